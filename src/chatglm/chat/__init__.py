@@ -1,0 +1,1 @@
+"""ROOM messages, prompts and parsing. Standard library only: no tensors, no model."""

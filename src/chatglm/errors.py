@@ -1,0 +1,31 @@
+"""The errors this package raises on purpose.
+
+Every message has three parts: what was wrong, the value that was seen, and what would be right.
+"""
+
+
+class ChatGLMError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(ChatGLMError, ValueError):
+    """A model configuration is contradictory, incomplete or ambiguous."""
+
+
+class CheckpointError(ChatGLMError, ValueError):
+    """A weight file is missing, damaged, or does not fit the model."""
+
+
+class HubError(ChatGLMError, OSError):
+    """A model name could not be resolved to a folder on this machine."""
+
+
+class PromptError(ChatGLMError, ValueError):
+    """A conversation breaks the rules of the chat format."""
+
+
+class MissingExtraError(ChatGLMError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}. Install it with: pip install 'chatglm[{extra}]'")

@@ -1,0 +1,1 @@
+"""ROOM what the network is: configuration, modules, tokenizer, checkpoints. Needs torch and transformers."""
