@@ -1,0 +1,246 @@
+"""ChatGLMConfig: reads every official `config.json` of ChatGLM2-6B and ChatGLM3-6B unchanged.
+
+What this file does not do: it never opens weights, and it never guesses what `rope_ratio` means without evidence.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from transformers import PreTrainedConfig
+
+from chatglm.errors import ConfigError
+
+RopeRatioMeaning = Literal["base", "position"]
+RopePrecision = Literal["float32", "model"]
+
+# Keys an official reader expects to find spelled out, even where our default is the same.
+_ALWAYS_WRITTEN = (
+    "num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels", "num_attention_heads",
+    "seq_length", "layernorm_epsilon", "rmsnorm", "post_layer_norm", "add_bias_linear", "add_qkv_bias",
+    "apply_residual_connection_post_layernorm", "multi_query_attention", "multi_query_group_num",
+    "original_rope", "use_cache", "eos_token_id", "pad_token_id", "tie_word_embeddings",
+)  # fmt: skip
+_COUNTS = (
+    "num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden_size", "kv_channels", "num_attention_heads",
+    "seq_length", "multi_query_group_num",
+)  # fmt: skip
+_SWITCHES = (
+    "rmsnorm", "post_layer_norm", "add_bias_linear", "add_qkv_bias", "apply_residual_connection_post_layernorm",
+    "multi_query_attention", "fp32_residual_connection", "prefix_projection",
+)  # fmt: skip
+
+
+class ChatGLMConfig(PreTrainedConfig):
+    """Shape and behaviour of a ChatGLM2 / ChatGLM3 network, under the official key names.
+
+    Defaults are those of the official configuration class (not of the 6B checkpoints), so a `config.json` that leaves
+    a key out means the same here as there. The standard transformers names (`num_hidden_layers`, `vocab_size`,
+    `max_position_embeddings`, `num_key_value_heads`, ...) read and, where they are plain keys, write the same values.
+
+    `rope_ratio` has two meanings in official files, and no key says which (see `docs/models.md`):
+    ChatGLM3-6B-32K / 128K multiply the rotary base by it, ChatGLM2-6B-32K divides positions by it.
+    `rope_ratio_meaning` ("base" or "position") states it; when absent it is read from the folder or the model name.
+
+    `rope_precision="model"` computes angles in the model's dtype, as the first ChatGLM2 release did: in half precision
+    the table is then far from exact beyond a few hundred positions. Only for bit-level comparison with that release.
+
+    Raises:
+        ConfigError: a value has the wrong type or contradicts another one.
+    """
+
+    model_type = "chatglm"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {
+        "num_hidden_layers": "num_layers",
+        "vocab_size": "padded_vocab_size",
+        "intermediate_size": "ffn_hidden_size",
+        "max_position_embeddings": "seq_length",
+        "rms_norm_eps": "layernorm_epsilon",
+        "head_dim": "kv_channels",
+    }
+
+    num_layers: int = 28
+    padded_vocab_size: int = 65024
+    hidden_size: int = 4096
+    ffn_hidden_size: int = 13696
+    kv_channels: int | None = 128
+    num_attention_heads: int = 32
+    seq_length: int = 2048
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    classifier_dropout: float | None = None
+    layernorm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    rmsnorm: bool = True
+    apply_residual_connection_post_layernorm: bool = False
+    post_layer_norm: bool = True
+    add_bias_linear: bool = False
+    add_qkv_bias: bool = False
+    bias_dropout_fusion: bool = True
+    multi_query_attention: bool = False
+    multi_query_group_num: int = 1
+    apply_query_key_layer_scaling: bool = True
+    attention_softmax_in_fp32: bool = True
+    fp32_residual_connection: bool = False
+    quantization_bit: int = 0
+    pre_seq_len: int | None = None
+    prefix_projection: bool = False
+    original_rope: bool = True
+    rope_ratio: float | int = 1
+    rope_ratio_meaning: RopeRatioMeaning | None = None
+    rope_precision: RopePrecision = "float32"
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = 2
+    pad_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.kv_channels is None:
+            self.kv_channels = self.hidden_size // self.num_attention_heads
+        name = kwargs.get("name_or_path") or kwargs.get("_name_or_path") or ""
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        if self.rope_ratio != 1 and self.rope_ratio_meaning is None:
+            self.rope_ratio_meaning = _rope_ratio_evidence(str(name))
+        _check_types(self)
+        _check_shape(self)
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Key/value heads per layer: the groups of multi-query attention, otherwise one per query head."""
+        return self.multi_query_group_num if self.multi_query_attention else self.num_attention_heads
+
+    @property
+    def qkv_size(self) -> int:
+        """Rows of the fused `query_key_value` projection: (heads + 2 * key/value heads) * kv_channels."""
+        assert self.kv_channels is not None
+        return (self.num_attention_heads + 2 * self.num_key_value_heads) * self.kv_channels
+
+    @property
+    def rotary_dim(self) -> int:
+        """Channels of each head that are rotated: the first half."""
+        assert self.kv_channels is not None
+        return self.kv_channels // 2
+
+    def rope_base_and_divisor(self) -> tuple[float, float]:
+        """The rotary base and the number positions are divided by.
+
+        Raises:
+            ConfigError: `rope_ratio` is set and nothing says which of its two meanings applies.
+        """
+        if self.rope_ratio == 1:
+            return 10000.0, 1.0
+        if self.rope_ratio_meaning == "base":
+            return 10000.0 * self.rope_ratio, 1.0
+        if self.rope_ratio_meaning == "position":
+            return 10000.0, float(self.rope_ratio)
+        raise ConfigError(
+            f"rope_ratio={self.rope_ratio} can mean two things and neither the folder nor the model name says which: "
+            "ChatGLM3-6B-32K/128K multiply the rotary base by it, ChatGLM2-6B-32K divides positions by it. "
+            'Add "rope_ratio_meaning": "base" (ChatGLM3) or "position" (ChatGLM2) to config.json, '
+            "or pass rope_ratio_meaning=... to from_pretrained()."
+        )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # The file's own `_name_or_path` names the release it came from; transformers overwrites it with the folder.
+        config_dict = dict(config_dict)
+        original = str(config_dict.get("_name_or_path", ""))
+        folder = str(kwargs.get("name_or_path") or original)
+        for key in ("rope_ratio", "rope_ratio_meaning"):
+            if key in kwargs:
+                config_dict[key] = kwargs.pop(key)
+        if config_dict.get("rope_ratio", 1) != 1 and config_dict.get("rope_ratio_meaning") is None:
+            config_dict["rope_ratio_meaning"] = _rope_ratio_evidence(original) or _rope_ratio_evidence(folder)
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved: every official key, and `torch_dtype` beside `dtype` (the name official readers know)."""
+        result: dict[str, Any] = super().to_diff_dict()
+        if result.get("dtype") is not None:
+            result["torch_dtype"] = result["dtype"]
+        result.update({key: getattr(self, key) for key in _ALWAYS_WRITTEN})
+        for key in ("rope_ratio_meaning", "rope_precision"):  # ours: written only where they say something
+            if result.get(key) in (None, "float32"):
+                result.pop(key, None)
+        if self.rope_ratio == 1:
+            result.pop("rope_ratio", None)
+        return result
+
+
+def _rope_ratio_evidence(name_or_folder: str) -> RopeRatioMeaning | None:
+    """What a model name, or the files of a folder, say about the generation of the model. None: nothing."""
+    if (found := _generation_in_name(name_or_folder)) is not None:
+        return found
+    folder = Path(name_or_folder)
+    if not name_or_folder or not folder.is_dir():
+        return None
+    for reader in (_generation_in_tokenizer_config, _generation_in_code):
+        if (found := reader(folder)) is not None:
+            return found
+    return None
+
+
+def _generation_in_name(name: str) -> RopeRatioMeaning | None:
+    lowered = name.lower()
+    if "chatglm3" in lowered:
+        return "base"
+    if "chatglm2" in lowered:
+        return "position"
+    return None
+
+
+def _generation_in_tokenizer_config(folder: Path) -> RopeRatioMeaning | None:
+    """Only the ChatGLM3 tokenizer has role tokens; their presence is evidence, their absence is not."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return "base" if "<|assistant|>" in text or "chatglm3" in text.lower() else _generation_in_name(text)
+
+
+def _generation_in_code(folder: Path) -> RopeRatioMeaning | None:
+    """The folder's tokenizer source, read as text and never executed: ChatGLM3's knows role tokens, ChatGLM2's not."""
+    path = folder / "tokenization_chatglm.py"
+    if not path.is_file():
+        return None
+    return "base" if "<|assistant|>" in path.read_text(encoding="utf-8", errors="replace") else "position"
+
+
+def _check_types(config: ChatGLMConfig) -> None:
+    for key in _COUNTS:
+        value = getattr(config, key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"config key {key!r} is {value!r}; it must be a whole number of at least 1")
+    for key in _SWITCHES:
+        value = getattr(config, key)
+        if not isinstance(value, bool):
+            raise ConfigError(f"config key {key!r} is {value!r}; it must be true or false")
+    if not isinstance(config.rope_ratio, (int, float)) or isinstance(config.rope_ratio, bool) or config.rope_ratio <= 0:
+        raise ConfigError(f"config key 'rope_ratio' is {config.rope_ratio!r}; it must be a number above 0")
+    _check_choice(config, "rope_ratio_meaning", (None, *get_args(RopeRatioMeaning)))
+    _check_choice(config, "rope_precision", get_args(RopePrecision))
+    _check_choice(config, "quantization_bit", (0, 4, 8))
+    if config.pre_seq_len is not None and (not isinstance(config.pre_seq_len, int) or config.pre_seq_len < 1):
+        raise ConfigError(f"config key 'pre_seq_len' is {config.pre_seq_len!r}; it must be null or at least 1")
+
+
+def _check_choice(config: ChatGLMConfig, key: str, allowed: tuple[object, ...]) -> None:
+    value = getattr(config, key)
+    if value not in allowed:
+        raise ConfigError(f"config key {key!r} is {value!r}; it must be one of {json.dumps(allowed)}")
+
+
+def _check_shape(config: ChatGLMConfig) -> None:
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    if heads % groups:
+        raise ConfigError(
+            f"num_attention_heads={heads} cannot be shared by multi_query_group_num={groups} groups; "
+            "the number of heads must be a multiple of the number of groups"
+        )
+    if config.kv_channels is None or config.kv_channels % 4:
+        raise ConfigError(
+            f"kv_channels={config.kv_channels} cannot be rotated: the first half of each head is rotated in pairs, "
+            "so kv_channels must be a multiple of 4"
+        )

@@ -1,0 +1,336 @@
+"""The ChatGLM2 / ChatGLM3 network, written the way transformers 5 writes a model, under the official module names.
+
+One network serves `generate()`, training and the engine: attention is a name looked up at call time
+(`ALL_ATTENTION_FUNCTIONS`), the key/value cache is an argument, and keyword arguments nobody here knows travel on to
+the attention function. Nothing in this file knows of quantization, parallelism or serving.
+
+Shapes as in `layers.py`: B batch, S new tokens, T cached plus new tokens, P prefix tokens, G groups, D channels.
+"""
+
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+)
+from transformers.utils.generic import can_return_tuple
+
+from chatglm.model.config import ChatGLMConfig
+from chatglm.model.layers import GLMBlock, RotaryEmbedding, make_norm
+
+
+class Embedding(nn.Module):
+    """Word embeddings, in a module of their own because the official names have one."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.word_embeddings(input_ids)  # type: ignore[no-any-return]
+
+
+class GLMTransformer(nn.Module):
+    """The stack of layers and the final norm."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(GLMBlock(config, index) for index in range(config.num_layers))
+        if config.post_layer_norm:
+            self.final_layernorm = make_norm(config)
+        self.post_layer_norm = config.post_layer_norm
+
+    def final_norm(self, hidden_states: Tensor) -> Tensor:
+        if not self.post_layer_norm:
+            return hidden_states
+        dtype = next(self.final_layernorm.parameters()).dtype  # narrows a float32 residual stream before the norm
+        return self.final_layernorm(hidden_states.to(dtype))  # type: ignore[no-any-return]
+
+
+class PrefixEncoder(nn.Module):
+    """P-Tuning v2 (arXiv:2110.07602): trained keys and values put in front of every layer's cache, not rotated."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        assert config.pre_seq_len is not None
+        assert config.kv_channels is not None
+        self.shape = (config.num_layers, 2, config.num_key_value_heads, config.kv_channels)
+        self.pre_seq_len = config.pre_seq_len
+        size = config.num_layers * 2 * config.num_key_value_heads * config.kv_channels
+        self.embedding = nn.Embedding(config.pre_seq_len, size)
+        self.trans: nn.Sequential | None = None
+        if config.prefix_projection:
+            self.trans = nn.Sequential(
+                nn.Linear(size, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, size)
+            )
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, batch: int, dtype: torch.dtype) -> Tensor:
+        """-> [layers, 2 (key, value), B, G, prefix, D] in `dtype`."""
+        rows = self.embedding.weight if self.trans is None else self.trans(self.embedding.weight)
+        rows = rows.unflatten(-1, self.shape).unsqueeze(0).expand(batch, -1, -1, -1, -1, -1)
+        # One mask per sequence of the batch, as the official code has it.
+        return self.dropout(rows).permute(2, 3, 0, 4, 1, 5).to(dtype)  # type: ignore[no-any-return]
+
+
+class ChatGLMPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know of the family."""
+
+    config_class = ChatGLMConfig
+    config: ChatGLMConfig
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GLMBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    # In every official file; only its length was ever used, and the angles are computed exactly here.
+    _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$"]
+
+
+class ChatGLMModel(ChatGLMPreTrainedModel):
+    """Embedding, layers and final norm. Holds the output layer because the official names put it here."""
+
+    def __init__(self, config: ChatGLMConfig, with_output_layer: bool = True) -> None:
+        super().__init__(config)
+        self.embedding = Embedding(config)
+        self.rotary_pos_emb = RotaryEmbedding(config)
+        self.encoder = GLMTransformer(config)
+        if with_output_layer:
+            self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
+        self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len is not None else None
+        self.gradient_checkpointing = False
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding.word_embeddings = value  # type: ignore[assignment]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Run the layers over `input_ids` [B, S] or `inputs_embeds` [B, S, hidden].
+
+        `attention_mask` is [B, T] of 0 and 1 over cached and new tokens, without a P-Tuning prefix (or a 4-d mask, used
+        as it is). `position_ids` [B, S] default to a continuation of the cache. `hidden_states`, when asked for, are
+        the input of each layer and the output of the last one *before* the final norm, batch first.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embedding(input_ids)
+        keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep_weights = self.config.output_attentions if output_attentions is None else output_attentions
+        use_cache = self._wants_cache(use_cache)
+        if position_ids is None:
+            position_ids = self._next_positions(inputs_embeds, past_key_values)
+        if past_key_values is None and use_cache:
+            past_key_values = DynamicCache(config=self.config)
+        prefixes, attention_mask, sized_by = self._prefix(inputs_embeds, attention_mask, past_key_values)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=sized_by,
+            position_ids=position_ids,
+        )
+        kwargs |= {
+            "attention_mask": mask,
+            "position_embeddings": self.rotary_pos_emb(position_ids, inputs_embeds.dtype),
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+        }
+        hidden_states = inputs_embeds.float() if self.config.fp32_residual_connection else inputs_embeds
+        all_hidden, all_weights = [hidden_states], []
+        for layer, prefix in zip(self.encoder.layers, repeat(None) if prefixes is None else prefixes, strict=False):
+            hidden_states, weights = layer(hidden_states, prefix=prefix, **kwargs)
+            if keep_hidden:
+                all_hidden.append(hidden_states)
+            if keep_weights:
+                all_weights.append(weights)
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.encoder.final_norm(hidden_states),
+            past_key_values=past_key_values,
+            hidden_states=tuple(all_hidden) if keep_hidden else None,
+            attentions=tuple(all_weights) if keep_weights else None,
+        )
+
+    def _wants_cache(self, use_cache: bool | None) -> bool:
+        wanted: bool = self.config.use_cache if use_cache is None else use_cache
+        # A recomputed layer would write its keys twice; transformers' own models drop the cache here too.
+        return wanted and not (self.gradient_checkpointing and self.training)
+
+    def _next_positions(self, inputs_embeds: Tensor, past_key_values: Cache | None) -> Tensor:
+        """Positions after those in the cache; a P-Tuning prefix occupies the cache but no positions."""
+        start = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if self.prefix_encoder is not None and past_key_values is not None and start > 0:
+            start = start - self.prefix_encoder.pre_seq_len
+        return torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + start
+
+    def _prefix(
+        self, inputs_embeds: Tensor, mask: Tensor | None, cache: Cache | None
+    ) -> tuple[Tensor | None, Tensor | None, Cache | None]:
+        """Bring in the P-Tuning prefix: -> (keys and values for the layers, wider mask, cache the mask is sized by).
+
+        With a cache the prefix is written there, once. Without one (training) the layers get it as an argument, since
+        gradient checkpointing takes caches away, and a throw-away cache tells the mask how many keys there will be.
+        """
+        if self.prefix_encoder is None:
+            return None, mask, cache
+        batch, dtype = inputs_embeds.shape[0], inputs_embeds.dtype
+        if mask is not None and mask.dim() == 2:
+            mask = torch.cat((mask.new_ones(batch, self.prefix_encoder.pre_seq_len), mask), dim=1)
+        if cache is None:
+            prefixes = self.prefix_encoder(batch, dtype)
+            sized_by = DynamicCache()
+            sized_by.update(*prefixes[0], 0)
+            return prefixes, mask, sized_by
+        if cache.get_seq_length() == 0:
+            for layer_idx, (key, value) in enumerate(self.prefix_encoder(batch, dtype)):
+                cache.update(key, value, layer_idx)
+        return None, mask, cache
+
+
+def _last_tokens(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The positions logits are wanted for: the last n (0: all), or a tensor of indices."""
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
+    return hidden_states[:, logits_to_keep]
+
+
+class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
+    """The language model, under its official name."""
+
+    _tied_weights_keys = {"transformer.output_layer.weight": "transformer.embedding.word_embeddings.weight"}
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__(config)
+        self.transformer = ChatGLMModel(config)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.transformer.output_layer
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.transformer.output_layer = value  # type: ignore[assignment]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, S or kept, vocab]; with `labels` [B, S] (not shifted, -100 ignored) the mean loss in float32."""
+        if kwargs.pop("return_last_logit", False):  # the official switch
+            logits_to_keep = 1
+        outputs = self.transformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.transformer.output_layer(_last_tokens(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.padded_vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ChatGLMForSequenceClassification(ChatGLMPreTrainedModel):
+    """A linear head on the last real token, for left or right padding and any dtype."""
+
+    _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$", r"transformer\.output_layer\."]
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.transformer = ChatGLMModel(config, with_output_layer=False)
+        self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
+        self.classifier_head = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutputWithPast:
+        """Logits [B, labels]; the loss follows `config.problem_type` as for every transformers classifier."""
+        outputs = self.transformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        last = self._last_real_token(hidden_states, input_ids, attention_mask)
+        pooled = hidden_states[torch.arange(hidden_states.shape[0], device=last.device), last]
+        logits = self.classifier_head(self.dropout(pooled))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _last_real_token(self, hidden_states: Tensor, ids: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Index of each row's last token that is no padding [B]: by the mask, else by the pad id, else the last."""
+        length = hidden_states.shape[1]
+        if mask is not None and mask.dim() == 2:
+            real = mask[:, -length:].bool()
+        elif ids is not None and self.config.pad_token_id is not None:
+            real = ids != self.config.pad_token_id
+        else:
+            real = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.bool)
+        return (torch.arange(length, device=hidden_states.device) * real).argmax(-1)
