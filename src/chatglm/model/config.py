@@ -5,7 +5,7 @@ What this file does not do: it never opens weights, and it never guesses what `r
 
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import PreTrainedConfig
 
@@ -50,6 +50,7 @@ class ChatGLMConfig(PreTrainedConfig):
     """
 
     model_type = "chatglm"
+    tokenizer_class: ClassVar[str] = "ChatGLMTokenizer"  # for folders without tokenizer_config.json
     keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {
         "num_hidden_layers": "num_layers",

@@ -182,11 +182,14 @@ class GLMBlock(GradientCheckpointingLayer):
         self.mlp = MLP(config)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self, hidden_states: Tensor, prefix: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, S, hidden] -> ([B, S, hidden], attention weights where the attention function gives them)."""
+        """[B, S, hidden] -> ([B, S, hidden], attention weights where the attention function gives them).
+
+        What needs gradients is positional: re-entrant gradient checkpointing sees no others.
+        """
         normed = self._norm(self.input_layernorm, hidden_states)
-        attended, weights = self.self_attention(normed, attention_mask=attention_mask, **kwargs)
+        attended, weights = self.self_attention(normed, prefix=prefix, **kwargs)
         hidden_states = self._add(normed if self.residual_after_norm else hidden_states, attended)
         normed = self._norm(self.post_attention_layernorm, hidden_states)
         hidden_states = self._add(normed if self.residual_after_norm else hidden_states, self.mlp(normed))

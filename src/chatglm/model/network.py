@@ -165,7 +165,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         hidden_states = inputs_embeds.float() if self.config.fp32_residual_connection else inputs_embeds
         all_hidden, all_weights = [hidden_states], []
         for layer, prefix in zip(self.encoder.layers, repeat(None) if prefixes is None else prefixes, strict=False):
-            hidden_states, weights = layer(hidden_states, prefix=prefix, **kwargs)
+            hidden_states, weights = layer(hidden_states, prefix, **kwargs)
             if keep_hidden:
                 all_hidden.append(hidden_states)
             if keep_weights:
@@ -235,6 +235,15 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.transformer.output_layer = value  # type: ignore[assignment]
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: Any, mode: Any, batch_size: int, max_cache_length: int, *rest: Any
+    ) -> Any:
+        """A cache of fixed size needs room for the P-Tuning prefix too."""
+        max_cache_length += self.config.pre_seq_len or 0
+        return super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, mode, batch_size, max_cache_length, *rest
+        )
 
     @can_return_tuple
     def forward(

@@ -1,0 +1,78 @@
+"""Token by token out of `generate()`: the whole of its options, as an iterator that can be stopped.
+
+`generate()` hands tokens to a streamer object while it runs, so it runs in a thread of its own here and the iterator
+reads from a queue. Closing the iterator, or setting `stop`, ends the generation after the step it is in.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+
+class _QueueStreamer(BaseStreamer):
+    """Puts the tokens of each step [B] into a queue; the first call, which carries the prompt, is left out."""
+
+    def __init__(self) -> None:
+        self.items: queue.SimpleQueue[Tensor | BaseException | None] = queue.SimpleQueue()
+        self.prompt_seen = False
+
+    def put(self, value: Tensor) -> None:
+        if self.prompt_seen:
+            self.items.put(value.reshape(-1).clone())
+        self.prompt_seen = True
+
+    def end(self) -> None:
+        """The thread says when it is over: only then has an error had its chance to be reported."""
+
+
+class _StopWhenSet(StoppingCriteria):
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device, dtype=torch.bool)
+
+
+def stream_generate(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    *,
+    stop: threading.Event | None = None,
+    seed: int | None = None,
+    **generation: Any,
+) -> Iterator[Tensor]:
+    """The new tokens [B] of each step of `model.generate(**inputs, **generation)`, as they are made.
+
+    Raises:
+        Whatever `generate()` raises, at the step where it happens.
+    """
+    streamer, stop = _QueueStreamer(), stop or threading.Event()
+    criteria = StoppingCriteriaList([*(generation.pop("stopping_criteria", None) or ()), _StopWhenSet(stop)])
+
+    generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
+
+    def run() -> None:
+        try:
+            if seed is not None:
+                torch.manual_seed(seed)
+            generate(**inputs, **generation, streamer=streamer, stopping_criteria=criteria)
+            streamer.items.put(None)
+        except BaseException as error:  # handed to the reader, who raises it
+            streamer.items.put(error)
+
+    worker = threading.Thread(target=run, name="chatglm-generate", daemon=True)
+    worker.start()
+    try:
+        while (item := streamer.items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        worker.join()
