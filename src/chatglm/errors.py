@@ -29,3 +29,7 @@ class MissingExtraError(ChatGLMError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}. Install it with: pip install 'chatglm[{extra}]'")
+
+
+class RequestError(ChatGLMError, ValueError):
+    """A generation request cannot be carried out as it stands."""

@@ -129,6 +129,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        prefix_elsewhere: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run the layers over `input_ids` [B, S] or `inputs_embeds` [B, S, hidden].
@@ -136,6 +137,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         `attention_mask` is [B, T] of 0 and 1 over cached and new tokens, without a P-Tuning prefix (or a 4-d mask, used
         as it is). `position_ids` [B, S] default to a continuation of the cache. `hidden_states`, when asked for, are
         the input of each layer and the output of the last one *before* the final norm, batch first.
+        `prefix_elsewhere`: the attention function brings the P-Tuning prefix itself.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -148,7 +150,9 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             position_ids = self._next_positions(inputs_embeds, past_key_values)
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache(config=self.config)
-        prefixes, attention_mask, sized_by = self._prefix(inputs_embeds, attention_mask, past_key_values)
+        prefixes, sized_by = None, past_key_values
+        if self.prefix_encoder is not None and not prefix_elsewhere:
+            prefixes, attention_mask, sized_by = self._prefix(inputs_embeds, attention_mask, past_key_values)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -197,8 +201,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         With a cache the prefix is written there, once. Without one (training) the layers get it as an argument, since
         gradient checkpointing takes caches away, and a throw-away cache tells the mask how many keys there will be.
         """
-        if self.prefix_encoder is None:
-            return None, mask, cache
+        assert self.prefix_encoder is not None
         batch, dtype = inputs_embeds.shape[0], inputs_embeds.dtype
         if mask is not None and mask.dim() == 2:
             mask = torch.cat((mask.new_ones(batch, self.prefix_encoder.pre_seq_len), mask), dim=1)

@@ -1,0 +1,1 @@
+"""ROOM token ids in, token ids out: paged cache, continuous batching, prefix reuse, sampling. Needs torch."""

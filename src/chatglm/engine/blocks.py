@@ -1,0 +1,195 @@
+"""Who owns which part of the key/value cache, and which parts can be used again. Pure Python, no tensors.
+
+The cache is cut into blocks of `block_size` tokens. A request's blocks are listed in order in its block table. A block
+whose tokens are all computed gets a key: the key of the block before it and its own token ids, so equal keys mean equal
+text from the start. A block nobody uses keeps its content and its key until its memory is needed, oldest use first;
+a new request with the same beginning takes it from there.
+
+The key *is* the token ids (compared by value, not only by hash), so a collision of hashes cannot give a request the
+keys and values of somebody else's text.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from chatglm.engine.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class BlockKey:
+    """The text up to the end of a block: the key before it (or the adapter's name, at the start) and its tokens."""
+
+    before: "BlockKey | str | None"
+    token_ids: tuple[int, ...]
+    digest: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", hash((self.before, self.token_ids)))
+
+    def __hash__(self) -> int:
+        return self.digest
+
+    def __eq__(self, other: object) -> bool:
+        """Compares the token ids all the way back; a loop, since a chain can be longer than Python's stack."""
+        mine: BlockKey | str | None = self
+        theirs: object = other
+        while isinstance(mine, BlockKey) and isinstance(theirs, BlockKey):
+            if mine is theirs:
+                return True
+            if mine.digest != theirs.digest or mine.token_ids != theirs.token_ids:
+                return False
+            mine, theirs = mine.before, theirs.before
+        return mine == theirs if not isinstance(mine, BlockKey) and not isinstance(theirs, BlockKey) else False
+
+
+class BlockManager:
+    """Hands out blocks, counts their users, remembers their keys.
+
+    Args:
+        num_blocks: blocks in the pool.
+        block_size: tokens per block.
+        prefix_cache: whether blocks are found again by their text.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, prefix_cache: bool = True) -> None:
+        self.num_blocks, self.block_size, self.prefix_cache = num_blocks, block_size, prefix_cache
+        self.users = [0] * num_blocks
+        self.keys: list[BlockKey | None] = [None] * num_blocks
+        self.found: dict[BlockKey, int] = {}
+        # Unused blocks, the next one to hand out first: those without content, then by last use.
+        self.empty: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self.reusable: OrderedDict[int, None] = OrderedDict()
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+        self.evictions = 0
+
+    @property
+    def num_free(self) -> int:
+        return len(self.empty) + len(self.reusable)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the whole pool can hold."""
+        return self.num_blocks * self.block_size
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def match(self, request: Request) -> tuple[list[int], int]:
+        """Blocks that hold the beginning of a request's tokens -> (blocks, tokens they cover).
+
+        At least one token is always left to run: without it there would be no logits to sample from.
+        """
+        if not self.prefix_cache:
+            return [], 0
+        blocks: list[int] = []
+        key: BlockKey | str | None = request.adapter
+        last = (len(request.token_ids) - 1) // self.block_size
+        for index in range(last):
+            key = BlockKey(key, self._tokens_of(request, index))
+            block = self.found.get(key)
+            if block is None:
+                break
+            blocks.append(block)
+            key = self.keys[block]  # the stored object: the next comparison then ends at once
+        return blocks, len(blocks) * self.block_size
+
+    def admit(self, request: Request) -> None:
+        """Give a request that has no blocks those of its beginning that are in the cache."""
+        assert not request.block_table
+        blocks, num_tokens = self.match(request)
+        for block in blocks:
+            self._use(block)
+        request.block_table.extend(blocks)
+        request.num_computed = num_tokens
+        self.queried_tokens += len(request.token_ids)
+        self.hit_tokens += num_tokens
+
+    def extend(self, request: Request, num_tokens: int) -> bool:
+        """Make room for the first `num_tokens` tokens of a request; False, and nothing taken, if there is none."""
+        missing = self.blocks_for(num_tokens) - len(request.block_table)
+        if missing > self.num_free:
+            return False
+        for _ in range(missing):
+            request.block_table.append(self._take())
+        return True
+
+    def commit(self, request: Request) -> None:
+        """Give keys to the request's blocks whose tokens have all been computed."""
+        if not self.prefix_cache:
+            return
+        full = request.num_computed // self.block_size
+        start = full
+        while start > 0 and self.keys[request.block_table[start - 1]] is None:
+            start -= 1
+        key: BlockKey | str | None = self.keys[request.block_table[start - 1]] if start else request.adapter
+        for index in range(start, full):
+            block = request.block_table[index]
+            key = BlockKey(key, self._tokens_of(request, index))
+            first = self.found.setdefault(key, block)  # two requests may have computed the same text
+            key = self.keys[block] = key if first == block else self.keys[first]
+
+    def shrink(self, request: Request, num_tokens: int) -> None:
+        """Take back blocks beyond the first `num_tokens` tokens (drafts that were refused)."""
+        while len(request.block_table) > self.blocks_for(num_tokens):
+            self._release(request.block_table.pop())
+
+    def free(self, request: Request) -> None:
+        """Take all blocks back; their content stays findable until the memory is needed."""
+        for block in reversed(request.block_table):  # a beginning is worth more than an end: evict ends first
+            self._release(block)
+        request.block_table.clear()
+        request.num_computed = 0
+
+    def check_integrity(self, requests: Sequence[Request]) -> None:
+        """Assert the invariants, given every request that holds blocks."""
+        counted = [0] * self.num_blocks
+        for request in requests:
+            assert len(set(request.block_table)) == len(request.block_table), "a block twice in one table"
+            assert request.num_computed <= len(request.block_table) * self.block_size, "computed tokens without room"
+            for block in request.block_table:
+                counted[block] += 1
+        assert counted == self.users, "user counts differ from the block tables"
+        unused = {block for block, users in enumerate(self.users) if users == 0}
+        assert set(self.empty) | set(self.reusable) == unused, "unused blocks and free lists differ"
+        assert not set(self.empty) & set(self.reusable), "a block in both free lists"
+        assert all(self.keys[block] is None for block in self.empty), "an empty block with a key"
+        assert all(self.keys[block] is not None for block in self.reusable), "a reusable block without a key"
+        assert all(self.keys[block] == key for key, block in self.found.items()), "a key that finds another text"
+
+    def _tokens_of(self, request: Request, index: int) -> tuple[int, ...]:
+        return tuple(request.token_ids[index * self.block_size : (index + 1) * self.block_size])
+
+    def _use(self, block: int) -> None:
+        if self.users[block] == 0:
+            del self.reusable[block]
+        self.users[block] += 1
+
+    def _take(self) -> int:
+        if self.empty:
+            block, _ = self.empty.popitem(last=False)
+        else:
+            block, _ = self.reusable.popitem(last=False)
+            self._forget(block)
+            self.evictions += 1
+        self.users[block] = 1
+        return block
+
+    def _release(self, block: int) -> None:
+        self.users[block] -= 1
+        if self.users[block]:
+            return
+        key = self.keys[block]
+        if key is not None and self.found.get(key) == block:
+            self.reusable[block] = None
+        else:
+            self.keys[block] = None
+            self.empty[block] = None
+
+    def _forget(self, block: int) -> None:
+        key = self.keys[block]
+        assert key is not None
+        if self.found.get(key) == block:
+            del self.found[key]
+        self.keys[block] = None

@@ -1,0 +1,150 @@
+"""Speculation: guess the next tokens cheaply, let one step of the real model judge them all.
+
+A guess is right exactly when the sampler, at that position, chooses the same token by itself, so answers are what they
+would be without speculation: greedy and sampled, token for token (see `sampling.py`). Guessing only saves steps.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from chatglm.engine.blocks import BlockManager
+from chatglm.engine.cache import KVCache
+from chatglm.engine.request import Request
+from chatglm.engine.runner import ModelRunner
+from chatglm.engine.sampling import Sampler
+from chatglm.engine.scheduler import Piece
+
+
+class Acceptance:
+    """How many of a request's guesses came true lately; decides how many to make next."""
+
+    def __init__(self, start: int = 4, most: int = 16) -> None:
+        self.length, self.most = start, most
+        self.rest = 0  # steps without guesses, after a run of wrong ones
+        self.misses = 0
+
+    def wanted(self) -> int:
+        if self.rest > 0:
+            self.rest -= 1
+            return 0
+        return self.length
+
+    def update(self, proposed: int, accepted: int) -> None:
+        if accepted == proposed:
+            self.length, self.misses = min(self.most, self.length * 2), 0
+        elif accepted > 0:
+            self.length, self.misses = max(2, accepted + 1), 0
+        else:
+            self.length, self.misses = 2, self.misses + 1
+            self.rest = min(32, 2**self.misses) if self.misses > 1 else 0
+
+
+class PromptLookup:
+    """Guesses that what followed the last tokens earlier in the text follows again (edits, quotations, code)."""
+
+    def __init__(self, longest: int = 4, shortest: int = 2) -> None:
+        self.sizes = range(longest, shortest - 1, -1)
+        self._indexed: WeakKeyDictionary[Request, dict[tuple[int, ...], int]] = WeakKeyDictionary()
+        self._upto: WeakKeyDictionary[Request, int] = WeakKeyDictionary()
+
+    def propose(self, request: Request, limit: int) -> list[int]:
+        ids = request.token_ids
+        index = self._index(request)
+        for size in self.sizes:
+            end = index.get(tuple(ids[-size:])) if len(ids) > size else None
+            if end is not None:
+                return ids[end : end + limit]
+        return []
+
+    def _index(self, request: Request) -> dict[tuple[int, ...], int]:
+        """Where each n-gram that has a token after it ended last; extended by what came since the last call."""
+        index = self._indexed.setdefault(request, {})
+        ids = request.token_ids
+        for end in range(self._upto.get(request, 1), len(ids)):
+            for size in self.sizes:
+                if end >= size:
+                    index[tuple(ids[end - size : end])] = end
+        self._upto[request] = max(1, len(ids))
+        return index
+
+
+class DraftModel:
+    """Guesses with a smaller model of the same vocabulary, which keeps a cache of its own.
+
+    It chooses its tokens with the numbers the real model will use, which makes equal choices likely where their
+    probabilities are alike.
+    """
+
+    def __init__(self, model: Any, sampler: Sampler, cache: KVCache, block_size: int, filling: str) -> None:
+        self.runner = ModelRunner(model, cache, block_size, sampler, filling)
+        self.blocks = BlockManager(cache.states.shape[2] // block_size, block_size, prefix_cache=False)
+        self._shadows: WeakKeyDictionary[Request, Request] = WeakKeyDictionary()
+
+    def propose(self, request: Request, limit: int) -> list[int]:
+        shadow = self._follow(request)
+        known = len(shadow.token_ids)
+        for _ in range(limit):
+            if not self.blocks.extend(shadow, len(shadow.token_ids)):
+                self.forget(request)
+                return []
+            (sampled,) = self.runner.run([Piece(shadow, shadow.num_pending)])
+            shadow.num_computed = len(shadow.token_ids)
+            shadow.token_ids.append(sampled[0].token_id)
+        return shadow.token_ids[known:]
+
+    def forget(self, request: Request) -> None:
+        shadow = self._shadows.pop(request, None)
+        if shadow is not None:
+            self.blocks.free(shadow)
+
+    def _follow(self, request: Request) -> Request:
+        """The draft model's own request, brought to the real one's tokens; what differs is computed again."""
+        shadow = self._shadows.get(request)
+        if shadow is None:
+            shadow = Request(list(request.prompt_ids), request.params, request.stop_ids)
+            shadow.seed = request.seed
+            self._shadows[request] = shadow
+        shadow.num_computed = min(shadow.num_computed, _common(shadow.token_ids, request.token_ids))
+        shadow.token_ids = list(request.token_ids)
+        shadow.num_computed = min(shadow.num_computed, len(shadow.token_ids) - 1)
+        self.blocks.shrink(shadow, shadow.num_computed)
+        return shadow
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))
+
+
+class Drafter:
+    """Asks the source each request has chosen, as often as its guesses deserve."""
+
+    def __init__(self, draft_model: DraftModel | None) -> None:
+        self.lookup, self.draft_model = PromptLookup(), draft_model
+        self.acceptance: WeakKeyDictionary[Request, Acceptance] = WeakKeyDictionary()
+        self.num_proposed = 0
+        self.num_accepted = 0
+
+    def __call__(self, request: Request, limit: int) -> list[int]:
+        if request.params.draft is None:
+            return []
+        wanted = min(limit, self.acceptance.setdefault(request, Acceptance()).wanted())
+        if wanted <= 0:
+            return []
+        if request.params.draft == "lookup":
+            return self.lookup.propose(request, wanted)
+        assert self.draft_model is not None
+        return self.draft_model.propose(request, wanted)
+
+    def judged(self, request: Request, proposed: int, accepted: int) -> None:
+        if proposed:
+            self.acceptance[request].update(proposed, accepted)
+            self.num_proposed += proposed
+            self.num_accepted += accepted
+
+    def forget(self, request: Request) -> None:
+        if self.draft_model is not None:
+            self.draft_model.forget(request)

@@ -1,0 +1,408 @@
+"""The loop: schedule, run, commit. Every request that goes in comes out with a reason why it ended."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from chatglm.engine.blocks import BlockManager
+from chatglm.engine.cache import KVCache
+from chatglm.engine.draft import Drafter, DraftModel
+from chatglm.engine.memory import cache_shape, num_blocks
+from chatglm.engine.request import FinishReason, Output, Request, SamplingParams, Status, TokenLogprobs
+from chatglm.engine.runner import ModelRunner
+from chatglm.engine.sampling import INVALID, Sampled, Sampler
+from chatglm.engine.scheduler import Piece, Scheduler
+from chatglm.engine.stopping import Decoder, StopStrings
+from chatglm.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an engine may use.
+
+    Args:
+        num_tokens: ids from here on have no text and are never chosen (None: every row of the output layer may be).
+        stop_token_ids: end every answer unless the request says `ignore_eos`.
+        block_size: tokens per cache block.
+        kv_memory: bytes for keys and values (None: a quarter of free memory, nine tenths on a GPU).
+        kv_dtype: "model", or "int8": half the memory of fp16 for a small loss (docs/architecture.md has it measured).
+        max_batch_tokens: tokens per step; a longer prompt is run in pieces of this size.
+        max_running: requests generating at once.
+        prefix_cache: find again what was computed for an earlier text with the same beginning.
+        attention: "sdpa", or "reference": slow and readable.
+    """
+
+    num_tokens: int | None = None
+    stop_token_ids: Sequence[int] = ()
+    block_size: int = 16
+    kv_memory: int | None = None
+    kv_dtype: str = "model"
+    max_batch_tokens: int = 512
+    max_running: int = 64
+    prefix_cache: bool = True
+    attention: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "max_batch_tokens", "max_running"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise RequestError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        for name, allowed in (("kv_dtype", ("model", "int8")), ("attention", ("sdpa", "reference"))):
+            if getattr(self, name) not in allowed:
+                raise RequestError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished answer."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    stop_id: int | None
+    logprobs: tuple[TokenLogprobs, ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Natural-log likelihood of a continuation."""
+
+    logprob: float
+    token_logprobs: tuple[float, ...]
+    greedy: bool  # whether greedy decoding would have written it
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters since the start, and what is going on now."""
+
+    running: int
+    waiting: int
+    steps: int
+    prompt_tokens: int
+    output_tokens: int
+    cache_tokens: int
+    cache_tokens_free: int
+    prefix_tokens_queried: int
+    prefix_tokens_hit: int
+    evictions: int
+    preemptions: int
+    drafts_proposed: int
+    drafts_accepted: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of prompt tokens that were found in the cache."""
+        return self.prefix_tokens_hit / self.prefix_tokens_queried if self.prefix_tokens_queried else 0.0
+
+
+class Engine:
+    """Generates for any number of requests at once over one network.
+
+    Any thread may call any method; steps are taken one at a time, and every thread that waits for its own answer
+    moves everybody's forward.
+
+    Args:
+        model: a network of this package, or stock GLM, in eval mode.
+        config: limits; see `EngineConfig`.
+        new_decoder: makes an ids-to-text decoder; needed for stop strings and for `Output.text`.
+        draft_model: a smaller network with the same vocabulary, for requests with `draft="model"`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        config: EngineConfig | None = None,
+        new_decoder: Any = None,
+        draft_model: Any = None,
+    ) -> None:
+        self.config = config = config or EngineConfig()
+        self.model, self.new_decoder = model.eval(), new_decoder
+        self.context = int(model.config.max_position_embeddings)
+        quantized = config.kv_dtype == "int8"
+        most = self.context * config.max_running
+        blocks = num_blocks(model, config.block_size, config.kv_memory, most, quantized)
+        self.blocks = BlockManager(blocks, config.block_size, config.prefix_cache)
+        self.sampler = Sampler(config.num_tokens)
+        cache = self._cache_for(model, blocks, quantized)
+        self.runner = ModelRunner(model, cache, config.block_size, self.sampler, config.attention)
+        self.drafter = Drafter(self._drafting(draft_model, blocks))
+        max_running = min(config.max_running, config.max_batch_tokens)
+        self.scheduler = Scheduler(self.blocks, config.max_batch_tokens, max_running, self.drafter)
+        self.lock = threading.RLock()
+        self._steps = self._prompt_tokens = self._output_tokens = 0
+
+    def submit(self, prompt_ids: Sequence[int], params: SamplingParams | None = None, **where: Any) -> Request:
+        """Take a request in; it runs from the next step on.
+
+        Raises:
+            RequestError: it could never be carried out: an empty or too long prompt, ids outside the vocabulary, more
+                tokens than the cache holds, stop strings without a decoder, an unknown draft.
+        """
+        params = params or SamplingParams()
+        stop_ids = frozenset(params.stop_token_ids) | (
+            frozenset() if params.ignore_eos else frozenset(self.config.stop_token_ids)
+        )
+        request = Request(list(prompt_ids), params, stop_ids, **where)
+        self._check(request)
+        if self.new_decoder is not None:
+            decoder: Decoder = self.new_decoder()
+            request.stops = StopStrings(decoder, params.stop)
+        with self.lock:
+            self.scheduler.add(request)
+        return request
+
+    def submit_many(self, prompt_ids: Sequence[int], params: SamplingParams, n: int) -> list[Request]:
+        """`n` answers to one prompt, which is computed once; their seeds are the request's and those after it."""
+        first = self.submit(prompt_ids, params)
+        rest = [replace(params, seed=first.seed + index) for index in range(1, n)]
+        return [first, *(self.submit(prompt_ids, other, after=first) for other in rest)]
+
+    def step(self) -> list[Output]:
+        """Run one step; what each request gained from it."""
+        with self.lock:
+            if not self.scheduler.has_work:
+                return []
+            pieces = self.scheduler.schedule()
+            try:
+                sampled = self.runner.run(pieces)
+            except Exception as error:  # the step is lost, the engine and the other requests are not
+                outputs = [self._end(piece.request, "error", error=repr(error)) for piece in pieces]
+            else:
+                outputs = [
+                    output
+                    for piece, tokens in zip(pieces, sampled, strict=True)
+                    if (output := self._commit(piece, tokens)) is not None
+                ]
+            self._steps += 1
+            for output, request in zip(outputs, self._requests_of(outputs, pieces), strict=True):
+                request.outputs.append(output)
+            return outputs
+
+    def stream(self, request: Request) -> Iterator[Output]:
+        """The request's outputs as they come; the last one has a `finish_reason`. Closing the iterator aborts it."""
+        try:
+            while True:
+                while request.outputs:
+                    yield request.outputs.popleft()
+                if request.finished:
+                    return
+                self.step()
+        finally:
+            if not request.finished:
+                self.abort(request)
+
+    def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams | None = None) -> list[Completion]:
+        """Answer every prompt; the answers are in the order of the prompts."""
+        requests = [self.submit(prompt, params) for prompt in prompts]
+        return [self.wait(request) for request in requests]
+
+    def wait(self, request: Request) -> Completion:
+        """Run until a request is finished."""
+        outputs = list(self.stream(request))
+        return Completion(
+            token_ids=tuple(request.output_ids),
+            text="".join(output.text for output in outputs),
+            finish_reason=request.finish_reason or "error",
+            stop_id=request.stop_id,
+            logprobs=tuple(item for output in outputs for item in output.logprobs),
+            error=request.error,
+        )
+
+    def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Score:
+        """How likely the model finds `continuation_ids` after `prompt_ids`.
+
+        Raises:
+            RequestError: an empty prompt or continuation, or both together longer than the context.
+        """
+        if not continuation_ids:
+            raise RequestError("the continuation has no tokens; at least one is needed")
+        request = Request([*prompt_ids, *continuation_ids], SamplingParams(max_tokens=1), frozenset())
+        request.prompt_ids = list(prompt_ids)
+        self._check(request, len(continuation_ids))
+        with self.lock:
+            logprobs = self._score_positions(request)
+        chosen = torch.tensor(list(continuation_ids), device=logprobs.device)
+        values = logprobs.gather(1, chosen[:, None])[:, 0]
+        greedy = bool((logprobs.argmax(dim=1) == chosen).all())
+        return Score(float(values.sum()), tuple(values.tolist()), greedy)
+
+    def abort(self, request: Request) -> None:
+        """End a request now, with reason "abort"; what it has generated stays readable."""
+        with self.lock:
+            if not request.finished:
+                request.outputs.append(self._end(request, "abort"))
+
+    def stats(self) -> Stats:
+        with self.lock:
+            return Stats(
+                running=len(self.scheduler.running),
+                waiting=len(self.scheduler.waiting),
+                steps=self._steps,
+                prompt_tokens=self._prompt_tokens,
+                output_tokens=self._output_tokens,
+                cache_tokens=self.blocks.num_tokens,
+                cache_tokens_free=self.blocks.num_free * self.blocks.block_size,
+                prefix_tokens_queried=self.blocks.queried_tokens,
+                prefix_tokens_hit=self.blocks.hit_tokens,
+                evictions=self.blocks.evictions,
+                preemptions=self.scheduler.num_preemptions,
+                drafts_proposed=self.drafter.num_proposed,
+                drafts_accepted=self.drafter.num_accepted,
+            )
+
+    def check_integrity(self) -> None:
+        """Assert that queues, block tables and free lists agree."""
+        with self.lock:
+            self.blocks.check_integrity(self.scheduler.running)
+            assert all(request.status is Status.RUNNING for request in self.scheduler.running)
+            assert all(request.status is Status.WAITING for request in self.scheduler.waiting)
+            assert all(not request.block_table for request in self.scheduler.waiting)
+
+    def _check(self, request: Request, num_new: int = 1) -> None:
+        params, length = request.params, len(request.prompt_ids)
+        vocab = self.config.num_tokens or int(self.model.config.vocab_size)
+        wrong = [token for token in request.token_ids if not 0 <= token < int(self.model.config.vocab_size)]
+        if wrong:
+            raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {vocab} tokens")
+        if length + num_new > self.context:
+            raise RequestError(
+                f"the prompt has {length} tokens and the model's context is {self.context}; "
+                f"at most {self.context - num_new} leave room for an answer"
+            )
+        most = min(self.context, self.blocks.num_tokens)
+        request.max_total = most if params.max_tokens is None else min(self.context, length + params.max_tokens)
+        if max(request.max_total, length + num_new) > self.blocks.num_tokens:
+            raise RequestError(
+                f"prompt ({length} tokens) and answer (up to {request.max_total - length}) need {request.max_total} "
+                f"tokens of cache and there are {self.blocks.num_tokens}; shorten them or raise kv_memory"
+            )
+        if params.stop and self.new_decoder is None:
+            raise RequestError("stop strings need a decoder; make the engine with new_decoder=")
+        if params.draft == "model" and self.drafter.draft_model is None:
+            raise RequestError('draft="model" needs a draft model; make the engine with draft_model=')
+
+    def _commit(self, piece: Piece, sampled: Sequence[Sampled]) -> Output | None:
+        """Take over what a piece has computed; None where nothing can be said yet."""
+        request = piece.request
+        if request.finished:
+            return None
+        if request.num_output == 0:
+            self._prompt_tokens += piece.num_tokens - piece.num_drafts
+        if not sampled:
+            request.num_computed += piece.num_tokens
+            self.blocks.commit(request)
+            return None
+        accepted = _accepted(request.draft_ids, sampled)
+        self.drafter.judged(request, piece.num_drafts, len(accepted) - 1)
+        request.draft_ids = []
+        request.num_computed = len(request.token_ids) + len(accepted) - 1
+        output = self._append(request, accepted)
+        if not request.finished:
+            self.blocks.shrink(request, len(request.token_ids))
+            self.blocks.commit(request)
+        return output
+
+    def _append(self, request: Request, accepted: Sequence[Sampled]) -> Output:
+        """Add chosen tokens one by one until one of them ends the answer."""
+        token_ids: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        text = ""
+        reason: FinishReason | None = None
+        for item in accepted:
+            if item.token_id == INVALID:
+                return self._end(request, "error", token_ids, text, logprobs, item.error)
+            if item.token_id in request.stop_ids:
+                request.stop_id, reason = item.token_id, "stop"
+                break
+            request.token_ids.append(item.token_id)
+            token_ids.append(item.token_id)
+            logprobs.extend([item.logprobs] if item.logprobs is not None else [])
+            self._output_tokens += 1
+            if request.stops is not None:
+                text += request.stops.push(item.token_id)
+                if request.stops.found:
+                    reason = "stop"
+                    break
+            if len(request.token_ids) >= request.max_total:
+                reason = "length"
+                break
+        if reason is not None:
+            return self._end(request, reason, token_ids, text, logprobs)
+        return Output(request.request_id, tuple(token_ids), text, tuple(logprobs))
+
+    def _end(
+        self,
+        request: Request,
+        reason: FinishReason,
+        token_ids: Sequence[int] = (),
+        text: str = "",
+        logprobs: Sequence[TokenLogprobs] = (),
+        error: str | None = None,
+    ) -> Output:
+        request.num_computed = min(request.num_computed, len(request.token_ids))
+        if request.status is Status.RUNNING and reason != "error":
+            self.blocks.commit(request)  # the next turn begins with this one
+        self.scheduler.finish(request)
+        self.drafter.forget(request)
+        request.finish_reason, request.error = reason, error
+        if request.stops is not None:
+            text += request.stops.finish()
+        return Output(request.request_id, tuple(token_ids), text, tuple(logprobs), reason, error)
+
+    def _score_positions(self, request: Request) -> torch.Tensor:
+        """Log-probabilities [n, vocab] at the positions that predict a continuation's n tokens."""
+        request.max_total = len(request.token_ids)
+        first_wanted = len(request.prompt_ids) - 1
+        parts = []
+        try:
+            self._admit_for_score(request, first_wanted)
+            while request.num_computed < len(request.token_ids) - 1:
+                left = len(request.token_ids) - 1 - request.num_computed
+                piece = Piece(request, min(self.config.max_batch_tokens, left))
+                first = max(0, first_wanted - request.num_computed)
+                if first < piece.num_tokens:
+                    parts.append(self.runner.logits(piece, first).log_softmax(dim=-1))
+                else:
+                    self.runner.logits(piece, piece.num_tokens)
+                request.num_computed += piece.num_tokens
+                self.blocks.commit(request)
+        finally:
+            self.blocks.free(request)
+        return torch.cat(parts)
+
+    def _admit_for_score(self, request: Request, first_wanted: int) -> None:
+        self.blocks.admit(request)
+        if request.num_computed > first_wanted:  # what is found in the cache has no logits: keep only the prompt
+            request.num_computed = first_wanted // self.blocks.block_size * self.blocks.block_size
+            self.blocks.shrink(request, request.num_computed)
+        while not self.blocks.extend(request, len(request.token_ids)):
+            if not self.scheduler.running:
+                raise RequestError(f"{len(request.token_ids)} tokens to score do not fit into the cache")
+            self.step()
+
+    def _requests_of(self, outputs: Sequence[Output], pieces: Sequence[Piece]) -> list[Request]:
+        by_id = {piece.request.request_id: piece.request for piece in pieces}
+        return [by_id[output.request_id] for output in outputs]
+
+    def _cache_for(self, model: Any, blocks: int, quantized: bool) -> KVCache:
+        slots = blocks * self.config.block_size
+        return KVCache(cache_shape(model)[0], slots, *cache_shape(model)[1:], model.dtype, model.device, quantized)
+
+    def _drafting(self, draft_model: Any, blocks: int) -> DraftModel | None:
+        if draft_model is None:
+            return None
+        cache = self._cache_for(draft_model, blocks, quantized=False)
+        return DraftModel(draft_model.eval(), self.sampler, cache, self.config.block_size, self.config.attention)
+
+
+def _accepted(draft_ids: Sequence[int], sampled: Sequence[Sampled]) -> list[Sampled]:
+    """The sampled tokens up to and including the first that differs from its draft."""
+    right = 0
+    while right < len(sampled) - 1 and draft_ids[right] == sampled[right].token_id:
+        right += 1
+    return list(sampled[: right + 1])

@@ -1,0 +1,42 @@
+"""How much memory the cache may take."""
+
+import os
+from typing import Any
+
+import torch
+
+from chatglm.engine.cache import KVCache
+from chatglm.errors import RequestError
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be taken now on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # not told by this system (macOS): half of all there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def cache_shape(model: Any) -> tuple[int, int, int]:
+    """(layers, key/value heads, channels per head) of a network, ours or stock GLM."""
+    config = model.config
+    return config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+
+
+def num_blocks(model: Any, block_size: int, limit: int | None, most_tokens: int, quantized: bool) -> int:
+    """Blocks that fit into `limit` bytes (None: a quarter of the free memory, nine tenths on a GPU).
+
+    Never more than `most_tokens` tokens could use. On a GPU what is free now has the weights taken off already.
+    """
+    device: torch.device = model.device
+    share = 0.9 if device.type == "cuda" else 0.25
+    allowed = limit if limit is not None else int(free_memory(device) * share)
+    per_block = KVCache.bytes_per_token(*cache_shape(model), model.dtype, quantized) * block_size
+    fitting = min(allowed // per_block, -(-most_tokens // block_size))
+    if fitting < 1:
+        raise RequestError(
+            f"kv_memory allows {allowed} bytes; one block of {block_size} tokens takes {per_block} bytes for this model"
+        )
+    return int(fitting)

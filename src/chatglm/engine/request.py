@@ -1,0 +1,190 @@
+"""What a request is: sampling settings, progress, and the outputs it hands out. No tensors."""
+
+import itertools
+import math
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal, Protocol
+
+from chatglm.engine.stopping import StopStrings
+from chatglm.errors import RequestError
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class LogitsHook(Protocol):
+    """Changes one request's logits before sampling; the door for constrained decoding.
+
+    Called with the ids generated so far and the request's logits, a float32 tensor [vocab] it may change in place.
+    A hook that only bans tokens should add a precomputed mask tensor: no loop over the vocabulary in Python.
+    """
+
+    def __call__(self, output_ids: Sequence[int], logits: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the tokens of one request are chosen.
+
+    Args:
+        temperature: 0 takes the most likely token; otherwise logits are divided by it.
+        top_p: keep the smallest set of most likely tokens whose probabilities reach this sum.
+        top_k: keep this many most likely tokens; 0 keeps all.
+        min_p: keep tokens at least this fraction as likely as the most likely one.
+        repetition_penalty: above 1 makes tokens of the prompt and the answer less likely (arXiv:1909.05858).
+        presence_penalty, frequency_penalty: subtracted from the logits of tokens of the answer, once or per use.
+        logit_bias: added to the logits of single tokens.
+        bad_words_ids: token sequences that must not appear in the answer.
+        seed: same seed, same tokens, whatever else is in the batch. None: a fresh seed, kept in `Request.seed`.
+        stop_token_ids: end the answer; not part of it.
+        stop: texts that end the answer; neither they nor what follows is part of it.
+        ignore_eos: do not stop at the model's own stop tokens.
+        min_tokens: no stop token before this many.
+        max_tokens: at most this many; None: as many as the context holds.
+        logprobs: log-probabilities of the chosen token and this many most likely ones.
+        draft: "lookup" proposes tokens copied from earlier text, "model" asks the draft model, None neither.
+        hook: constrained decoding.
+
+    Raises:
+        RequestError: a value out of range, naming it.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_words_ids: Sequence[Sequence[int]] = ()
+    seed: int | None = None
+    stop_token_ids: Sequence[int] = ()
+    stop: Sequence[str] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    max_tokens: int | None = None
+    logprobs: int | None = None
+    draft: Literal["lookup", "model"] | None = None
+    hook: LogitsHook | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.temperature >= 0 and math.isfinite(self.temperature), "temperature", self.temperature, "0 or more"
+        )
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _require(_whole(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "a whole number of 0 (off) or more")
+        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
+        _require(
+            self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty),
+            "repetition_penalty", self.repetition_penalty, "above 0",
+        )  # fmt: skip
+        for name in ("presence_penalty", "frequency_penalty"):
+            _require(-2 <= getattr(self, name) <= 2, name, getattr(self, name), "between -2 and 2")
+        _require(_whole(self.min_tokens) and self.min_tokens >= 0, "min_tokens", self.min_tokens, "0 or more")
+        if self.max_tokens is not None:
+            _require(_whole(self.max_tokens) and self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
+            _require(self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "at most max_tokens")
+        if self.logprobs is not None:
+            _require(_whole(self.logprobs) and 0 <= self.logprobs <= 20, "logprobs", self.logprobs, "between 0 and 20")
+        _require(not isinstance(self.stop, str) and all(self.stop), "stop", self.stop, "a list of texts, none empty")
+        _require(all(self.bad_words_ids), "bad_words_ids", self.bad_words_ids, "a list of non-empty lists of ids")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require(holds: bool, name: str, value: object, right: str) -> None:
+    if not holds:
+        raise RequestError(f"{name} is {value!r}; it must be {right}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probability of the chosen token, and of the most likely ones, before any sampling setting."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step added to a request: tokens, the text they completed, and at the end why it ended."""
+
+    request_id: int
+    token_ids: tuple[int, ...]
+    text: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+_ids = itertools.count(1)
+
+
+@dataclass(eq=False)
+class Request:
+    """One sequence on its way through the engine.
+
+    `num_computed` tokens of `token_ids` have their keys and values in the cache; whatever is beyond has to be run.
+    """
+
+    prompt_ids: list[int]
+    params: SamplingParams
+    stop_ids: frozenset[int]
+    adapter: str | None = None
+    after: "Request | None" = None  # wait until that one's prompt is in the cache, to share it
+    stops: StopStrings | None = None
+    request_id: int = field(default_factory=lambda: next(_ids))
+
+    status: Status = Status.WAITING
+    token_ids: list[int] = field(init=False)
+    num_computed: int = 0
+    block_table: list[int] = field(default_factory=list)
+    draft_ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    stop_id: int | None = None  # the stop token that ended the answer; it is no part of it
+    outputs: deque[Output] = field(default_factory=deque)  # what has not been read yet
+    num_cached: int = 0  # prompt tokens found in the prefix cache at the first admission
+    num_preemptions: int = 0
+    max_total: int = 0  # prompt and answer together may reach this; set by the engine
+    seed: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise RequestError("the prompt has no tokens; at least one is needed")
+        self.token_ids = list(self.prompt_ids)
+        self.seed = self.params.seed if self.params.seed is not None else random.SystemRandom().getrandbits(63)
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.token_ids[len(self.prompt_ids) :]
+
+    @property
+    def num_output(self) -> int:
+        return len(self.token_ids) - len(self.prompt_ids)
+
+    @property
+    def num_pending(self) -> int:
+        """Known tokens whose keys and values are not in the cache yet."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def finished(self) -> bool:
+        return self.status is Status.FINISHED

@@ -1,0 +1,158 @@
+"""Who runs now, and with how many tokens. Decides only; never touches a tensor.
+
+Every step may run `max_batch_tokens` tokens. Requests that are already generating come first, one token each (and
+their drafts), so nobody's answer stalls; what is left goes to prompts, in order of arrival, in pieces where a prompt is
+longer than what is left. When the cache is full the request that arrived last gives its blocks back and waits; its
+tokens are kept and computed again later (mostly found in the prefix cache).
+"""
+
+import bisect
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from chatglm.engine.blocks import BlockManager
+from chatglm.engine.request import Request, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`num_tokens` tokens of a request to run, from `request.num_computed` on; the last may be drafts."""
+
+    request: Request
+    num_tokens: int
+    num_drafts: int = 0
+
+    @property
+    def samples(self) -> bool:
+        """Whether the piece reaches the request's last known token, so that the next one can be chosen."""
+        return self.request.num_computed + self.num_tokens - self.num_drafts == len(self.request.token_ids)
+
+
+class Scheduler:
+    """Keeps the queues.
+
+    Args:
+        blocks: owner of the cache.
+        max_batch_tokens: tokens per step.
+        max_running: requests that may hold blocks at once.
+        drafter: proposes tokens for a request that is about to decode; None where there is no speculation.
+    """
+
+    def __init__(
+        self,
+        blocks: BlockManager,
+        max_batch_tokens: int,
+        max_running: int,
+        drafter: Callable[[Request, int], list[int]] | None = None,
+    ) -> None:
+        self.blocks, self.max_batch_tokens, self.max_running = blocks, max_batch_tokens, max_running
+        self.drafter = drafter
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []  # in order of arrival
+        self.num_preemptions = 0
+
+    def add(self, request: Request) -> None:
+        self.waiting.append(request)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def schedule(self) -> list[Piece]:
+        """The pieces of the next step; never empty while there is work."""
+        pieces = self._continue_running(self.max_batch_tokens)
+        budget = self.max_batch_tokens - sum(piece.num_tokens for piece in pieces)
+        pieces.extend(self._admit_waiting(budget))
+        assert pieces or not self.has_work, "work, and nothing scheduled"
+        return pieces
+
+    def finish(self, request: Request) -> None:
+        """Take a request out, whatever state it is in, and its blocks back."""
+        if request.status is Status.RUNNING:
+            self.running.remove(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        self.blocks.free(request)
+        request.status = Status.FINISHED
+
+    def _continue_running(self, budget: int) -> list[Piece]:
+        decoding = [request for request in self.running if request.num_pending == 1]
+        prefilling = [request for request in self.running if request.num_pending > 1]
+        pieces: list[Piece] = []
+        # A token for everybody first; drafts and prompts share what is left.
+        left = budget - len(decoding)
+        for request in [*decoding, *prefilling]:
+            if request.status is not Status.RUNNING:
+                continue  # gave its blocks to an earlier one
+            room = 1 + max(0, left) if request.num_pending == 1 else max(0, left)
+            piece = self._piece(request, room)
+            if piece.num_tokens == 0 or not self._make_room(request, piece, pieces):
+                continue
+            pieces.append(piece)
+            left -= piece.num_tokens - (1 if request.num_pending == 1 else 0)
+        return pieces
+
+    def _piece(self, request: Request, room: int) -> Piece:
+        request.draft_ids = []
+        if request.num_pending == 1 and self.drafter is not None and room > 1:
+            limit = min(room - 1, request.max_total - len(request.token_ids) - 1)
+            request.draft_ids = self.drafter(request, limit) if limit > 0 else []
+        drafts = len(request.draft_ids)
+        return Piece(request, min(request.num_pending + drafts, room), drafts)
+
+    def _make_room(self, request: Request, piece: Piece, scheduled: Iterable[Piece]) -> bool:
+        """Room for a running request's piece, at the cost of later arrivals; False where it had to give way itself."""
+        busy = {id(other.request) for other in scheduled}
+        while not self.blocks.extend(request, request.num_computed + piece.num_tokens):
+            victims = [other for other in self.running if id(other) not in busy]
+            victim = victims[-1]
+            self._preempt(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self.blocks.free(request)
+        request.status, request.draft_ids = Status.WAITING, []
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.appendleft(request)
+
+    def _admit_waiting(self, budget: int) -> list[Piece]:
+        pieces: list[Piece] = []
+        held: list[Request] = []
+        while self.waiting and budget > 0 and len(self.running) < self.max_running:
+            request = self.waiting.popleft()
+            if self._must_wait(request):
+                held.append(request)
+                continue
+            first = request.num_preemptions == 0
+            self.blocks.admit(request)
+            num_tokens = min(request.num_pending, budget)
+            if not self._fits(request, num_tokens):
+                self.blocks.free(request)
+                self.waiting.appendleft(request)
+                break
+            if first:
+                request.num_cached = request.num_computed
+            request.status = Status.RUNNING
+            bisect.insort(self.running, request, key=lambda other: other.request_id)
+            pieces.append(Piece(request, num_tokens))
+            budget -= num_tokens
+        self.waiting.extendleft(reversed(held))
+        return pieces
+
+    def _fits(self, request: Request, num_tokens: int) -> bool:
+        """Room for the piece, and a block to spare for everyone who runs, lest the newcomer is thrown out at once."""
+        needed = self.blocks.blocks_for(request.num_computed + num_tokens) - len(request.block_table)
+        if self.running and needed + len(self.running) > self.blocks.num_free:
+            return False
+        return self.blocks.extend(request, request.num_computed + num_tokens)
+
+    @staticmethod
+    def _must_wait(request: Request) -> bool:
+        """A sibling waits until the prompt they share is in the cache."""
+        other = request.after
+        return other is not None and not other.finished and other.num_computed < len(other.prompt_ids)
