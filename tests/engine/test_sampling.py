@@ -1,0 +1,96 @@
+"""Settings against recorded results of the official processors, and sampled tokens against their distribution."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from golden_data import golden_file
+from safetensors.torch import load_file
+
+from chatglm.engine.request import Request, SamplingParams
+from chatglm.engine.sampling import Row, Sampler, edit_row, uniform, warp
+from chatglm.errors import RequestError
+
+SPEC = json.loads(golden_file("units/spec.json").read_text())["spec"]["logits"]
+TENSORS = load_file(golden_file("units/units.safetensors"))
+OURS = {"temperature", "top_p", "top_k", "repetition_penalty", "bad_words_ids"}
+CASES = [case for case in SPEC if set(case) - {"name"} <= OURS]
+
+
+def row(context: list[int], **params: Any) -> Row:
+    return Row(Request(context, SamplingParams(**params), frozenset()), context)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_settings_equal_the_official_processors(case: dict[str, Any]) -> None:
+    params = {key: value for key, value in case.items() if key != "name"}
+    rows = [row(ids, **params) for ids in TENSORS["lp.input_ids"].tolist()]
+    scores = TENSORS["lp.scores"].clone()
+    for score, one in zip(scores, rows, strict=True):
+        edit_row(score, one)
+    scores = warp(scores, [one.request.params for one in rows])
+    torch.testing.assert_close(scores.softmax(1), TENSORS[case["name"] + ".probs"], atol=3e-6, rtol=0)
+
+
+def test_every_official_setting_is_covered() -> None:
+    assert len(CASES) >= 9
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.7}, {"top_k": 4}, {"min_p": 0.2}, {"temperature": 0.5}], ids=str)
+def test_tokens_follow_their_distribution(settings: dict[str, Any]) -> None:
+    """Chi-square of 8,000 draws against the warped probabilities; the bound is the 99.99 % quantile for 11 degrees."""
+    logits = torch.randn(12, generator=torch.Generator().manual_seed(3))
+    params = SamplingParams(seed=9, **settings)
+    request = Request([0], params, frozenset())
+    rows = [Row(request, [0] * position) for position in range(1, 8_001)]
+    drawn = Sampler().sample(logits.expand(len(rows), -1).clone(), rows)
+    counts = torch.bincount(torch.tensor([item.token_id for item in drawn]), minlength=12).double()
+    expected = warp(logits[None].clone(), [params]).softmax(1)[0].double() * len(rows)
+    assert (counts[expected == 0] == 0).all()
+    possible = expected > 0
+    chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
+    assert chi_square < 37.4
+
+
+def test_greedy_in_a_mixed_batch_is_the_first_best() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    rows = [row([0], temperature=0), row([0], seed=1)]
+    assert Sampler().sample(logits, rows)[0].token_id == 1
+
+
+def test_uniform_depends_on_seed_and_position_alone() -> None:
+    assert uniform(1, 2) == uniform(1, 2)
+    assert len({uniform(seed, position) for seed in range(30) for position in range(30)}) == 900
+
+
+def test_presence_and_frequency_look_at_the_answer_only() -> None:
+    request = Request([1, 1, 2], SamplingParams(presence_penalty=1.0, frequency_penalty=0.5), frozenset())
+    scores = torch.zeros(5)
+    edit_row(scores, Row(request, [1, 1, 2, 3, 3, 4]))
+    assert scores.tolist() == [0.0, 0.0, 0.0, -2.0, -1.5]
+
+
+def test_minimum_length_and_bias() -> None:
+    request = Request([1], SamplingParams(min_tokens=2, max_tokens=4, logit_bias={3: 2.5}), frozenset({4}))
+    scores = torch.zeros(5)
+    edit_row(scores, Row(request, [1, 0]))
+    assert scores.tolist() == [0, 0, 0, 2.5, float("-inf")]
+    scores = torch.zeros(5)
+    edit_row(scores, Row(request, [1, 0, 0]))
+    assert scores.tolist() == [0, 0, 0, 2.5, 0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": -1},
+        {"top_k": 1.5}, {"min_p": 2}, {"repetition_penalty": 0}, {"presence_penalty": 3}, {"max_tokens": 0},
+        {"min_tokens": 5, "max_tokens": 4}, {"logprobs": 21}, {"stop": "text"}, {"stop": [""]},
+        {"bad_words_ids": [[]]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_settings_name_themselves(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        SamplingParams(**wrong)
