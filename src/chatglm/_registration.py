@@ -57,7 +57,7 @@ def _register_models() -> None:
 # (module of transformers, module of ours, what to do when both are there)
 _REGISTRATIONS: tuple[tuple[str, str, Callable[[], None]], ...] = (
     (_AUTO + "configuration_auto", "chatglm.model.config", _register_config),
-    # PENDING (_AUTO + "tokenization_auto", "chatglm.model.tokenizer", _register_tokenizer),
+    (_AUTO + "tokenization_auto", "chatglm.model.tokenizer", _register_tokenizer),
     (_AUTO + "modeling_auto", "chatglm.model.network", _register_models),
 )
 _WATCHED = {name for theirs, ours, _ in _REGISTRATIONS for name in (theirs, ours)}

@@ -40,3 +40,10 @@ def num_blocks(model: Any, block_size: int, limit: int | None, most_tokens: int,
             f"kv_memory allows {allowed} bytes; one block of {block_size} tokens takes {per_block} bytes for this model"
         )
     return int(fitting)
+
+
+def context_memory(model: Any, block_size: int = 16) -> int:
+    """Bytes of cache for one full context of a model, at most half of what is free."""
+    tokens = -(-int(model.config.max_position_embeddings) // block_size) * block_size
+    per_token = KVCache.bytes_per_token(*cache_shape(model), model.dtype)
+    return min(tokens * per_token, free_memory(model.device) // 2)

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from chatglm.model.compat import OfficialHabits
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.layers import GLMBlock, RotaryEmbedding, make_norm
 
@@ -223,7 +224,7 @@ def _last_tokens(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
     return hidden_states[:, logits_to_keep]
 
 
-class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
+class ChatGLMForConditionalGeneration(OfficialHabits, ChatGLMPreTrainedModel, GenerationMixin):
     """The language model, under its official name."""
 
     _tied_weights_keys = {"transformer.output_layer.weight": "transformer.embedding.word_embeddings.weight"}

@@ -1,0 +1,219 @@
+"""One answer of a model to a conversation: prompt, tokens, events, segments. Used by `model.chat` and by the terminal.
+
+Answers come from the engine; what only `generate()` can do (beams, a caller's own logits processors, ...) goes there.
+"""
+
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from chatglm.chat.message import Event, Message, Role, as_messages
+from chatglm.chat.parser import Segment, StreamParser
+from chatglm.chat.template import tool_names
+from chatglm.errors import PromptError
+from chatglm.model.streaming import stream_generate
+
+if TYPE_CHECKING:
+    from chatglm.engine.engine import Engine
+    from chatglm.engine.request import SamplingParams
+
+# Our names on the left, generate()'s on the right; whatever is not here is for generate() alone.
+_ENGINE_OPTIONS = {
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "bad_words_ids", "min_new_tokens", "do_sample",
+    "presence_penalty", "frequency_penalty", "draft",
+}  # fmt: skip
+_NEUTRAL: dict[str, Any] = {"num_beams": 1, "logits_processor": None, "use_cache": True, "stopping_criteria": None}
+_ENGINE_ONLY = {"presence_penalty", "frequency_penalty", "draft"}
+_SAMPLING_ONLY = ("temperature", "top_p", "top_k", "min_p")
+
+
+class Reply:
+    """The answer to `messages`, while it is made.
+
+    Iterating it runs the model and gives `TextDelta`, `ToolCallDelta`, `ToolCallDone`, `CodeDone` and at the end
+    `Done`, whose reason is "stop", "length" or "abort". `segments` and `messages()` are right at any moment after.
+
+    Args:
+        model: a language model of this package.
+        tokenizer: its tokenizer; it decides between the ChatGLM2 and the ChatGLM3 format.
+        messages: messages or official dicts.
+        stop: setting it ends the answer after the token it is at.
+        seed: same seed, same answer.
+        tools: names the answer may call, for telling calls from text; None reads them from the messages.
+        options: as for `generate()`: max_length or max_new_tokens, do_sample, temperature, top_p, ...
+
+    Raises:
+        PromptError: the conversation fills the allowed length before the answer begins.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        messages: Sequence[Message | Mapping[str, Any]],
+        *,
+        stop: threading.Event | None = None,
+        seed: int | None = None,
+        tools: Collection[str] | bool | None = None,
+        **options: Any,
+    ) -> None:
+        conversation = as_messages(messages)
+        self.model, self.stop, self.seed = model, stop or threading.Event(), seed
+        self.tokenizer = tokenizer
+        self.prompt_ids: list[int] = tokenizer.render(conversation).ids
+        self.stop_ids = frozenset(tokenizer.stop_ids)
+        self.parser: StreamParser = tokenizer.stream_parser(offered_names(conversation) if tools is None else tools)
+        self.token_ids: list[int] = []
+        self.options = {key: value for key, value in options.items() if _NEUTRAL.get(key, self) != value}
+        self.max_new_tokens = self._room()
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def new_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The finished segments, and after the end all."""
+        return self.parser.segments
+
+    def messages(self) -> list[Message]:
+        """What was said, one message for each segment, with its ids."""
+        self.parser.finish("abort")
+        return [segment.message() for segment in self.segments if segment.ids]
+
+    def __iter__(self) -> Iterator[Event]:
+        reason = "abort"
+        try:
+            for token_id, ended in self._tokens():
+                if token_id is not None:
+                    self.token_ids.append(token_id)
+                    yield from self.parser.feed(token_id)
+                reason = ended or reason
+        finally:
+            last = self.parser.finish("abort" if self.stop.is_set() else reason)
+        yield from last
+
+    def _room(self) -> int:
+        """Tokens the answer may have, from `max_new_tokens` or from `max_length` over prompt and answer."""
+        context = int(self.model.config.seq_length)
+        length, wanted = self.options.pop("max_length", None), self.options.pop("max_new_tokens", None)
+        limit = context if length is None else min(int(length), context) if wanted is None else context
+        if self.prompt_tokens >= limit:
+            what = "the model's context" if limit == context else "max_length"
+            raise PromptError(
+                f"the conversation has {self.prompt_tokens} tokens and {what} is {limit}: no room for an answer. "
+                "Drop earlier turns, or allow more"
+            )
+        room = limit - self.prompt_tokens
+        return room if wanted is None else min(room, int(wanted))
+
+    def _tokens(self) -> Iterator[tuple[int | None, str | None]]:
+        """(token, None) for every token of the answer, then (stop token or None, "stop" or "length")."""
+        only_generate = sorted(set(self.options) - _ENGINE_OPTIONS)
+        if not only_generate:
+            yield from self._tokens_of_engine()
+            return
+        mixed = sorted(set(self.options) & _ENGINE_ONLY)
+        if mixed:
+            raise PromptError(f"{', '.join(only_generate)} cannot be combined with {', '.join(mixed)}")
+        yield from self._tokens_of_generate()
+
+    def _tokens_of_engine(self) -> Iterator[tuple[int | None, str | None]]:
+        engine = engine_for(self.model, self.tokenizer)
+        request = engine.submit(self.prompt_ids, self._sampling())
+        for output in engine.stream(request):
+            for token_id in output.token_ids:
+                yield token_id, None
+            if output.finish_reason == "error":
+                raise RuntimeError(f"generation failed after {self.new_tokens} tokens: {output.error}")
+            if self.stop.is_set():
+                engine.abort(request)
+                return
+        yield request.stop_id, request.finish_reason
+
+    def _sampling(self) -> "SamplingParams":
+        from chatglm.engine.request import SamplingParams
+
+        options = dict(self.options)
+        min_tokens = options.pop("min_new_tokens", 0)
+        if not options.pop("do_sample", True):
+            options = {key: value for key, value in options.items() if key not in _SAMPLING_ONLY} | {"temperature": 0}
+        return SamplingParams(
+            seed=self.seed,
+            max_tokens=self.max_new_tokens,
+            min_tokens=min(min_tokens, self.max_new_tokens),
+            stop_token_ids=sorted(self.stop_ids),
+            **options,
+        )
+
+    def _tokens_of_generate(self) -> Iterator[tuple[int | None, str | None]]:
+        device = self.model.device
+        inputs = {"input_ids": torch.tensor([self.prompt_ids], device=device)}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        options = {
+            "eos_token_id": sorted(self.stop_ids),
+            "pad_token_id": 0,
+            "max_new_tokens": self.max_new_tokens,
+        } | self.options
+        if not options.get("do_sample", True):
+            options = {key: value for key, value in options.items() if key not in _SAMPLING_ONLY}
+        steps: Iterator[int] = (int(step[0]) for step in self._steps(inputs, options))
+        for token_id in steps:
+            if token_id in self.stop_ids:
+                yield token_id, "stop"
+                return
+            yield token_id, None
+        yield None, "length"
+
+    def _steps(self, inputs: dict[str, Any], options: dict[str, Any]) -> Iterator[Any]:
+        engine = _engines.get(self.model)
+        with engine.lock if engine is not None else nullcontext():  # one forward pass of a model at a time
+            if options.get("num_beams", 1) == 1:
+                yield from stream_generate(self.model, inputs, stop=self.stop, seed=self.seed, **options)
+                return
+            if self.seed is not None:
+                torch.manual_seed(self.seed)
+            sequences = self.model.generate(**inputs, **options)[:, self.prompt_tokens :]
+        yield from sequences.T
+
+
+def offered_names(messages: Sequence[Message]) -> Collection[str] | bool:
+    """Names of the tools the system message offers; True where it offers something without names; False: nothing."""
+    tools = messages[0].tools if messages and messages[0].role is Role.SYSTEM else None
+    return False if tools is None else tool_names(tools) or True
+
+
+_engines: "WeakKeyDictionary[Any, Engine]" = WeakKeyDictionary()
+_fingerprints: "WeakKeyDictionary[Any, int]" = WeakKeyDictionary()
+
+
+def engine_for(model: Any, tokenizer: Any) -> "Engine":
+    """The engine that answers for a model; a new one when the weights have changed since the last call.
+
+    Its cache holds keys and values of earlier turns, which are worth nothing after a training step, a cast or an
+    adapter. The cache has room for one full context, out of at most half the free memory.
+    """
+    from chatglm.engine.engine import Engine, EngineConfig
+    from chatglm.engine.memory import context_memory
+
+    fingerprint = hash((_fingerprint(model), tokenizer.vocab_size))
+    if _fingerprints.get(model) != fingerprint or model not in _engines:
+        config = EngineConfig(num_tokens=tokenizer.vocab_size, kv_memory=context_memory(model), max_running=8)
+        _engines.pop(model, None)
+        _engines[model] = Engine(model, config)
+        _fingerprints[model] = fingerprint
+    return _engines[model]
+
+
+def _fingerprint(model: Any) -> int:
+    """Changes with every change of a weight: which tensors there are, where, of what type, and how often written."""
+    tensors = (*model.parameters(), *model.buffers())
+    return hash(tuple((id(t), t.data_ptr(), t.dtype, t.device, 0 if t.is_inference() else t._version) for t in tensors))
