@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import (
@@ -25,6 +25,7 @@ from transformers.utils.generic import can_return_tuple
 from chatglm.model.compat import OfficialHabits
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.layers import GLMBlock, RotaryEmbedding, make_norm
+from chatglm.model.pretrained import OfficialCheckpoints
 
 
 class Embedding(nn.Module):
@@ -81,7 +82,7 @@ class PrefixEncoder(nn.Module):
         return self.dropout(rows).permute(2, 3, 0, 4, 1, 5).to(dtype)  # type: ignore[no-any-return]
 
 
-class ChatGLMPreTrainedModel(PreTrainedModel):
+class ChatGLMPreTrainedModel(OfficialCheckpoints):
     """What transformers needs to know of the family."""
 
     config_class = ChatGLMConfig
@@ -97,6 +98,14 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     # In every official file; only its length was ever used, and the angles are computed exactly here.
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$"]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, device: Any = None, empty_init: bool = True, **kwargs: Any) -> Any:
+        """As in `OfficialCheckpoints`, with the official `device="cuda"`; `empty_init` is accepted and always true."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        if device is not None:
+            (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)
+        return loaded
 
 
 class ChatGLMModel(ChatGLMPreTrainedModel):
@@ -290,6 +299,7 @@ class ChatGLMForConditionalGeneration(OfficialHabits, ChatGLMPreTrainedModel, Ge
 class ChatGLMForSequenceClassification(ChatGLMPreTrainedModel):
     """A linear head on the last real token, for left or right padding and any dtype."""
 
+    checkpoint_head = "sequence_classification"
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$", r"transformer\.output_layer\."]
 
     def __init__(self, config: ChatGLMConfig) -> None:
