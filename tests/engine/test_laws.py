@@ -1,5 +1,6 @@
 """The engine's laws: however requests are cut, batched, cached, thrown out or guessed, the tokens are the same."""
 
+import copy
 import json
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from golden_data import golden_file
 
+from chatglm.engine.adapters import LowRank
 from chatglm.engine.engine import Completion, Engine, EngineConfig
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import RequestError
@@ -145,13 +147,63 @@ def test_a_second_turn_runs_only_what_is_new(model: Any) -> None:
     assert len(request.prompt_ids) - request.num_cached <= 3 + 1 + 4  # new tokens, the last one written, half a block
 
 
-def test_adapter_names_keep_caches_apart(model: Any) -> None:
-    engine, prompt = Engine(model, EngineConfig(block_size=4)), prompts()[0]
-    first = engine.submit(prompt, SamplingParams(max_tokens=2))
-    engine.wait(first)
-    other = engine.submit(prompt, SamplingParams(max_tokens=2), adapter="other")
-    engine.wait(other)
-    assert other.num_cached == 0
+QKV = "transformer.encoder.layers.{}.self_attention.query_key_value"
+
+
+def adapter(model: Any, seed: int) -> dict[str, LowRank]:
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for layer in range(model.config.num_layers):
+        module = model.get_submodule(QKV.format(layer))
+        down = torch.randn(4, module.in_features, generator=generator)
+        weights[QKV.format(layer)] = LowRank(down, torch.randn(module.out_features, 4, generator=generator), 0.1)
+    return weights
+
+
+def merged(model: Any, weights: dict[str, LowRank]) -> Any:
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for path, update in weights.items():
+            model.get_submodule(path).weight += update.scaling * update.up @ update.down
+    return model
+
+
+def test_adapters_in_one_batch_equal_merged_models(model: Any) -> None:
+    params = SamplingParams(temperature=0, max_tokens=16)
+    adapters = {"a": adapter(model, 1), "b": adapter(model, 2)}
+    engine = Engine(model, EngineConfig(block_size=4))
+    for name, weights in adapters.items():
+        engine.add_adapter(name, weights)
+    for _ in range(2):  # the second time from the prefix cache, which must keep them apart
+        chosen = ["a", None, "b", "a", "b", None]
+        requests = [engine.submit(prompt, params, adapter=name) for prompt, name in zip(prompts(), chosen, strict=True)]
+        requests += [engine.submit(prompts()[0], params, adapter=name) for name in ("b", None)]
+        answers = [engine.wait(request).token_ids for request in requests]
+        assert len({answers[0], answers[6], answers[7]}) == 3, "the adapters change nothing"
+        for request, answer in zip(requests, answers, strict=True):
+            alone = model if request.adapter is None else merged(model, adapters[request.adapter])
+            assert answer == Engine(alone).generate([request.prompt_ids], params)[0].token_ids
+    engine.remove_adapter("a")
+    engine.check_integrity()
+    with pytest.raises(RequestError, match="no adapter is named 'a'; loaded are: b"):
+        engine.submit([1], params, adapter="a")
+    engine.remove_adapter("b")
+    assert not model.get_submodule(QKV.format(0))._forward_hooks
+
+
+def test_adapters_that_do_not_fit_are_refused(model: Any) -> None:
+    engine, weights = Engine(model), adapter(model, 1)
+    path = QKV.format(0)
+    with pytest.raises(RequestError, match="does not have"):
+        engine.add_adapter("x", {"transformer.elsewhere": weights[path]})
+    with pytest.raises(RequestError, match="shapes"):
+        engine.add_adapter("x", {path: LowRank(weights[path].up, weights[path].down, 1.0)})
+    engine.add_adapter("x", weights)
+    with pytest.raises(RequestError, match="already"):
+        engine.add_adapter("x", weights)
+    engine.submit([1, 2], SamplingParams(max_tokens=2), adapter="x")
+    with pytest.raises(RequestError, match="still use"):
+        engine.remove_adapter("x")
 
 
 def test_n_answers_share_their_prompt(model: Any) -> None:

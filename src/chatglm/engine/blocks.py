@@ -30,6 +30,13 @@ class BlockKey:
     def __hash__(self) -> int:
         return self.digest
 
+    def beginning(self) -> str | None:
+        """The adapter's name all the way back."""
+        key: BlockKey | str | None = self
+        while isinstance(key, BlockKey):
+            key = key.before
+        return key
+
     def __eq__(self, other: object) -> bool:
         """Compares the token ids all the way back; a loop, since a chain can be longer than Python's stack."""
         mine: BlockKey | str | None = self
@@ -141,6 +148,14 @@ class BlockManager:
             self._release(block)
         request.block_table.clear()
         request.num_computed = 0
+
+    def forget(self, beginning: str) -> None:
+        """Forget every unused block of texts that begin with an adapter's name; nobody may be using them."""
+        for key, block in list(self.found.items()):
+            if key.beginning() == beginning:
+                self._forget(block)
+                del self.reusable[block]
+                self.empty[block] = None
 
     def check_integrity(self, requests: Sequence[Request]) -> None:
         """Assert the invariants, given every request that holds blocks."""

@@ -1,12 +1,13 @@
 """The loop: schedule, run, commit. Every request that goes in comes out with a reason why it ended."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from chatglm.engine.adapters import LowRank
 from chatglm.engine.blocks import BlockManager
 from chatglm.engine.cache import KVCache
 from chatglm.engine.draft import Drafter, DraftModel
@@ -136,18 +137,32 @@ class Engine:
         self.lock = threading.RLock()
         self._steps = self._prompt_tokens = self._output_tokens = 0
 
-    def submit(self, prompt_ids: Sequence[int], params: SamplingParams | None = None, **where: Any) -> Request:
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        after: Request | None = None,
+    ) -> Request:
         """Take a request in; it runs from the next step on.
+
+        Args:
+            prompt_ids: the prompt.
+            params: how to choose tokens; see `SamplingParams`.
+            adapter: name of an adapter of `add_adapter`; None answers with the base weights.
+            after: begin when that request's prompt is in the cache, to share what is equal.
 
         Raises:
             RequestError: it could never be carried out: an empty or too long prompt, ids outside the vocabulary, more
-                tokens than the cache holds, stop strings without a decoder, an unknown draft.
+                tokens than the cache holds, stop strings without a decoder, an unknown draft or adapter.
         """
         params = params or SamplingParams()
         stop_ids = frozenset(params.stop_token_ids) | (
             frozenset() if params.ignore_eos else frozenset(self.config.stop_token_ids)
         )
-        request = Request(list(prompt_ids), params, stop_ids, **where)
+        self.runner.adapters.require(adapter)
+        request = Request(list(prompt_ids), params, stop_ids, adapter, after)
         self._check(request)
         if self.new_decoder is not None:
             decoder: Decoder = self.new_decoder()
@@ -230,6 +245,28 @@ class Engine:
         values = logprobs.gather(1, chosen[:, None])[:, 0]
         greedy = bool((logprobs.argmax(dim=1) == chosen).all())
         return Score(float(values.sum()), tuple(values.tolist()), greedy)
+
+    def add_adapter(self, name: str, weights: Mapping[str, LowRank]) -> None:
+        """Make a LoRA adapter available to requests under `name`.
+
+        Raises:
+            RequestError: the name is taken, or the adapter does not fit the network.
+        """
+        with self.lock:
+            self.runner.adapters.add(name, weights)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter and what was computed with it.
+
+        Raises:
+            RequestError: there is none of that name, or a request still uses it.
+        """
+        with self.lock:
+            users = [r for r in (*self.scheduler.running, *self.scheduler.waiting) if r.adapter == name]
+            if users:
+                raise RequestError(f"{len(users)} requests still use adapter {name!r}; wait for them or abort them")
+            self.runner.adapters.remove(name)
+            self.blocks.forget(name)
 
     def abort(self, request: Request) -> None:
         """End a request now, with reason "abort"; what it has generated stays readable."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from chatglm.engine import attention
+from chatglm.engine.adapters import AdapterSet
 from chatglm.engine.cache import KVCache, PagedBatch, PagedSequence, slots_of
 from chatglm.engine.sampling import Row, Sampled, Sampler
 from chatglm.engine.scheduler import Piece
@@ -30,6 +31,7 @@ class ModelRunner:
         self.attention_name = attention.NAMES[filling]
         self.device: torch.device = model.device
         self.prefix = _prefix_of(model)
+        self.adapters = AdapterSet(model)
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> list[list[Sampled]]:
@@ -52,8 +54,10 @@ class ModelRunner:
         device = self.device
         batch = self._batch(pieces)
         positions = [piece.request.num_computed + offset for piece in pieces for offset in range(piece.num_tokens)]
+        pairs = zip(batch.sequences, pieces, strict=True)
+        rows = [(slice(s.start, s.start + s.num_new), piece.request.adapter) for s, piece in pairs]
         extra = {"prefix_elsewhere": True} if self.prefix is not None else {}
-        with self._paged_attention():
+        with self._paged_attention(), self.adapters.selected(rows):
             outputs = self.model(
                 input_ids=torch.tensor([[token for piece_ids in ids for token in piece_ids]], device=device),
                 position_ids=torch.tensor([positions], device=device),
