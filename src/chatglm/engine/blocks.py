@@ -67,6 +67,7 @@ class BlockManager:
         # Unused blocks, the next one to hand out first: those without content, then by last use.
         self.empty: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self.reusable: OrderedDict[int, None] = OrderedDict()
+        self.hopes: dict[Request, range] = {}  # where running requests would like to grow
         self.queried_tokens = 0
         self.hit_tokens = 0
         self.evictions = 0
@@ -118,8 +119,10 @@ class BlockManager:
         missing = self.blocks_for(num_tokens) - len(request.block_table)
         if missing > self.num_free:
             return False
+        if missing > 0 and request not in self.hopes:
+            self.hopes[request] = self._place_for(request)
         for _ in range(missing):
-            request.block_table.append(self._take())
+            request.block_table.append(self._take(self._next_hope(request)))
         return True
 
     def commit(self, request: Request) -> None:
@@ -148,6 +151,7 @@ class BlockManager:
             self._release(block)
         request.block_table.clear()
         request.num_computed = 0
+        self.hopes.pop(request, None)
 
     def forget(self, beginning: str) -> None:
         """Forget every unused block of texts that begin with an adapter's name; nobody may be using them."""
@@ -181,8 +185,35 @@ class BlockManager:
             del self.reusable[block]
         self.users[block] += 1
 
-    def _take(self) -> int:
-        if self.empty:
+    def _place_for(self, request: Request) -> range:
+        """Neighbouring empty blocks for all a request may still write, or the longest such row there is.
+
+        Tokens in neighbouring blocks can be read without copying them together first.
+        """
+        wanted = self.blocks_for(max(request.max_total, len(request.token_ids))) - len(request.block_table)
+        spoken_for = {block for hope in self.hopes.values() for block in hope}
+        best, start = range(0), 0
+        for block in range(self.num_blocks + 1):
+            if block < self.num_blocks and block in self.empty and block not in spoken_for:
+                if block - start + 1 >= wanted:
+                    return range(start, block + 1)
+                continue
+            if block - start > len(best):
+                best = range(start, block)
+            start = block + 1
+        return best
+
+    def _next_hope(self, request: Request) -> int | None:
+        """The block after the request's last one, if it is where the request hopes to grow."""
+        hope, table = self.hopes[request], request.block_table
+        wish = table[-1] + 1 if table and table[-1] in hope else hope.start
+        return wish if wish in hope and wish in self.empty else None
+
+    def _take(self, wish: int | None) -> int:
+        if wish is not None:
+            del self.empty[wish]
+            block = wish
+        elif self.empty:
             block, _ = self.empty.popitem(last=False)
         else:
             block, _ = self.reusable.popitem(last=False)

@@ -50,25 +50,27 @@ class KVCache:
             self.states[which, layer].index_copy_(0, slots, quantized)
             self.scales[which, layer].index_copy_(0, slots, scale)
 
-    def read(self, layer: int, slots: "slice | Tensor") -> tuple[Tensor, Tensor]:
-        """Keys and values [T, G, D] at `slots`: a view for a slice of an unquantized cache, else a copy."""
+    def read(self, layer: int, slots: slice) -> tuple[Tensor, Tensor]:
+        """Keys and values [T, G, D] of a stretch of slots; views of an unquantized cache, nothing is copied."""
         states = self.states[:, layer, slots]
         if self.scales is not None:
             states = (states * self.scales[:, layer, slots][..., None]).to(self.dtype)
         return states[0], states[1]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PagedSequence:
-    """One request's part of a step: its new tokens are `start .. start + num_new` of the N packed ones."""
+    """One request's part of a step: its new tokens are `start .. start + num_new` of the N packed ones.
+
+    `runs` are the slots of its tokens, cached and new, in order: as few stretches of neighbouring slots as there are.
+    """
 
     start: int
     num_new: int
-    length: int  # tokens with keys after this step: cached, then new
-    slots: "slice | Tensor"  # where those `length` tokens lie, in order
+    runs: tuple[slice, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PagedBatch:
     """What the attention function needs to know of a step; handed through the network untouched."""
 
@@ -78,12 +80,14 @@ class PagedBatch:
     prefix: Tensor | None = None  # [L, 2, P, G, D] keys and values every sequence starts with (P-Tuning v2)
 
 
-def slots_of(block_table: Sequence[int], length: int, block_size: int, device: torch.device) -> "slice | Tensor":
-    """Slots of the first `length` tokens of a block table; a slice where the blocks lie in a row."""
-    used = block_table[: -(-length // block_size)]
-    first = used[0]
-    if all(block == first + index for index, block in enumerate(used)):
-        return slice(first * block_size, first * block_size + length)
-    blocks = torch.tensor(used, device=device)
-    offsets = torch.arange(block_size, device=device)
-    return (blocks[:, None] * block_size + offsets).flatten()[:length]
+def runs_of(block_table: Sequence[int], length: int, block_size: int) -> tuple[slice, ...]:
+    """The first `length` tokens of a block table as stretches of slots."""
+    runs: list[slice] = []
+    for index in range(-(-length // block_size)):
+        start = block_table[index] * block_size
+        stop = start + min(block_size, length - index * block_size)
+        if runs and runs[-1].stop == start:
+            runs[-1] = slice(runs[-1].start, stop)
+        else:
+            runs.append(slice(start, stop))
+    return tuple(runs)

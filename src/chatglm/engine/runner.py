@@ -9,7 +9,7 @@ from torch import Tensor
 
 from chatglm.engine import attention
 from chatglm.engine.adapters import AdapterSet
-from chatglm.engine.cache import KVCache, PagedBatch, PagedSequence, slots_of
+from chatglm.engine.cache import KVCache, PagedBatch, PagedSequence, runs_of
 from chatglm.engine.sampling import Row, Sampled, Sampler
 from chatglm.engine.scheduler import Piece
 
@@ -100,8 +100,7 @@ class ModelRunner:
             table = request.block_table
             for position in range(request.num_computed, length):
                 slots.append(table[position // self.block_size] * self.block_size + position % self.block_size)
-            where = slots_of(table, length, self.block_size, self.device)
-            sequences.append(PagedSequence(start, piece.num_tokens, length, where))
+            sequences.append(PagedSequence(start, piece.num_tokens, runs_of(table, length, self.block_size)))
             start += piece.num_tokens
         return PagedBatch(self.cache, torch.tensor(slots, device=self.device), sequences, self.prefix)
 
