@@ -10,8 +10,10 @@ import torch
 from golden_data import golden_file
 
 from chatglm.engine.adapters import LowRank
-from chatglm.engine.engine import Completion, Engine, EngineConfig
+from chatglm.engine.config import EngineConfig
+from chatglm.engine.engine import Engine
 from chatglm.engine.request import SamplingParams
+from chatglm.engine.results import Completion
 from chatglm.errors import RequestError
 from chatglm.model.network import ChatGLMForConditionalGeneration
 

@@ -9,7 +9,8 @@ from golden_data import golden_file
 from transformers import GlmForCausalLM
 
 from chatglm.engine.cache import KVCache
-from chatglm.engine.engine import Engine, EngineConfig
+from chatglm.engine.config import EngineConfig
+from chatglm.engine.engine import Engine
 from chatglm.engine.request import SamplingParams
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.export import to_glm

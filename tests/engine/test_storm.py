@@ -8,7 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatglm.engine.engine import Engine, EngineConfig
+from chatglm.engine.config import EngineConfig
+from chatglm.engine.engine import Engine
 from chatglm.engine.request import Request, SamplingParams
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration

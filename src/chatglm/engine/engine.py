@@ -2,103 +2,23 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import torch
 
 from chatglm.engine.adapters import LowRank
 from chatglm.engine.blocks import BlockManager
 from chatglm.engine.cache import KVCache
+from chatglm.engine.config import EngineConfig
 from chatglm.engine.draft import Drafter, DraftModel
 from chatglm.engine.memory import cache_shape, num_blocks
 from chatglm.engine.request import FinishReason, Output, Request, SamplingParams, Status, TokenLogprobs
+from chatglm.engine.results import Completion, Score, Stats
 from chatglm.engine.runner import ModelRunner
 from chatglm.engine.sampling import INVALID, Sampled, Sampler
 from chatglm.engine.scheduler import Piece, Scheduler
+from chatglm.engine.scoring import score
 from chatglm.engine.stopping import Decoder, StopStrings
 from chatglm.errors import RequestError
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """What an engine may use.
-
-    Args:
-        num_tokens: ids from here on have no text and are never chosen (None: every row of the output layer may be).
-        stop_token_ids: end every answer unless the request says `ignore_eos`.
-        block_size: tokens per cache block.
-        kv_memory: bytes for keys and values (None: a quarter of free memory, nine tenths on a GPU).
-        kv_dtype: "model", or "int8": half the memory of fp16 for a small loss (docs/architecture.md has it measured).
-        max_batch_tokens: tokens per step; a longer prompt is run in pieces of this size.
-        max_running: requests generating at once.
-        prefix_cache: find again what was computed for an earlier text with the same beginning.
-        attention: "sdpa", or "reference": slow and readable.
-    """
-
-    num_tokens: int | None = None
-    stop_token_ids: Sequence[int] = ()
-    block_size: int = 16
-    kv_memory: int | None = None
-    kv_dtype: str = "model"
-    max_batch_tokens: int = 512
-    max_running: int = 64
-    prefix_cache: bool = True
-    attention: str = "sdpa"
-
-    def __post_init__(self) -> None:
-        for name in ("block_size", "max_batch_tokens", "max_running"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise RequestError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for name, allowed in (("kv_dtype", ("model", "int8")), ("attention", ("sdpa", "reference"))):
-            if getattr(self, name) not in allowed:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A finished answer."""
-
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: FinishReason
-    stop_id: int | None
-    logprobs: tuple[TokenLogprobs, ...]
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Natural-log likelihood of a continuation."""
-
-    logprob: float
-    token_logprobs: tuple[float, ...]
-    greedy: bool  # whether greedy decoding would have written it
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Counters since the start, and what is going on now."""
-
-    running: int
-    waiting: int
-    steps: int
-    prompt_tokens: int
-    output_tokens: int
-    cache_tokens: int
-    cache_tokens_free: int
-    prefix_tokens_queried: int
-    prefix_tokens_hit: int
-    evictions: int
-    preemptions: int
-    drafts_proposed: int
-    drafts_accepted: int
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of prompt tokens that were found in the cache."""
-        return self.prefix_tokens_hit / self.prefix_tokens_queried if self.prefix_tokens_queried else 0.0
 
 
 class Engine:
@@ -163,7 +83,7 @@ class Engine:
         )
         self.runner.adapters.require(adapter)
         request = Request(list(prompt_ids), params, stop_ids, adapter, after)
-        self._check(request)
+        self.check_request(request)
         if self.new_decoder is not None:
             decoder: Decoder = self.new_decoder()
             request.stops = StopStrings(decoder, params.stop)
@@ -234,17 +154,8 @@ class Engine:
         Raises:
             RequestError: an empty prompt or continuation, or both together longer than the context.
         """
-        if not continuation_ids:
-            raise RequestError("the continuation has no tokens; at least one is needed")
-        request = Request([*prompt_ids, *continuation_ids], SamplingParams(max_tokens=1), frozenset())
-        request.prompt_ids = list(prompt_ids)
-        self._check(request, len(continuation_ids))
         with self.lock:
-            logprobs = self._score_positions(request)
-        chosen = torch.tensor(list(continuation_ids), device=logprobs.device)
-        values = logprobs.gather(1, chosen[:, None])[:, 0]
-        greedy = bool((logprobs.argmax(dim=1) == chosen).all())
-        return Score(float(values.sum()), tuple(values.tolist()), greedy)
+            return score(self, prompt_ids, continuation_ids)
 
     def add_adapter(self, name: str, weights: Mapping[str, LowRank]) -> None:
         """Make a LoRA adapter available to requests under `name`.
@@ -300,7 +211,8 @@ class Engine:
             assert all(request.status is Status.WAITING for request in self.scheduler.waiting)
             assert all(not request.block_table for request in self.scheduler.waiting)
 
-    def _check(self, request: Request, num_new: int = 1) -> None:
+    def check_request(self, request: Request, num_new: int = 1) -> None:
+        """Raise `RequestError` for what can never be carried out; else set how far the request may grow."""
         params, length = request.params, len(request.prompt_ids)
         vocab = self.config.num_tokens or int(self.model.config.vocab_size)
         wrong = [token for token in request.token_ids if not 0 <= token < int(self.model.config.vocab_size)]
@@ -390,37 +302,6 @@ class Engine:
         if request.stops is not None:
             text += request.stops.finish()
         return Output(request.request_id, tuple(token_ids), text, tuple(logprobs), reason, error)
-
-    def _score_positions(self, request: Request) -> torch.Tensor:
-        """Log-probabilities [n, vocab] at the positions that predict a continuation's n tokens."""
-        request.max_total = len(request.token_ids)
-        first_wanted = len(request.prompt_ids) - 1
-        parts = []
-        try:
-            self._admit_for_score(request, first_wanted)
-            while request.num_computed < len(request.token_ids) - 1:
-                left = len(request.token_ids) - 1 - request.num_computed
-                piece = Piece(request, min(self.config.max_batch_tokens, left))
-                first = max(0, first_wanted - request.num_computed)
-                if first < piece.num_tokens:
-                    parts.append(self.runner.logits(piece, first).log_softmax(dim=-1))
-                else:
-                    self.runner.logits(piece, piece.num_tokens)
-                request.num_computed += piece.num_tokens
-                self.blocks.commit(request)
-        finally:
-            self.blocks.free(request)
-        return torch.cat(parts)
-
-    def _admit_for_score(self, request: Request, first_wanted: int) -> None:
-        self.blocks.admit(request)
-        if request.num_computed > first_wanted:  # what is found in the cache has no logits: keep only the prompt
-            request.num_computed = first_wanted // self.blocks.block_size * self.blocks.block_size
-            self.blocks.shrink(request, request.num_computed)
-        while not self.blocks.extend(request, len(request.token_ids)):
-            if not self.scheduler.running:
-                raise RequestError(f"{len(request.token_ids)} tokens to score do not fit into the cache")
-            self.step()
 
     def _requests_of(self, outputs: Sequence[Output], pieces: Sequence[Piece]) -> list[Request]:
         by_id = {piece.request.request_id: piece.request for piece in pieces}

@@ -201,7 +201,8 @@ def engine_for(model: Any, tokenizer: Any) -> "Engine":
     Its cache holds keys and values of earlier turns, which are worth nothing after a training step, a cast or an
     adapter. The cache has room for one full context, out of at most half the free memory.
     """
-    from chatglm.engine.engine import Engine, EngineConfig
+    from chatglm.engine.config import EngineConfig
+    from chatglm.engine.engine import Engine
     from chatglm.engine.memory import context_memory
 
     fingerprint = hash((_fingerprint(model), tokenizer.vocab_size))

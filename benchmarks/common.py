@@ -1,0 +1,63 @@
+"""What the benchmarks share: 6B shapes with random weights, medians, the hardware line."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatglm.model.config import ChatGLMConfig
+from chatglm.model.network import ChatGLMForConditionalGeneration
+
+SIX_B = {
+    "num_layers": 28, "hidden_size": 4096, "ffn_hidden_size": 13696, "kv_channels": 128, "num_attention_heads": 32,
+    "padded_vocab_size": 65024, "multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True,
+    "seq_length": 32768,
+}  # fmt: skip
+
+
+def hardware() -> str:
+    """One line: processor, threads, library."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}; torch {torch.__version__}"
+
+
+def six_b(layers: int, dtype: torch.dtype, device: str = "cpu", **overrides: Any) -> ChatGLMForConditionalGeneration:
+    """A network with the widths of the 6B models, `layers` deep, with small random weights."""
+    config = ChatGLMConfig(**(SIX_B | {"num_layers": layers} | overrides))
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(config)
+    model = model.to(dtype).to_empty(device=device).eval()
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "layernorm" in name:
+                parameter.fill_(1)
+            else:
+                parameter.uniform_(-0.03, 0.03, generator=generator)
+    return model
+
+
+def median_seconds(run: Callable[[], Any], repeats: int = 7, warm_up: int = 1) -> float:
+    """Median wall time of `run`."""
+    for _ in range(warm_up):
+        run()
+    times = []
+    for _ in range(repeats):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
