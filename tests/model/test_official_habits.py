@@ -133,6 +133,16 @@ def test_bad_words_do_not_derail_the_answer(model: Any, tokenizers: Any) -> None
     assert "\x02" not in response
 
 
+def test_bad_words_as_text_are_never_written(model: Any, tokenizers: Any) -> None:
+    tokenizer = tokenizers["chatglm3"]
+    options = {"do_sample": False, "max_new_tokens": 40}
+    plain, _ = model.chat(tokenizer, "你好", **options)
+    words = [plain[3:6], plain[10:13]]  # begin and end inside tokens
+    clean, _ = model.chat(tokenizer, "你好", bad_words=words, **options)
+    assert clean
+    assert not any(word in clean for word in words)
+
+
 def test_a_prompt_without_room_is_an_error_with_numbers(model: Any, tokenizers: Any) -> None:
     with pytest.raises(PromptError, match=r"8 tokens and max_length is 8"):
         model.chat(tokenizers["chatglm3"], "你好", max_length=8)

@@ -1,11 +1,13 @@
 """The loop: schedule, run, commit. Every request that goes in comes out with a reason why it ended."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from chatglm.engine.adapters import LowRank
+from chatglm.engine.bad_words import BadWords, TokenTexts
 from chatglm.engine.blocks import BlockManager
 from chatglm.engine.cache import KVCache
 from chatglm.engine.config import EngineConfig
@@ -31,6 +33,7 @@ class Engine:
         model: a network of this package, or stock GLM, in eval mode.
         config: limits; see `EngineConfig`.
         new_decoder: makes an ids-to-text decoder; needed for stop strings and for `Output.text`.
+        token_texts: tells the bytes each token adds to a text; called when `bad_words` first need it.
         draft_model: a smaller network with the same vocabulary, for requests with `draft="model"`.
     """
 
@@ -38,11 +41,13 @@ class Engine:
         self,
         model: Any,
         config: EngineConfig | None = None,
-        new_decoder: Any = None,
+        new_decoder: Callable[[], Decoder] | None = None,
+        token_texts: Callable[[], Sequence[bytes]] | None = None,
         draft_model: Any = None,
     ) -> None:
         self.config = config = config or EngineConfig()
         self.model, self.new_decoder = model.eval(), new_decoder
+        self.token_texts = lru_cache(maxsize=1)(lambda: TokenTexts(token_texts())) if token_texts else None
         self.context = int(model.config.max_position_embeddings)
         quantized = config.kv_dtype == "int8"
         most = self.context * config.max_running
@@ -85,8 +90,9 @@ class Engine:
         request = Request(list(prompt_ids), params, stop_ids, adapter, after)
         self.check_request(request)
         if self.new_decoder is not None:
-            decoder: Decoder = self.new_decoder()
-            request.stops = StopStrings(decoder, params.stop)
+            request.stops = StopStrings(self.new_decoder(), params.stop)
+        if params.bad_words and self.token_texts is not None:
+            request.bad_words = BadWords(self.token_texts(), params.bad_words)
         with self.lock:
             self.scheduler.add(request)
         return request
@@ -232,6 +238,8 @@ class Engine:
             )
         if params.stop and self.new_decoder is None:
             raise RequestError("stop strings need a decoder; make the engine with new_decoder=")
+        if params.bad_words and self.token_texts is None:
+            raise RequestError("bad_words need to know what tokens mean; make the engine with token_texts=")
         if params.draft == "model" and self.drafter.draft_model is None:
             raise RequestError('draft="model" needs a draft model; make the engine with draft_model=')
 

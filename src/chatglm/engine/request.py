@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, Protocol
 
+from chatglm.engine.bad_words import BadWords
 from chatglm.engine.stopping import StopStrings
 from chatglm.errors import RequestError
 
@@ -37,6 +38,7 @@ class SamplingParams:
         repetition_penalty: above 1 makes tokens of the prompt and the answer less likely (arXiv:1909.05858).
         presence_penalty, frequency_penalty: subtracted from the logits of tokens of the answer, once or per use.
         logit_bias: added to the logits of single tokens.
+        bad_words: texts that must not appear in the answer, in whatever tokens.
         bad_words_ids: token sequences that must not appear in the answer.
         seed: same seed, same tokens, whatever else is in the batch. None: a fresh seed, kept in `Request.seed`.
         stop_token_ids: end the answer; not part of it.
@@ -60,6 +62,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_words: Sequence[str] = ()
     bad_words_ids: Sequence[Sequence[int]] = ()
     seed: int | None = None
     stop_token_ids: Sequence[int] = ()
@@ -90,7 +93,9 @@ class SamplingParams:
             _require(self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "at most max_tokens")
         if self.logprobs is not None:
             _require(_whole(self.logprobs) and 0 <= self.logprobs <= 20, "logprobs", self.logprobs, "between 0 and 20")
-        _require(not isinstance(self.stop, str) and all(self.stop), "stop", self.stop, "a list of texts, none empty")
+        right = "a list of texts, none empty"
+        _require(not isinstance(self.stop, str) and all(self.stop), "stop", self.stop, right)
+        _require(not isinstance(self.bad_words, str) and all(self.bad_words), "bad_words", self.bad_words, right)
         _require(all(self.bad_words_ids), "bad_words_ids", self.bad_words_ids, "a list of non-empty lists of ids")
 
     @property
@@ -150,6 +155,7 @@ class Request:
     adapter: str | None = None
     after: "Request | None" = None  # wait until that one's prompt is in the cache, to share it
     stops: StopStrings | None = None
+    bad_words: BadWords | None = None
     request_id: int = field(default_factory=lambda: next(_ids))
 
     status: Status = Status.WAITING

@@ -130,6 +130,8 @@ def banned_ids(row: Row) -> list[int]:
         for word in params.bad_words_ids
         if len(word) == 1 or (len(context) >= len(word) - 1 and context[1 - len(word) :] == list(word[:-1]))
     ]
+    if row.request.bad_words is not None:
+        banned.extend(row.request.bad_words.banned(context[len(row.request.prompt_ids) :]))
     if row.num_output < params.min_tokens:
         banned.extend(row.request.stop_ids)
     return banned

@@ -56,7 +56,7 @@ class OfficialHabits:
         The response is a text; a dict `{"name", "parameters"}` for a call of a tool offered in the first history item
         (`{"name", "content", "error"}` if it cannot be read); `{"name": "interpreter", "content"}` for code. With a
         ChatGLM2 tokenizer the history is a list of pairs. It samples unless `do_sample=False`. Further options:
-        `seed`, and all of `generate()`.
+        `seed`; `bad_words`, texts that must not be written in whatever tokens; and all of `generate()`.
 
         Raises:
             PromptError: no room for an answer within `max_length`, or an unknown role.

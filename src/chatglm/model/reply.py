@@ -6,6 +6,7 @@ Answers come from the engine; what only `generate()` can do (beams, a caller's o
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 # Our names on the left, generate()'s on the right; whatever is not here is for generate() alone.
 _ENGINE_OPTIONS = {
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "bad_words_ids", "min_new_tokens", "do_sample",
-    "presence_penalty", "frequency_penalty", "draft",
+    "presence_penalty", "frequency_penalty", "bad_words", "draft",
 }  # fmt: skip
 _NEUTRAL: dict[str, Any] = {"num_beams": 1, "logits_processor": None, "use_cache": True, "stopping_criteria": None}
-_ENGINE_ONLY = {"presence_penalty", "frequency_penalty", "draft"}
+_ENGINE_ONLY = {"presence_penalty", "frequency_penalty", "bad_words", "draft"}
 _SAMPLING_ONLY = ("temperature", "top_p", "top_k", "min_p")
 
 
@@ -209,9 +210,20 @@ def engine_for(model: Any, tokenizer: Any) -> "Engine":
     if _fingerprints.get(model) != fingerprint or model not in _engines:
         config = EngineConfig(num_tokens=tokenizer.vocab_size, kv_memory=context_memory(model), max_running=8)
         _engines.pop(model, None)
-        _engines[model] = Engine(model, config)
+        _engines[model] = Engine(model, config, token_texts=partial(token_texts, tokenizer))
         _fingerprints[model] = fingerprint
     return _engines[model]
+
+
+def token_texts(tokenizer: Any) -> list[bytes]:
+    """The bytes each id adds to a text; none for special tokens."""
+    special = set(tokenizer.special_tokens.values()) | set(tokenizer.tokenizer.special_tokens.values())
+
+    def text(token_id: int) -> bytes:
+        surface = tokenizer.surface(token_id)
+        return bytes([surface]) if isinstance(surface, int) else str(surface).replace("\u2581", " ").encode()
+
+    return [b"" if token_id in special else text(token_id) for token_id in range(tokenizer.vocab_size)]
 
 
 def _fingerprint(model: Any) -> int:
