@@ -1,7 +1,85 @@
-"""Run, serve, tune, quantize and evaluate ChatGLM3-6B and ChatGLM2-6B on today's PyTorch and transformers."""
+"""Run, serve, tune, quantize and evaluate ChatGLM3-6B and ChatGLM2-6B on today's PyTorch and transformers.
 
-__version__ = "0.1.0"
+Importing this package makes ChatGLM known to transformers' Auto classes (see `_registration`) and costs no import of
+torch: the public names below are imported when they are first used.
+"""
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from chatglm import _registration
 
+if TYPE_CHECKING:
+    from chatglm.chat.message import Message, Role, ToolCall
+    from chatglm.errors import ChatGLMError
+    from chatglm.load import load
+    from chatglm.model.config import ChatGLMConfig
+    from chatglm.model.network import (
+        ChatGLMForConditionalGeneration,
+        ChatGLMForSequenceClassification,
+        ChatGLMModel,
+    )
+    from chatglm.model.tokenizer import ChatGLMTokenizer
+
+__version__ = "0.1.0"
+
+# public name -> the module it lives in
+_HOMES = {
+    "ChatGLMConfig": "chatglm.model.config",
+    "ChatGLMError": "chatglm.errors",
+    "ChatGLMForConditionalGeneration": "chatglm.model.network",
+    "ChatGLMForSequenceClassification": "chatglm.model.network",
+    "ChatGLMModel": "chatglm.model.network",
+    "ChatGLMTokenizer": "chatglm.model.tokenizer",
+    "Message": "chatglm.chat.message",
+    "Role": "chatglm.chat.message",
+    "ToolCall": "chatglm.chat.message",
+    "load": "chatglm.load",
+}
+
+__all__ = [
+    "ChatGLMConfig",
+    "ChatGLMError",
+    "ChatGLMForConditionalGeneration",
+    "ChatGLMForSequenceClassification",
+    "ChatGLMModel",
+    "ChatGLMTokenizer",
+    "Message",
+    "Role",
+    "ToolCall",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(_unknown(name))
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+def _unknown(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, _HOMES, n=1)
+    return f"module 'chatglm' has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+class _Package(ModuleType):
+    """Keeps `chatglm.load` the function: importing the module `chatglm.load` would put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value.load if name == "load" and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package
 _registration.install()

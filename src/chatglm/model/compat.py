@@ -135,16 +135,14 @@ class OfficialHabits:
         prompt = tokenizer.build_prompt(query, history=history)
         return tokenizer([prompt], return_tensors="pt").to(_device(self))
 
-    def build_stream_inputs(
-        self, tokenizer: Any, query: str, history: Sequence[tuple[str, str]] | None = None
-    ) -> BatchEncoding:
+    def build_stream_inputs(self, tokenizer: Any, query: str, history: Sequence[tuple[str, str]] | None = None) -> Any:
         """ChatGLM2's piece for one more turn over an old cache; the whole prompt where there is no history."""
         if not history:
             return tokenizer([f"[Round 1]\n\n问：{query}\n\n答："], return_tensors="pt").to(_device(self))
         ids = tokenizer.tokenizer.encode(f"\n\n[Round {len(history) + 1}]\n\n问：{query}\n\n答：")[1:]
         inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
         inputs["position_ids"] = torch.arange(len(ids))[None]
-        return BatchEncoding(inputs).to(_device(self))  # type: ignore[no-any-return]
+        return BatchEncoding(inputs).to(_device(self))
 
     def quantize(self, bits: int, empty_init: bool = False, device: Any = None, **kwargs: Any) -> Any:
         """Store the four linears of every layer in 8 or 4 bits, in place, in the official row-wise scheme.

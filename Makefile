@@ -1,0 +1,65 @@
+# Everything runs in its own virtual environment, which is created and filled on first use and again whenever
+# pyproject.toml or constraints.txt changed. Needed on the machine: Python 3.10 to 3.13 and make.
+#
+#   make chat                      talk to the embedded tiny model
+#   make chat MODEL=folder-or-name talk to real weights
+#   make test                      run the tests            (ARGS= goes to pytest)
+#   make check                     format, lint, types, import table, generated docs
+#   make format                    rewrite the sources in the house format
+#   make docs                      regenerate docs/cli.md and the transcripts in the READMEs
+#   make clean                     remove the environment and all caches
+
+VENV ?= .venv
+PYTHON ?=
+PIP_ARGS ?=
+MODEL ?=
+ARGS ?=
+
+python := $(VENV)/bin/python
+# Compiling every file of torch and transformers would double the time of an install; what is imported is compiled then.
+install := $(python) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+run_ready := $(VENV)/.ready-run
+dev_ready := $(VENV)/.ready-dev
+
+.PHONY: help chat test check format docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(run_ready): pyproject.toml constraints.txt scripts/venv.sh
+	@PYTHON="$(PYTHON)" sh scripts/venv.sh $(VENV)
+	@echo "make: installing chatglm into $(VENV) (PyTorch is large: a few minutes on a slow line)" >&2
+	@$(install) -e .
+	@touch $@
+
+$(dev_ready): pyproject.toml constraints.txt scripts/venv.sh
+	@PYTHON="$(PYTHON)" sh scripts/venv.sh $(VENV)
+	@echo "make: installing chatglm[dev] into $(VENV) (PyTorch is large: a few minutes on a slow line)" >&2
+	@$(install) -e '.[dev]'
+	@touch $(run_ready) $@
+
+chat: $(run_ready)
+	@$(VENV)/bin/chatglm chat $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+test: $(dev_ready)
+	$(python) -m pytest $(ARGS)
+
+check: $(dev_ready)
+	$(python) -m ruff format --check .
+	$(python) -m ruff check .
+	$(python) -m mypy
+	$(python) -m pytest --quiet tests/test_rooms.py
+	$(python) docs/generate_cli.py --check
+
+format: $(dev_ready)
+	$(python) -m ruff format .
+	$(python) -m ruff check --fix .
+
+docs: $(dev_ready)
+	$(python) docs/generate_cli.py
+	$(python) docs/generate_transcript.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

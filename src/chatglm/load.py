@@ -1,0 +1,266 @@
+"""From a folder or hub name to a model and its tokenizer, with defaults that fit the machine.
+
+The one place where model, storage and adapters meet. What a checkpoint is made of is `model/`'s knowledge, how smaller
+weights work is `quant/`'s.
+"""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.utils import logging
+
+from chatglm import hub as hubs
+from chatglm.errors import CheckpointError, ConfigError, HubError
+from chatglm.model.adapters import attach_lora, load_prefix
+from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning
+from chatglm.model.weights import WeightFolder
+
+if TYPE_CHECKING:
+    from chatglm.model.tokenizer import ChatGLMTokenizer
+
+_SMALL = 2 * 10**9  # bytes of a float32 copy that is no burden anywhere
+_ROOM = 1.2  # how much more memory than a float32 copy must be free to choose it
+
+
+def load(
+    name_or_folder: str | Path | None = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    device_map: Any = None,
+    quantize: int | str | None = None,
+    dequantize: bool = False,
+    adapter: str | Path | None = None,
+    merge_adapter: bool = False,
+    prefix: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    hub: str | None = None,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    rope_ratio_meaning: RopeRatioMeaning | None = None,
+) -> tuple[Any, "ChatGLMTokenizer"]:
+    """Load a model and its tokenizer, ready to answer.
+
+    Args:
+        name_or_folder: a folder, a hub name, an adapter folder whose base model is at hand; None: the embedded model.
+        dtype: of the weights; "auto" is that of the checkpoint. By default what `default_dtype` chooses.
+        device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
+        device_map: several devices, as in transformers; instead of `device`.
+        quantize: 4 or 8 (or "int4", "int8"): the official row-wise format, in memory.
+        dequantize: give an INT8 / INT4 checkpoint full weights, exactly as stored; by default it stays quantized.
+        adapter: LoRA folder or hub name to attach; with `merge_adapter` it becomes part of the weights.
+        prefix: P-Tuning v2 file or folder.
+        tokenizer: folder of the tokenizer, where the model's has none.
+        hub, revision: as for `chatglm.hub.resolve`.
+        attn_implementation: "sdpa" (default), "eager", "flash_attention_2", ...
+        rope_ratio_meaning: "base" or "position", for folders that set `rope_ratio` and do not tell.
+
+    Returns:
+        The model in evaluation mode, and its tokenizer.
+
+    Raises:
+        HubError: the name leads nowhere. CheckpointError: damaged or unfitting files. ConfigError: contradictory
+        options. MissingExtraError: an option needs a package that is not installed.
+    """
+    bits = parse_bits(quantize)
+    if device_map is not None and (device is not None or bits is not None):
+        raise ConfigError("device_map cannot be combined with device or quantize; give one of them")
+    folder = demo_folder() if name_or_folder is None else hubs.resolve(name_or_folder, hub=hub, revision=revision)
+    folder, adapter = _split_adapter(folder, adapter, hub)
+    overrides = {} if rope_ratio_meaning is None else {"rope_ratio_meaning": rope_ratio_meaning}
+    config = read_config(folder, **overrides)
+    place = None if device_map is not None else torch.device(device or best_device())
+    chosen = _choose_dtype(dtype, folder, place)
+    language = _load_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
+    options: dict[str, Any] = {"config": config, "dequantize": dequantize}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    if bits is not None:  # from the weights as stored; the device never holds them whole
+        options["dtype"] = "auto"
+    else:
+        options |= {"dtype": chosen, "device_map": device_map or _device_map(place)}
+    model = _load_model(folder, options, prefix)
+    if adapter is not None and merge_adapter:
+        model = attach_lora(model, hubs.resolve(adapter, hub=hub), merge=True)
+    if bits is not None:
+        model = _quantize(model, bits, chosen)
+    if adapter is not None and not merge_adapter:
+        model = attach_lora(model, hubs.resolve(adapter, hub=hub))
+    return (model if place is None else model.to(place)).eval(), language
+
+
+def best_device() -> str:
+    """The kind of device to use when nobody says: "cuda" or "mps" where there is one, else "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def default_dtype(folder: str | Path, device: torch.device | str | None = None) -> torch.dtype:
+    """The dtype to hold a checkpoint's floating point weights in, when nobody says.
+
+    On an accelerator, and for float32 checkpoints: the checkpoint's own. On a CPU half precision is a question of the
+    chip: float32 where that takes under 2 GB; bfloat16 where the chip multiplies it (AVX512-BF16, AMX: half the memory
+    and several times the speed of float32 on long prompts; float16 is slow there); else float32 if memory allows; else
+    bfloat16.
+    """
+    weights = WeightFolder(folder)
+    floats = [info for info in weights.tensors.values() if info.dtype.is_floating_point]
+    stored = max(floats, key=lambda info: info.num_elements).dtype
+    if torch.device(device or best_device()).type != "cpu" or stored == torch.float32:
+        return stored
+    needed = 4 * sum(info.num_elements for info in floats)
+    if needed < _SMALL:
+        return torch.float32
+    if _has_native_bfloat16() or needed * _ROOM > available_memory():
+        return torch.bfloat16
+    return torch.float32
+
+
+def demo_folder() -> Path:
+    """The folder of the embedded model.
+
+    Raises:
+        CheckpointError: this installation lacks it.
+    """
+    folder = Path(str(resources.files("chatglm.demo"))) / "weights"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"the embedded model is missing from this installation: no {folder / 'config.json'}")
+    return folder
+
+
+def parse_bits(quantize: int | str | None) -> int | None:
+    """4 or 8 from 4, 8, "4", "int8", ...; None stays None.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if quantize is None:
+        return None
+    text = str(quantize).lower().removeprefix("int")
+    if text not in ("4", "8"):
+        raise ConfigError(f'quantize is {quantize!r}; it must be 4 or 8 ("int4", "int8")')
+    return int(text)
+
+
+def read_config(folder: Path, **overrides: Any) -> ChatGLMConfig:
+    """The configuration of an official folder.
+
+    Raises:
+        CheckpointError: no config.json, or that of another kind of model, named with what can be done.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        names = ", ".join(sorted(found.name for found in folder.iterdir())[:20])
+        raise CheckpointError(f"{folder} has no config.json; found {names or 'an empty folder'}")
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if "inner_hidden_size" in kind:
+        raise CheckpointError(
+            f"{folder} is a first-generation ChatGLM-6B; this package runs ChatGLM2-6B and ChatGLM3-6B"
+        )
+    if kind.get("model_type") == "glm":
+        raise CheckpointError(f"{folder} is in the stock GLM form; `chatglm convert SRC DST --to official` rewrites it")
+    if kind.get("model_type") != "chatglm":
+        raise CheckpointError(f"{path} has model_type {kind.get('model_type')!r}; a ChatGLM folder has 'chatglm'")
+    config: ChatGLMConfig = ChatGLMConfig.from_pretrained(folder, **overrides)
+    return config
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be taken without swapping; a guess of 8 GB where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return 8 * 10**9
+
+
+def _has_native_bfloat16() -> bool:
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def _choose_dtype(dtype: torch.dtype | str | None, folder: Path, place: torch.device | None) -> torch.dtype | str:
+    if dtype is None:
+        return default_dtype(folder, place)
+    if isinstance(dtype, str) and dtype != "auto":
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise ConfigError(f'dtype is {dtype!r}; it must be "float32", "float16", "bfloat16" or "auto"')
+        return found
+    return dtype
+
+
+def _split_adapter(folder: Path, adapter: str | Path | None, hub: str | None) -> tuple[Path, str | Path | None]:
+    """For a folder that is itself an adapter: its base model and the folder as adapter."""
+    path = folder / "adapter_config.json"
+    if (folder / "config.json").is_file() or not path.is_file() or adapter is not None:
+        return folder, adapter
+    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise CheckpointError(
+            f"{folder} is an adapter and names no base model; load the base and pass adapter={folder}"
+        )
+    try:
+        return hubs.resolve(base, hub=hub), folder
+    except HubError as error:
+        raise CheckpointError(
+            f"{folder} is an adapter for {base!r}, which is not to be had here; "
+            f"load the base model from where it is now and pass adapter={str(folder)!r}"
+        ) from error
+
+
+def _load_tokenizer(folder: Path) -> "ChatGLMTokenizer":
+    from chatglm.model.tokenizer import ChatGLMTokenizer
+
+    if not (folder / "tokenizer.model").is_file():
+        raise CheckpointError(f"{folder} has no tokenizer.model; copy it from the base model, or pass tokenizer=FOLDER")
+    result: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(folder)
+    return result
+
+
+def _device_map(place: torch.device | None) -> dict[str, torch.device] | None:
+    """Straight to the device where accelerate can do that; otherwise the model is moved afterwards."""
+    if place is None or place.type == "cpu" or importlib.util.find_spec("accelerate") is None:
+        return None
+    return {"": place}
+
+
+def _load_model(folder: Path, options: dict[str, Any], prefix: str | Path | None) -> Any:
+    from chatglm.model.network import ChatGLMForConditionalGeneration
+
+    with _progress_bar_if_long(folder):
+        model = ChatGLMForConditionalGeneration.from_pretrained(folder, **options)
+    return model if prefix is None else load_prefix(model, prefix)
+
+
+@contextmanager
+def _progress_bar_if_long(folder: Path) -> Iterator[None]:
+    """transformers shows its bar also for what takes a tenth of a second."""
+    hide = WeightFolder(folder).num_bytes < _SMALL and logging.is_progress_bar_enabled()
+    if hide:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()
+
+
+def _quantize(model: Any, bits: int, dtype: torch.dtype | str) -> Any:
+    """What is not quantized takes `dtype` afterwards."""
+    from chatglm.quant.linear import quantize_rowwise
+
+    quantize_rowwise(model, bits)
+    return model.to(dtype) if isinstance(dtype, torch.dtype) else model

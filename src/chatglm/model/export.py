@@ -1,0 +1,244 @@
+"""Official folders as stock GLM folders and back, tensor by tensor, bit for bit.
+
+Only names differ, and query, key and value lie apart in stock GLM; no number changes.
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatglm.errors import CheckpointError
+from chatglm.model.checkpoint import (
+    EMBEDDING,
+    FINAL_NORM,
+    INV_FREQ,
+    LAYERS,
+    OUTPUT,
+    Dequantize,
+    canonical_name,
+    expected_shapes,
+    official_inv_freq,
+    stored_tensors,
+    verify_folder,
+)
+from chatglm.model.config import ChatGLMConfig
+from chatglm.model.fast_tokenizer import stock_tokenizer, tokenizer_config
+from chatglm.model.packing import PARTS, merge_rows, part_size, split_rows
+from chatglm.model.saving import Source, save_tensors
+from chatglm.model.stock_glm import check_expressible, end_ids, glm_config, has_roles, official_config
+from chatglm.model.weights import DTYPES, WeightFolder
+
+# What the GLM form cannot hold of the official folder: its config.json, inv_freq and division into files.
+SIDE_FILE = "chatglm_official.json"
+_OUTER = {
+    EMBEDDING: "model.embed_tokens.weight",
+    f"{FINAL_NORM}.weight": "model.norm.weight",
+    OUTPUT: "lm_head.weight",
+}
+_INNER = {
+    "input_layernorm.weight": "input_layernorm.weight",
+    "self_attention.dense.weight": "self_attn.o_proj.weight",
+    "post_attention_layernorm.weight": "post_attention_layernorm.weight",
+    "mlp.dense_h_to_4h.weight": "mlp.gate_up_proj.weight",
+    "mlp.dense_4h_to_h.weight": "mlp.down_proj.weight",
+}
+_LAYER_TENSOR = re.compile(re.escape(LAYERS) + r"\.(\d+)\.(.+)")
+
+
+def to_glm(
+    source: str | Path,
+    target: str | Path,
+    *,
+    max_shard_size: int | str | None = None,
+    dequantize: Dequantize | None = None,
+) -> Path:
+    """Write an official folder as a stock GLM folder (`GlmForCausalLM`): config, generation config and weights.
+
+    Args:
+        source: official folder, full weights; quantized ones need `dequantize`.
+        target: folder to write; made when missing. Must not be `source`.
+        max_shard_size: size limit of a weight file; by default the size of the source's.
+
+    Raises:
+        ConfigError: the configuration has a feature stock GLM cannot express; the message names the key.
+        CheckpointError: damaged or unfitting weights; `target` is `source`.
+    """
+    source, target = _two_folders(source, target)
+    config: ChatGLMConfig = ChatGLMConfig.from_pretrained(source)
+    check_expressible(config)
+    if config.quantization_bit and dequantize is None:
+        raise CheckpointError(
+            f"{source} holds quantized weights; stock GLM needs full ones: dequantize them on the way"
+        )
+    weights = verify_folder(source, config)
+    official = stored_tensors(weights, bits=config.quantization_bit, dequantize=dequantize)
+    save_tensors(target, _glm_sources(config, official), max_shard_size or _shard_size(weights))
+    dtype = official[EMBEDDING].dtype
+    eos = end_ids(source, config)
+    _write_json(target / "config.json", glm_config(config, dtype, eos))
+    generation = {"eos_token_id": eos, "pad_token_id": config.pad_token_id, "do_sample": True}
+    _write_json(target / "generation_config.json", generation | {"top_p": 0.8, "temperature": 0.8})
+    if not config.quantization_bit:
+        _write_json(target / SIDE_FILE, _side_file(source, config, weights))
+    _write_stock_tokenizer(source, target, config)
+    return target
+
+
+def to_official(source: str | Path, target: str | Path, *, max_shard_size: int | str | None = None) -> Path:
+    """Write a stock GLM folder in the official layout; a folder made by `to_glm` comes back bit for bit.
+
+    Raises:
+        ConfigError: the folder is no GLM folder, or has a feature the official layout cannot express.
+        CheckpointError: damaged, missing or unfitting weights; `target` is `source`.
+    """
+    source, target = _two_folders(source, target)
+    stock = _read_json(source / "config.json")
+    side = _read_side_file(source)
+    options = side["config"] if side else official_config(stock)
+    config: ChatGLMConfig = ChatGLMConfig.from_dict(dict(options))
+    weights = WeightFolder(source)
+    official = _official_sources(config, stored_tensors(weights, rename=str), source)
+    if side:
+        official[INV_FREQ] = Source.of(torch.tensor(side["inv_freq"], dtype=DTYPES[side["inv_freq_dtype"]]))
+    layout = side["files"] if side and max_shard_size is None else None
+    save_tensors(target, official, max_shard_size or _shard_size(weights), layout=layout)
+    _write_json(target / "config.json", options)
+    _write_official_tokenizer(source, target, side)
+    return target
+
+
+def _glm_sources(config: ChatGLMConfig, official: Mapping[str, Source]) -> dict[str, Source]:
+    """The tensors under stock names, in the order of the official file."""
+    result = {}
+    for name, source in official.items():
+        if name in _OUTER:
+            result[_OUTER[name]] = source
+        elif match := _LAYER_TENSOR.fullmatch(name):
+            prefix, rest = f"model.layers.{match[1]}.", match[2]
+            if rest in _INNER:
+                result[prefix + _INNER[rest]] = source
+            else:
+                kind = rest.rpartition(".")[2]
+                result |= {f"{prefix}self_attn.{p}_proj.{kind}": _part(config, source, p) for p in PARTS}
+    return result
+
+
+def _part(config: ChatGLMConfig, fused: Source, part: str) -> Source:
+    shape = (part_size(config, part), *fused.shape[1:])
+    return Source(shape, fused.dtype, lambda: split_rows(config, fused.read(), part))
+
+
+def _official_sources(config: ChatGLMConfig, stock: Mapping[str, Source], folder: Path) -> dict[str, Source]:
+    """The tensors under official names and in official order, every shape checked."""
+    result = {}
+    for name, shape in expected_shapes(config).items():
+        source = _official_source(config, name, stock, folder)
+        if source.shape != shape:
+            raise CheckpointError(f"{folder}: {name!r} would have shape {list(source.shape)}, expected {list(shape)}")
+        result[name] = source
+    return result
+
+
+def _official_source(config: ChatGLMConfig, name: str, stock: Mapping[str, Source], folder: Path) -> Source:
+    def take(stock_name: str) -> Source:
+        if stock_name not in stock:
+            raise CheckpointError(f"{folder}: tensor {stock_name!r} is missing; it becomes {name!r}")
+        return stock[stock_name]
+
+    if name == INV_FREQ:
+        return Source.of(official_inv_freq(config, take(_OUTER[EMBEDDING]).dtype))
+    if name in _OUTER:
+        return take(_OUTER[name])
+    match = _LAYER_TENSOR.fullmatch(name)
+    assert match is not None, name
+    prefix, rest = f"model.layers.{match[1]}.", match[2]
+    if rest in _INNER:
+        return take(prefix + _INNER[rest])
+    query, key, value = (take(f"{prefix}self_attn.{part}_proj.{rest.rpartition('.')[2]}") for part in PARTS)
+    shape = (query.shape[0] + key.shape[0] + value.shape[0], *query.shape[1:])
+    return Source(shape, query.dtype, lambda: merge_rows(config, query.read(), key.read(), value.read()))
+
+
+def _two_folders(source: str | Path, target: str | Path) -> tuple[Path, Path]:
+    source, target = Path(source), Path(target)
+    if source.resolve() == target.resolve():
+        raise CheckpointError(f"source and target are both {source}; give another folder to write to")
+    if not (source / "config.json").is_file():
+        raise CheckpointError(
+            f"{source} has no config.json; a checkpoint is a folder with config.json and weight files"
+        )
+    return source, target
+
+
+def _shard_size(weights: WeightFolder) -> int:
+    """A limit that gives about as many files as there are: no limit for one, else the bytes of the largest."""
+    if weights.index_file is None:
+        return sys.maxsize
+    return max(file.stat().st_size for file in weights.files)
+
+
+def _side_file(source: Path, config: ChatGLMConfig, weights: WeightFolder) -> dict[str, Any]:
+    name = next((name for name in weights.tensors if canonical_name(name) == INV_FREQ), None)
+    stored = weights.read(name) if name else official_inv_freq(config)
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    words = source / "tokenizer_config.json"
+    return {
+        "about": "what `chatglm convert --to official` needs to write the original folder again, bit for bit",
+        "config": _read_json(source / "config.json"),
+        "tokenizer_config": _read_json(words) if words.is_file() else None,
+        "inv_freq": stored.double().tolist(),
+        "inv_freq_dtype": codes[stored.dtype],
+        "files": {canonical_name(name): info.file.name for name, info in weights.tensors.items()},
+    }
+
+
+def _read_side_file(folder: Path) -> dict[str, Any] | None:
+    path = folder / SIDE_FILE
+    if not path.is_file():
+        return None
+    side = _read_json(path)
+    shapes: dict[str, type] = {"config": dict, "inv_freq": list, "inv_freq_dtype": str, "files": dict}
+    wrong = [key for key, kind in shapes.items() if not isinstance(side.get(key), kind)]
+    if wrong or side["inv_freq_dtype"] not in DTYPES:
+        raise CheckpointError(
+            f"{path} is damaged ({', '.join(wrong) or 'inv_freq_dtype'}); delete it to convert without it"
+        )
+    return side
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}; it must be a JSON object")
+    return value
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_stock_tokenizer(source: Path, target: Path, config: ChatGLMConfig) -> None:
+    """The tokenizer for programs without this package; the SentencePiece file goes along for those with it."""
+    model_file = source / "tokenizer.model"
+    if not model_file.is_file():
+        return
+    roles = has_roles(source, config)
+    shutil.copyfile(model_file, target / model_file.name)
+    stock_tokenizer(model_file, roles=roles).save(str(target / "tokenizer.json"))
+    _write_json(target / "tokenizer_config.json", tokenizer_config(config.seq_length, roles=roles))
+
+
+def _write_official_tokenizer(source: Path, target: Path, side: Mapping[str, Any] | None) -> None:
+    if (source / "tokenizer.model").is_file():
+        shutil.copyfile(source / "tokenizer.model", target / "tokenizer.model")
+    if side and side.get("tokenizer_config") is not None:
+        _write_json(target / "tokenizer_config.json", side["tokenizer_config"])

@@ -1,0 +1,196 @@
+"""`from_pretrained` and `save_pretrained` for official folders: transformers loads, this file checks and translates."""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from chatglm.errors import CheckpointError
+from chatglm.model import checkpoint
+from chatglm.model.config import ChatGLMConfig
+from chatglm.model.saving import OFFICIAL_SHARD_SIZE, save_tensors
+from chatglm.model.weights import WeightFolder
+
+if TYPE_CHECKING:
+    from chatglm.model.network import ChatGLMPreTrainedModel
+
+_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+# With one of these the weights are not the plain files of the folder, and transformers judges them alone.
+_FOREIGN_WEIGHTS = ("gguf_file", "variant", "quantization_config", "state_dict", "key_mapping", "distributed_config")
+# What save_pretrained of transformers must do itself.
+_FOREIGN_SAVING = ("push_to_hub", "variant", "distributed_checkpoint")
+# Parts a folder may lack as a whole: they are then new, as for every transformers model.
+_MAY_BE_NEW = (checkpoint.CLASSIFIER, checkpoint.PREFIX)
+
+
+class OfficialCheckpoints(PreTrainedModel):
+    """Mixin over PreTrainedModel; `checkpoint_head` says which head's tensors a folder must hold."""
+
+    checkpoint_head: checkpoint.Head = "causal_lm"
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *model_args: Any,
+        config: ChatGLMConfig | str | Path | None = None,
+        dequantize: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load an official folder, checked before a model is built; the options are those of transformers and one more.
+
+        Args:
+            pretrained_model_name_or_path: folder, or a name transformers resolves on the Hugging Face hub.
+            config: configuration to use instead of the folder's own.
+            dequantize: turn official INT8 / INT4 storage into full weights, exactly as stored. By default a quantized
+                folder stays quantized in memory.
+
+        Raises:
+            CheckpointError: damaged, incomplete or unfitting weights, naming file, tensor and shapes.
+        """
+        if kwargs.get("weights_only") is False:
+            raise CheckpointError("weights_only=False would run code found in a .bin file; only tensors are ever read")
+        name = pretrained_model_name_or_path
+        if name is None or any(kwargs.get(key) is not None for key in _FOREIGN_WEIGHTS):
+            return super().from_pretrained(name, *model_args, config=config, **kwargs)
+        config = cls._resolve_config(name, config, kwargs)
+        weights = cls._verify(Path(name) / kwargs.get("subfolder", ""), config, kwargs)
+        options = kwargs | {"output_loading_info": True}
+        if weights is not None and (dequantize or _needs_cast(weights, config, kwargs)):
+            model, info = cls._load_from_sources(weights, config, dequantize, model_args, options)
+        else:
+            options |= _quantized_options(name, config, weights, dequantize)
+            loaded: Any = super().from_pretrained(name, *model_args, config=config, **options)
+            model, info = loaded
+        _check_loaded(info, name, bool(kwargs.get("ignore_mismatched_sizes")))
+        if weights is not None:
+            checkpoint.keep_inv_freq(model, weights)
+        return (model, info) if kwargs.get("output_loading_info") else model
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        max_shard_size: int | str = OFFICIAL_SHARD_SIZE,
+        **kwargs: Any,
+    ) -> None:
+        """Write config.json, generation_config.json and the weights in the official layout.
+
+        An attached adapter, `push_to_hub`, `variant` and `distributed_checkpoint` go through transformers' own code.
+        """
+        if getattr(self, "_hf_peft_config_loaded", False) or any(kwargs.get(key) for key in _FOREIGN_SAVING):
+            kwargs |= {"is_main_process": is_main_process, "max_shard_size": max_shard_size}
+            super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+            return
+        if not is_main_process:
+            return
+        sources = checkpoint.official_sources(cast("ChatGLMPreTrainedModel", self), state_dict)
+        self.config.dtype = str(self.dtype).removeprefix("torch.")
+        if self.checkpoint_head == "causal_lm":
+            self.config.architectures = ["ChatGLMModel"]  # the name official files carry, and other engines look for
+        else:
+            self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(save_directory)
+        if self.can_generate():
+            self.generation_config.save_pretrained(save_directory)
+        save_tensors(save_directory, sources, max_shard_size)
+
+    @classmethod
+    def _resolve_config(
+        cls, name: str | Path, config: ChatGLMConfig | str | Path | None, kwargs: dict[str, Any]
+    ) -> ChatGLMConfig:
+        """The configuration, with the keyword arguments that are configuration keys taken out of `kwargs`."""
+        if isinstance(config, ChatGLMConfig):
+            return config
+        known = ChatGLMConfig()
+        keys = [key for key in kwargs if hasattr(known, key) and key not in ("dtype", "torch_dtype")]
+        overrides = {key: kwargs.pop(key) for key in keys}
+        download = {key: kwargs[key] for key in _DOWNLOAD_OPTIONS if key in kwargs}
+        result: ChatGLMConfig = ChatGLMConfig.from_pretrained(config or name, **download, **overrides)
+        return result
+
+    @classmethod
+    def _verify(cls, folder: Path, config: ChatGLMConfig, kwargs: dict[str, Any]) -> WeightFolder | None:
+        """None for a hub name, and for an adapter folder, whose base model transformers looks up."""
+        if not folder.is_dir() or (folder / "adapter_config.json").is_file():
+            return None
+        ignore = bool(kwargs.get("ignore_mismatched_sizes"))
+        return checkpoint.verify_folder(folder, config, head=cls.checkpoint_head, ignore_shapes=ignore)
+
+    @classmethod
+    def _load_from_sources(
+        cls,
+        weights: WeightFolder,
+        config: ChatGLMConfig,
+        dequantize: bool,
+        model_args: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> tuple[Any, dict[str, Any]]:
+        """Read, dequantize and cast tensor by tensor: memory holds the result, one tensor, and no mapped file."""
+        from chatglm.quant import rowwise  # this room knows the storage only here, on the way in
+
+        config = copy.deepcopy(config)
+        bits = config.quantization_bit
+        target = _target_dtype(config, options)
+        sources = checkpoint.stored_tensors(
+            weights, bits=bits, dequantize=rowwise.dequantize if dequantize and bits else None, dtype=target
+        )
+        if dequantize:
+            config.quantization_bit = 0
+        options = {key: value for key, value in options.items() if key not in (*_DOWNLOAD_OPTIONS, "torch_dtype")}
+        options |= {"dtype": target, "state_dict": sources, **_quantized_options(weights.path, config, weights, False)}
+        loaded: Any = super().from_pretrained(None, *model_args, config=config, **options)
+        model, info = loaded
+        model.config.name_or_path = str(weights.path)
+        if model.can_generate() and (weights.path / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(weights.path)
+        return model, info
+
+
+def _target_dtype(config: ChatGLMConfig, options: dict[str, Any]) -> torch.dtype | None:
+    """The dtype transformers would choose; None where it depends on the files."""
+    asked = options.get("dtype") or options.get("torch_dtype") or "auto"
+    if asked == "auto":
+        asked = config.dtype
+    found = getattr(torch, asked, None) if isinstance(asked, str) else asked
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _needs_cast(weights: WeightFolder, config: ChatGLMConfig, kwargs: dict[str, Any]) -> bool:
+    """Whether plain loading would hold the mapped files beside their cast copy. Devices get their copy in streams."""
+    target = _target_dtype(config, kwargs)
+    if target is None or kwargs.get("device_map") is not None:
+        return False
+    dtypes = {info.dtype for name, info in weights.tensors.items() if not name.endswith(checkpoint.SCALE)}
+    return any(dtype.is_floating_point and dtype != target for dtype in dtypes)
+
+
+def _quantized_options(
+    name: str | Path, config: ChatGLMConfig, weights: WeightFolder | None, dequantize: bool
+) -> dict[str, Any]:
+    """What tells transformers that the weights are stored row-wise; nothing for full weights."""
+    if not config.quantization_bit:
+        return {}
+    if dequantize:
+        raise CheckpointError(f"dequantize=True needs a folder on this machine; {str(name)!r} is none")
+    from chatglm.quant.hf import RowwiseConfig  # this room knows the storage only here, on the way in
+
+    scales = [] if weights is None else [i.dtype for n, i in weights.tensors.items() if n.endswith(checkpoint.SCALE)]
+    return {"quantization_config": RowwiseConfig(config.quantization_bit, *scales[:1])}
+
+
+def _check_loaded(info: dict[str, Any], name: str | Path, ignore_shapes: bool) -> None:
+    """transformers fills what it did not find with random numbers and warns; here that is an error."""
+    problems = [f"{key} is missing" for key in info["missing_keys"] if not key.startswith(_MAY_BE_NEW)]
+    problems += [f"{key} is unexpected" for key in info["unexpected_keys"] if not key.startswith(_MAY_BE_NEW)]
+    if not ignore_shapes:
+        problems += [f"{key}: found {list(a)}, expected {list(b)}" for key, a, b in info["mismatched_keys"]]
+    problems += [str(message) for message in info.get("error_msgs", [])]
+    if problems:
+        shown = "; ".join(sorted(problems)[:8])
+        raise CheckpointError(f"the weights of {str(name)!r} do not fit the model ({len(problems)} problems): {shown}")

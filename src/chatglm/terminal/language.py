@@ -1,0 +1,153 @@
+"""What the program itself says, in English and Chinese. `choose` picks by the locale."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LANGUAGES = ("en", "zh")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Every sentence of the interactive program. Placeholders are filled with `str.format`."""
+
+    real_weights: str
+    loading: str
+    ready: str
+    help: str
+    leave_hint: str
+    stopped: str
+    stopped_at_once: str
+    said_nothing: str
+    limit_reached: str
+    limit_reached_once: str
+    tool_wanted: str
+    failed: str
+    failed_midway: str
+    too_long: str
+    unknown: str
+    did_you_mean: str
+    cleared: str
+    system_is: str
+    system_none: str
+    system_set: str
+    system_removed: str
+    file_missing: str
+    saved: str
+    loaded: str
+    other_vocabulary: str
+    nothing_to_retry: str
+    tokens: str
+    no_history_file: str
+    no_argument: str
+    statistics: str
+
+
+ENGLISH = Texts(
+    real_weights="To run real weights, leave and use --model FOLDER_OR_NAME.",
+    loading="Loading {model} ...",
+    ready="{model} is ready. Type a message and press Enter. /help shows the commands, /exit or Ctrl-D leaves.",
+    help="""\
+/clear          forget the conversation (the system prompt stays); the word clear does the same
+/system TEXT    set the system prompt; without TEXT show it; /system - removes it
+/save FILE      write the conversation to a JSON file
+/load FILE      go on with a saved conversation
+/retry          have the last message answered again
+/tokens         how much of the model's context the conversation takes
+/help           show this
+/exit           leave; so do the word stop and Ctrl-D
+
+Several lines:  Alt-Enter (or Escape, then Enter) begins a new line; so does Enter after a backslash \\ ;
+                or put the message between two lines of \"\"\"
+Stop an answer: Ctrl-C. What came so far stays in the conversation.
+Earlier input:  the arrow keys; Ctrl-R searches.
+A message that begins with a slash: begin it with two, //like this.""",
+    leave_hint="To leave press Ctrl-C again, Ctrl-D, or type /exit.",
+    stopped="[stopped; what came so far is kept]",
+    stopped_at_once="[stopped before anything was said; your message is back on the input line]",
+    said_nothing="[the model said nothing; your message is back on the input line]",
+    limit_reached="[cut off at the token limit; /tokens shows how much room is left]",
+    limit_reached_once="[the answer was cut off at the token limit]",
+    tool_wanted="[the model asks for a tool; there are none in this chat]",
+    failed="The answer failed: {error}\nThe conversation is as it was before; your message is back on the input line.",
+    failed_midway="The answer broke off: {error}\nWhat came so far stays in the conversation.",
+    too_long="The conversation with this message has {tokens} tokens, the limit is {limit}. Nothing was sent. "
+    "/clear starts afresh (/save FILE keeps this one first); your message is back on the input line.",
+    unknown="There is no command {command}.{suggestion} /help lists them all. Nothing was sent; "
+    "to send text that begins with a slash, begin it with two.",
+    did_you_mean=" Did you mean {command}?",
+    cleared="The conversation is forgotten.",
+    system_is="System prompt: {text}",
+    system_none="There is no system prompt. /system TEXT sets one.",
+    system_set="The system prompt is set.",
+    system_removed="The system prompt is removed.",
+    file_missing="{command} needs the name of a file: {command} FILE",
+    saved="Saved {count} messages to {path}.",
+    loaded="Loaded {count} messages from {path}.",
+    other_vocabulary="They were made with another vocabulary; their text is encoded anew.",
+    nothing_to_retry="There is no answer to try again.",
+    tokens="{tokens} of {limit} tokens are taken by {count} messages.",
+    no_history_file="Input history is not kept: {error}",
+    no_argument="{command} takes nothing after it, but {argument!r} stood there. Nothing was done.",
+    statistics="{prompt} prompt tokens, first token after {first} s; {new} tokens in {total} s, {speed} tokens/s",
+)
+
+CHINESE = Texts(
+    real_weights="要运行真正的权重，请退出后用 --model 指定文件夹或名称。",
+    loading="正在加载 {model} ……",
+    ready="{model} 已就绪。输入消息后按回车发送；/help 显示命令，/exit 或 Ctrl-D 退出。",
+    help="""\
+/clear          忘记对话（保留系统提示）；输入 clear 也可以
+/system 文本    设置系统提示；不带文本则显示；/system - 删除
+/save 文件      把对话写入 JSON 文件
+/load 文件      继续已保存的对话
+/retry          重新回答最后一条消息
+/tokens         对话占用了模型上下文的多少
+/help           显示本帮助
+/exit           退出；输入 stop 或按 Ctrl-D 也可以
+
+多行输入：Alt-Enter（或先按 Esc 再按回车）换行；行末写反斜杠 \\ 再按回车也是换行；
+          或者把消息放在两行 \"\"\" 之间
+停止回答：Ctrl-C，已经生成的部分留在对话里
+以前的输入：方向键；Ctrl-R 搜索
+消息以斜杠开头：写两个斜杠，//像这样""",
+    leave_hint="要退出，请再按一次 Ctrl-C，或按 Ctrl-D，或输入 /exit。",
+    stopped="[已停止；已经生成的部分保留]",
+    stopped_at_once="[还没有说出内容就停止了；您的消息已放回输入行]",
+    said_nothing="[模型没有说出内容；您的消息已放回输入行]",
+    limit_reached="[到达长度上限，回答被截断；/tokens 显示还剩多少]",
+    limit_reached_once="[回答到达长度上限，被截断]",
+    tool_wanted="[模型要求调用工具；这个对话里没有工具]",
+    failed="回答失败：{error}\n对话保持原样；您的消息已放回输入行。",
+    failed_midway="回答中断：{error}\n已经生成的部分留在对话里。",
+    too_long="加上这条消息，对话共有 {tokens} 个 token，上限是 {limit}。没有发送任何内容。"
+    "/clear 可以重新开始（先用 /save 文件 可以保留这次对话）；您的消息已放回输入行。",
+    unknown="没有命令 {command}。{suggestion}/help 列出全部命令。没有发送任何内容；"
+    "要发送以斜杠开头的文字，请写两个斜杠。",
+    did_you_mean="是不是 {command}？",
+    cleared="对话已忘记。",
+    system_is="系统提示：{text}",
+    system_none="没有系统提示。用 /system 文本 设置。",
+    system_set="系统提示已设置。",
+    system_removed="系统提示已删除。",
+    file_missing="{command} 需要文件名：{command} 文件",
+    saved="已将 {count} 条消息保存到 {path}。",
+    loaded="已从 {path} 读入 {count} 条消息。",
+    other_vocabulary="它们来自另一个词表；文本将重新编码。",
+    nothing_to_retry="没有可以重新生成的回答。",
+    tokens="{count} 条消息占用 {tokens} 个 token，上限 {limit}。",
+    no_history_file="输入历史不会保存：{error}",
+    no_argument="{command} 后面不应有内容，却看到 {argument!r}。没有执行任何操作。",
+    statistics="提示 {prompt} 个 token，首个 token 用时 {first} 秒；{total} 秒内生成 {new} 个 token，每秒 {speed} 个",
+)
+
+
+def choose(language: str | None = None, environment: Mapping[str, str] = os.environ) -> Texts:
+    """The texts in `language` ("en" or "zh"), or in the language of the locale, or in English."""
+    if language is None:
+        # The order in which POSIX reads them; the first one that is set decides.
+        wanted = [environment.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
+        language = "zh" if next(filter(None, wanted), "").lower().startswith("zh") else "en"
+    return {"en": ENGLISH, "zh": CHINESE}[language]

@@ -1,0 +1,71 @@
+"""Answers by a loaded model."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chatglm.chat.message import Message
+from chatglm.terminal.responder import EMBEDDED, Reply
+from chatglm.terminal.sampling import Sampling
+
+
+class ModelResponder:
+    """A model of this package and its tokenizer as a `Responder`."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.name = name
+        self.context_length = int(model.config.seq_length)
+        content = Path(tokenizer.vocab_file).read_bytes()
+        self.vocabulary = hashlib.sha256(tokenizer.version.encode() + b"\n" + content).hexdigest()
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a conversation, up to where the next answer begins."""
+        return len(self.tokenizer.render(messages).ids)
+
+    def reply(
+        self, messages: Sequence[Message], sampling: Sampling, *, seed: int | None, stop: threading.Event
+    ) -> Reply:
+        """Begin an answer; see `chatglm.model.reply.Reply`."""
+        from chatglm.model.reply import Reply as ModelReply
+
+        options = sampling.generation_options()
+        if sampling.max_length is not None and sampling.max_new_tokens is not None:
+            # Whichever limit is reached first; given both, Reply would follow max_new_tokens alone.
+            room = options.pop("max_length") - self.count_tokens(messages)
+            options["max_new_tokens"] = max(1, min(sampling.max_new_tokens, room))
+        return ModelReply(self.model, self.tokenizer, messages, stop=stop, seed=seed, **options)
+
+
+def load_responder(options: argparse.Namespace) -> ModelResponder:
+    """Load the model that the options of `chatglm chat` name.
+
+    Raises:
+        ChatGLMError: see `chatglm.load.load`.
+    """
+    _quiet()
+    from chatglm.load import load
+
+    model, tokenizer = load(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        quantize=options.quantize,
+        hub=options.hub,
+        adapter=options.adapter,
+        prefix=options.prefix,
+        rope_ratio_meaning=options.rope_ratio_meaning,
+    )
+    return ModelResponder(model, tokenizer, EMBEDDED if options.model is None else options.model)
+
+
+def _quiet() -> None:
+    """No progress bar for reading weights: bars are for downloads, which take minutes."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

@@ -1,0 +1,189 @@
+"""How `chatglm chat` begins: one answer on standard output, or the interactive program."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from chatglm.errors import ChatGLMError
+from chatglm.terminal.app import Chat, describe, statistics_line
+from chatglm.terminal.conversation import Conversation, SavedConversation, load_file
+from chatglm.terminal.keyboard import typing_hidden
+from chatglm.terminal.language import CHINESE, ENGLISH, Texts, choose
+from chatglm.terminal.responder import EMBEDDED, Responder
+from chatglm.terminal.sampling import Sampling, check_seed
+from chatglm.terminal.screen import Screen
+from chatglm.terminal.turn import take_turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+INTERRUPTED = 130
+
+
+class UsageError(ChatGLMError, ValueError):
+    """The command line cannot be carried out as it stands."""
+
+    exit_status = 2
+
+
+def start(options: argparse.Namespace, load: Callable[[argparse.Namespace], Responder] | None = None) -> int:
+    """Run `chatglm chat` with parsed options; everything that can be checked is checked before the model is loaded.
+
+    Args:
+        options: as `chatglm.cli` parses them.
+        load: loads the model the options name (tests put a small fake here).
+    """
+    sampling, seed = _sampling(options), check_seed(options.seed)
+    saved = load_file(Path(options.load)) if options.load else None
+    prompt = _prompt(options.prompt)
+    if prompt is None and not sys.stdout.isatty():
+        raise UsageError("standard output is no terminal, so there is nobody to talk to; give a PROMPT or pipe one in")
+    if load is None:
+        from chatglm.terminal.model_responder import load_responder
+
+        load = load_responder
+    wishes = _Wishes(options, sampling, seed, saved)
+    return _interactive(wishes, load) if prompt is None else _one_answer(wishes, load(options), prompt)
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """The options, and what was made of them before a model was loaded."""
+
+    options: argparse.Namespace
+    sampling: Sampling
+    seed: int | None
+    saved: SavedConversation | None
+
+    def open(self, responder: Responder) -> tuple[Conversation, bool]:
+        """The conversation to go on with, and whether its token ids mean the same to this model."""
+        conversation, same = self.saved.open(responder.vocabulary) if self.saved else (Conversation(), True)
+        if self.options.system is not None:
+            conversation.set_system(self.options.system)
+        return conversation, same
+
+
+def _sampling(options: argparse.Namespace) -> Sampling:
+    return Sampling(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        repetition_penalty=options.repetition_penalty,
+        max_new_tokens=options.max_new_tokens,
+        max_length=options.max_length,
+        greedy=options.greedy,
+    )
+
+
+def _prompt(argument: str | None) -> str | None:
+    """The one message to answer, or None for an interactive chat."""
+    if argument is None and sys.stdin is not None and sys.stdin.isatty():
+        return None
+    prompt = _standard_input() if argument in (None, "-") else argument
+    assert prompt is not None
+    if not prompt.strip():
+        where = "the PROMPT" if prompt is argument else "the text on standard input"
+        raise UsageError(f"{where} is empty; it must be a message to answer")
+    return prompt
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise UsageError("there is no standard input and no PROMPT; one of them must bring the message to answer")
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+# one answer
+
+
+def _one_answer(wishes: _Wishes, responder: Responder, prompt: str) -> int:
+    texts = choose(wishes.options.lang)
+    conversation, _ = wishes.open(responder)
+    conversation.ask(prompt)
+    _check_length(responder, conversation, wishes.sampling)
+    screen = Screen(_tolerant(sys.stdout), steer=sys.stdout.isatty(), color=False)
+    turn = take_turn(responder, conversation.messages, wishes.sampling, screen, seed=wishes.seed)
+    if wishes.options.stats:
+        sys.stderr.write(statistics_line(turn.timing, texts) + "\n")
+    if isinstance(turn.error, ChatGLMError):
+        raise turn.error
+    if turn.error is not None:
+        raise ChatGLMError(describe(turn.error)) from turn.error
+    if turn.reason == "length":
+        sys.stderr.write(texts.limit_reached_once + "\n")
+    return INTERRUPTED if turn.reason == "abort" else 0
+
+
+def _check_length(responder: Responder, conversation: Conversation, sampling: Sampling) -> None:
+    tokens = responder.count_tokens(conversation.messages)
+    limit = min(responder.context_length, sampling.max_length or responder.context_length)
+    if tokens >= limit:
+        raise UsageError(f"the prompt has {tokens} tokens; with its answer it must stay within {limit}")
+
+
+def _tolerant(stream: TextIO) -> TextIO:
+    """A stream that writes ? for a character its encoding lacks, rather than breaking off the answer."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+    return stream
+
+
+# interactive
+
+
+def _interactive(wishes: _Wishes, load: Callable[[argparse.Namespace], Responder]) -> int:
+    options = wishes.options
+    texts, color = choose(options.lang), _wants_color(options)
+    screen = Screen(_tolerant(sys.stdout), color=color)
+    screen.note(texts.loading.format(model=options.model or EMBEDDED))
+    with typing_hidden():
+        responder = load(options)
+    conversation, same_vocabulary = wishes.open(responder)
+    _greet(screen, texts, options, responder)
+    if wishes.saved is not None:
+        screen.note(texts.loaded.format(count=len(wishes.saved.messages), path=options.load))
+    if not same_vocabulary:
+        screen.note(texts.other_vocabulary)
+    chat = Chat(
+        responder,
+        conversation,
+        screen,
+        texts,
+        sampling=wishes.sampling,
+        seed=wishes.seed,
+        statistics=sys.stderr if options.stats else None,
+        tracebacks=options.traceback,
+    )
+    _run(chat, screen, texts, color)
+    return 0
+
+
+def _greet(screen: Screen, texts: Texts, options: argparse.Namespace, responder: Responder) -> None:
+    if options.model is None:
+        from chatglm.demo import NOTICE_EN, NOTICE_ZH
+
+        # In both languages, whatever the locale: nobody should mistake it for the real one.
+        screen.note(f"{NOTICE_EN} {ENGLISH.real_weights}\n{NOTICE_ZH}{CHINESE.real_weights}")
+    screen.note(texts.ready.format(model=responder.name))
+
+
+def _run(chat: Chat, screen: Screen, texts: Texts, color: bool) -> None:
+    from chatglm.terminal.editor import Editor, history_path, open_history
+
+    history, error = open_history(history_path())
+    if error is not None:
+        screen.note(texts.no_history_file.format(error=error))
+    chat.run(Editor(history, color=color))
+
+
+def _wants_color(options: argparse.Namespace) -> bool:
+    return not (options.no_color or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb")

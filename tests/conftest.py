@@ -1,0 +1,43 @@
+"""What holds for every test: no network, and none of the settings of whoever runs it."""
+
+import os
+import socket
+
+import pytest
+from hypothesis import settings
+
+# A busy machine is no reason for a law to fail.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+
+# Settings of this program and of what it uses that would make a test depend on the machine.
+SETTINGS = ("CHATGLM_HUB", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "NO_COLOR", "PYTHONWARNINGS")
+for name in SETTINGS:
+    os.environ.pop(name, None)
+
+LOCAL = ("localhost", "127.", "::1", "0.0.0.0")
+_look_up, _connect = socket.getaddrinfo, socket.socket.connect
+
+
+def _is_local(host: object) -> bool:
+    text = host.decode() if isinstance(host, bytes) else host
+    return text is None or (isinstance(text, str) and text.startswith(LOCAL)) or text == socket.gethostname()
+
+
+def _look_up_local(host, *arguments, **options):
+    if not _is_local(host):
+        raise socket.gaierror(socket.EAI_NONAME, f"the tests run without network; {host!r} was looked up")
+    return _look_up(host, *arguments, **options)
+
+
+def _connect_local(self, address):
+    if isinstance(address, tuple) and not _is_local(address[0]):
+        raise OSError(f"the tests run without network; a connection to {address[0]!r} was tried")
+    return _connect(self, address)
+
+
+@pytest.fixture(autouse=True)
+def without_network(monkeypatch):
+    """Lookups and connections to anywhere else fail, on a machine with network as on one without."""
+    monkeypatch.setattr(socket, "getaddrinfo", _look_up_local)
+    monkeypatch.setattr(socket.socket, "connect", _connect_local)

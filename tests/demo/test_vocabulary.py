@@ -1,0 +1,92 @@
+"""The tiny vocabulary keeps the rules of the official one, and the loss mask covers answers only."""
+
+import hashlib
+import json
+from importlib.metadata import version
+
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatglm.demo import WEIGHTS
+from chatglm.demo.batches import collate, pool_batches
+from chatglm.demo.conversation import Conversation
+from chatglm.demo.encoding import SPECIAL_TOKENS, Encoder, Example
+from chatglm.demo.recipe import Recipe
+from chatglm.demo.spm import train_vocabulary
+from chatglm.demo.text import Turn
+
+RECIPE = json.loads((WEIGHTS / "RECIPE.json").read_text(encoding="utf-8"))
+ENCODER = Encoder(WEIGHTS / "tokenizer.model")
+PIECES = ENCODER.pieces
+
+
+@pytest.mark.skipif(
+    version("sentencepiece") != RECIPE["sentencepiece"], reason="the bytes belong to one version of the library"
+)
+def test_the_recipe_gives_the_shipped_vocabulary() -> None:
+    made = train_vocabulary(RECIPE["recipe"]["vocabulary_seed"])
+    assert hashlib.sha256(made).hexdigest() == RECIPE["tokenizer_sha256"]
+
+
+def test_first_ids_are_the_official_ones() -> None:
+    assert [PIECES.id_to_piece(index) for index in range(3)] == ["<unk>", "<s>", "</s>"]
+    assert PIECES.pad_id() == -1
+    assert all(PIECES.id_to_piece(3 + byte) == f"<0x{byte:02X}>" for byte in range(256))
+    assert not any(PIECES.is_control(index) for index in range(3, PIECES.get_piece_size()))
+
+
+def test_special_tokens_follow_the_pieces() -> None:
+    first = PIECES.get_piece_size()
+    assert [ENCODER.specials[token] for token in SPECIAL_TOKENS] == list(range(first, first + 9))
+    assert ENCODER.vocab_size % 64 == 0
+
+
+@given(st.text(st.characters(exclude_characters="▁", exclude_categories=["Cs"])))
+def test_any_text_comes_back(text: str) -> None:
+    assert PIECES.decode(ENCODER.encode(text)) == text
+
+
+def test_digits_and_chinese_characters_are_pieces_of_their_own() -> None:
+    assert PIECES.encode("1234", out_type=str) == ["▁", "1", "2", "3", "4"]
+    assert PIECES.encode("我叫小明", out_type=str) == ["▁", "我", "叫", "小", "明"]
+
+
+def test_role_markers_in_text_stay_text() -> None:
+    assert not set(ENCODER.encode("<|user|> [gMASK] </s>")) & set(ENCODER.specials.values())
+
+
+def test_only_answers_and_what_ends_them_are_learned() -> None:
+    turns = (Turn("Hi", "Hello!", ("Hello!",)), Turn("谢谢", "不客气！", ("不客气！",)))
+    example = ENCODER.example(Conversation("Be kind.", turns))
+    learned = [token for token, counts in zip(example.ids, example.learned, strict=True) if counts]
+    user = ENCODER.specials["<|user|>"]
+    line = ENCODER.encode("\n")
+    assert learned == [*line, *ENCODER.encode("Hello!"), user, *line, *ENCODER.encode("不客气！"), user]
+
+
+def test_a_prompt_is_the_beginning_of_its_example() -> None:
+    turns = (Turn("Hi", "Hello!", ("Hello!",)), Turn("谢谢", "不客气！", ("不客气！",)))
+    prompt = ENCODER.prompt(turns[:1], "谢谢", None)
+    assert ENCODER.example(Conversation(None, turns)).ids[: len(prompt)] == prompt
+
+
+def test_collate_shifts_and_pads_on_the_right() -> None:
+    batch = collate([Example([5, 6, 7], [False, True, True]), Example([8, 9], [False, True])])
+    assert batch.input_ids.tolist() == [[5, 6], [8, 9]]
+    assert batch.targets.tolist() == [[6, 7], [9, 0]]
+    assert batch.learned.tolist() == [[True, True], [True, False]]
+
+
+def test_batches_keep_the_limit_and_repeat() -> None:
+    recipe = Recipe(pool=64, batch_tokens=1024)
+    first, second = (list(pool_batches(ENCODER, recipe, 5, 0.5)) for _ in range(2))
+    assert all(batch.num_tokens <= 1024 or len(batch.input_ids) == 1 for batch in first)
+    assert sum(len(batch.input_ids) for batch in first) >= 60
+    assert all(one.input_ids.equal(two.input_ids) for one, two in zip(first, second, strict=True))
+
+
+def test_pieces_model_can_be_read_from_bytes() -> None:
+    model = (WEIGHTS / "tokenizer.model").read_bytes()
+    assert sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size() == PIECES.get_piece_size()

@@ -1,0 +1,100 @@
+"""`chatglm chat` as people run it: the real program, the embedded model, a real terminal."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from pseudo_terminal import PseudoTerminal
+
+from chatglm.terminal.language import ENGLISH
+
+CHAT = [sys.executable, "-m", "chatglm", "chat"]
+CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
+
+
+@pytest.fixture
+def open_chat(tmp_path):
+    opened = []
+
+    def start(*arguments: str, **environment: str) -> PseudoTerminal:
+        place = {"XDG_STATE_HOME": str(tmp_path / "state"), "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "xterm"}
+        terminal = PseudoTerminal([*CHAT, *arguments], {**place, **environment})
+        opened.append(terminal)
+        return terminal
+
+    yield start
+    for terminal in opened:
+        terminal.close()
+
+
+def test_a_conversation(open_chat, tmp_path):
+    terminal = open_chat("--greedy")
+    assert "It is not Zhipu's ChatGLM" in terminal.wait_for("is ready.")
+    terminal.wait_for("> ")
+    terminal.type("你好" + ENTER)
+    terminal.wait_for("你好" + "\n")
+    chinese = terminal.wait_for("\n> ")
+    assert any("\u4e00" <= character <= "\u9fff" for character in chinese)
+    terminal.type("Who are you?" + ENTER)
+    terminal.wait_for("\n")
+    english = terminal.wait_for("\n> ").removesuffix("\n> ")
+    assert english.isascii()
+    assert english.strip()
+    terminal.type("/svae x" + ENTER)
+    terminal.wait_for("Did you mean /save?")
+    terminal.wait_for("> /svae x")  # nothing lost: the line is there to be mended
+    terminal.type(CTRL_C + f"/save {tmp_path}/talk.json" + ENTER)
+    terminal.wait_for("Saved 4 messages")
+    terminal.type("clear" + ENTER)
+    terminal.wait_for(ENGLISH.cleared)
+    terminal.type(f"/load {tmp_path}/talk.json" + ENTER)
+    terminal.wait_for("Loaded 4 messages")
+    terminal.type("/tokens" + ENTER)
+    terminal.wait_for("by 4 messages")
+    terminal.type("stop" + ENTER)
+    assert terminal.wait_for_end() == 0
+    messages = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+    assert all(message["ids"] for message in messages[1::2])
+    # The history of typed lines is kept.
+    assert "你好" in (tmp_path / "state" / "chatglm" / "history").read_text(encoding="utf-8")
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program_on_a_dumb_terminal(open_chat):
+    # At this temperature every token is as likely as any other: the answer has no end.
+    terminal = open_chat("--temperature", "1000", "--top-p", "1", "--seed", "3", TERM="dumb")
+    terminal.wait_for("is ready.")
+    terminal.wait_for("> ")
+    terminal.type("go" + ENTER)
+    terminal.wait_for("go\n")
+    terminal.wait_for_more(60)
+    terminal.type(CTRL_C)
+    terminal.wait_for(ENGLISH.stopped, seconds=20)
+    terminal.wait_for("> ")
+    terminal.type("/tokens" + ENTER)
+    terminal.wait_for("by 2 messages")
+    terminal.type("and on" + ENTER)
+    terminal.wait_for("and on\n")
+    terminal.wait_for_more(60)
+    terminal.type(CTRL_C)
+    terminal.wait_for(ENGLISH.stopped, seconds=20)
+    terminal.wait_for("> ")
+    terminal.type(CTRL_C)
+    terminal.wait_for(ENGLISH.leave_hint + "\n> ")
+    terminal.type(CTRL_C)
+    assert terminal.wait_for_end() == 0
+
+
+def test_a_piped_prompt_gives_the_answer_and_nothing_else():
+    result = subprocess.run(
+        [*CHAT, "--greedy"],
+        input="你好\n",
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("\n")
+    assert result.stdout.strip()

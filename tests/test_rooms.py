@@ -1,0 +1,208 @@
+"""Who may import whom: the table of docs/architecture.md, enforced. Imports are read, not run."""
+
+from pathlib import Path
+
+import pytest
+from rooms import (
+    ROOT,
+    Room,
+    Rules,
+    cycles,
+    file_edges,
+    optional_packages,
+    read_tree,
+    room_edges,
+    table_edges,
+    violations,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCE = REPOSITORY / "src" / "chatglm"
+PYPROJECT = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Doors are what people enter by. They use the rooms below, never each other; only cli opens the others.
+RULES = Rules(
+    rooms={
+        "errors": Room(optional=False),
+        "chat": Room(may=names("errors"), optional=False),
+        "engine": Room(may=names("errors"), third_party=names("torch")),
+        "quant": Room(may=names("errors"), third_party=names("torch")),
+        "model": Room(
+            may=names("chat errors"),
+            third_party=names("torch transformers safetensors sentencepiece tokenizers jinja2"),
+        ),
+        "load": Room(
+            may=names("model quant errors"),
+            third_party=names("torch transformers safetensors huggingface_hub"),
+        ),
+        "registration": Room(inside=names("model"), third_party=names("transformers")),
+        "agent": Room(may=names("chat engine errors")),
+        "demo": Room(
+            may=names("chat model load errors"), third_party=names("torch transformers safetensors sentencepiece")
+        ),
+        ROOT: Room(may=names("registration"), inside=names("errors chat engine quant model load agent")),
+        "terminal": Room(
+            may=names("chat errors"),
+            inside=names("model load engine quant agent demo") | {ROOT},
+            third_party=names("prompt_toolkit"),
+        ),
+        "serve": Room(may=names("chat errors"), inside=names("model load engine quant agent demo") | {ROOT}),
+        "train": Room(
+            may=names("chat errors model load quant demo"),
+            inside=frozenset({ROOT}),
+            third_party=names("torch transformers safetensors"),
+        ),
+        "evaluate": Room(may=names("chat errors"), inside=names("model load engine quant agent demo") | {ROOT}),
+        "cli": Room(
+            may=names("errors"),
+            inside=names("chat model load engine quant agent demo terminal serve train evaluate") | {ROOT},
+        ),
+    },
+    files={"hub": "load", "inspect": "load", "_registration": "registration", "__main__": "cli"},
+    file_inside={
+        "model.compat": names("quant"),  # model.quantize(4)
+        "model.reply": names("engine"),  # model.chat answers through the engine
+        "model.pretrained": names("quant"),  # an official INT4 folder says itself that it is one
+    },
+    file_third_party={
+        "quant.hf": names("transformers"),  # the registered quantization config
+        "engine.attention": names("transformers"),  # the table attention functions are registered in
+        "terminal.model_responder": names("transformers"),  # its progress bars are switched off
+    },
+    optional=optional_packages(PYPROJECT),
+)
+DOORS = names("cli terminal serve train evaluate")
+
+
+def test_every_import_is_in_the_table():
+    assert violations(read_tree(SOURCE), RULES) == []
+
+
+def test_no_file_needs_itself_to_be_imported():
+    assert cycles(file_edges(read_tree(SOURCE))) == []
+
+
+def test_no_room_reaches_itself():
+    assert cycles(room_edges(read_tree(SOURCE), RULES)) == []
+
+
+def test_the_table_itself_is_one_way():
+    assert cycles(table_edges(RULES)) == []
+    for door in DOORS - {"cli"}:
+        assert not (RULES.rooms[door].may | RULES.rooms[door].inside) & DOORS, door
+
+
+def test_the_reader_sees_the_real_tree():
+    edges = room_edges(read_tree(SOURCE), RULES)
+    assert {"chat", "model", "cli", "terminal", ROOT} <= set(edges)
+    assert "terminal" in edges["cli"]
+    assert "peft" in RULES.optional
+
+
+# Each rule must be able to fail: small trees that break exactly one of them.
+
+TOY = Rules(
+    rooms={
+        ROOT: Room(inside=names("high")),
+        "low": Room(optional=False),
+        "high": Room(may=names("low"), third_party=names("torch")),
+        "door": Room(inside=names("high low")),
+        "other": Room(),
+    },
+    files={"alias": "high"},
+    file_inside={"high.compat": names("other")},
+    file_third_party={"high.hub": names("transformers")},
+    optional=names("peft"),
+)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    def write(files: dict[str, str]):
+        for name, text in {"__init__": "", **files}.items():
+            path = tmp_path / "chatglm" / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return read_tree(tmp_path / "chatglm")
+
+    return write
+
+
+LEGAL = {
+    "high/a": "import json\nimport torch\nfrom chatglm.low import x\n",
+    "high/compat": "def f():\n    from chatglm import other\n",
+    "high/hub": "import transformers\n",
+    "alias": "from chatglm.low import x\n",
+    "door": "def f():\n    import peft\n    from chatglm.high import a\n",
+    "low": "from typing import TYPE_CHECKING\n",
+    "other": "",
+    "__init__": "def __getattr__(name):\n    from chatglm import high\n",
+}
+
+
+def test_a_legal_tree_passes(tree):
+    assert violations(tree(LEGAL), TOY) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("low", "from chatglm.high import a", "low may not import high"),
+        ("low", "def f():\n    from chatglm import high", "low may not import high"),
+        ("low", "from . import high", "low may not import high"),
+        ("high/a", "from .. import other", "high may not import other"),
+        ("high/a", "from ..other import x", "high may not import other"),
+        ("high/compat", "from chatglm import other", "high may import other only inside functions"),
+        ("door", "import chatglm.high.a", "door may import high only inside functions"),
+        ("door", "class C:\n    from chatglm import high", "door may import high only inside functions"),
+        ("door", "if 1:\n    from chatglm import high", "door may import high only inside functions"),
+        ("low", "import importlib\nimportlib.import_module('chatglm.high')", "low may not import high"),
+        ("low", "if TYPE_CHECKING:\n    from chatglm import high", "low may not import high"),
+        ("low", "import torch", "low may not import torch"),
+        ("low", "def f():\n    import peft", "low may not import peft"),
+        ("high/a", "import numpy.linalg", "high may not import numpy"),
+        ("high/a", "import transformers", "high may not import transformers"),
+        ("door", "try:\n    import peft\nexcept ImportError:\n    pass", "peft comes with an extra"),
+        ("new_room", "", "the room 'new_room' is not in the table"),
+    ],
+)
+def test_each_rule_can_fail(tree, file, text, message):
+    found = violations(tree({**LEGAL, file: text}), TOY)
+    assert len(found) == 1
+    assert message in found[0]
+
+
+def test_type_checking_imports_count_as_edges_but_do_not_run(tree):
+    files = tree({**LEGAL, "door": "if TYPE_CHECKING:\n    from chatglm import high\n    import peft"})
+    assert violations(files, TOY) == []
+    assert "high" in room_edges(files, TOY)["door"]
+    assert file_edges(files)["chatglm.door"] == set()
+
+
+def test_a_file_cycle_is_found(tree):
+    files = tree({"high/a": "from chatglm.high import b", "high/b": "from . import c", "high/c": "from .a import x"})
+    assert cycles(file_edges(files)) == [["chatglm.high.a", "chatglm.high.b", "chatglm.high.c", "chatglm.high.a"]]
+    broken = tree({"high/c": "def f():\n    from .a import x"})
+    assert cycles(file_edges(broken)) == []
+
+
+def test_a_room_cycle_is_found_even_inside_functions(tree):
+    files = tree({"low": "def f():\n    from chatglm import high", "high/a": "from chatglm.low import x"})
+    assert cycles(room_edges(files, TOY)) == [["high", "low", "high"]]
+
+
+def test_optional_packages_are_those_only_an_extra_brings():
+    text = """
+[project]
+dependencies = ["torch>=2", "huggingface_hub[cli]>=1"]
+[project.optional-dependencies]
+a = ["some-thing>=1 ; python_version > '3'", "torch"]
+b = ["chatglm[a]", "PyYAML"]
+dev = ["pytest"]
+"""
+    assert optional_packages(text) == {"some_thing", "yaml"}
