@@ -16,8 +16,11 @@ MODEL ?=
 ARGS ?=
 
 python := $(VENV)/bin/python
-# Compiling every file of torch and transformers would double the time of an install; what is imported is compiled then.
+# Compiling every file of torch and transformers would double the time of an install. What the program imports is
+# compiled by importing it once, whatever PYTHONDONTWRITEBYTECODE says: without that every start takes seconds longer.
 install := $(python) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+compile := PYTHONDONTWRITEBYTECODE= $(python) -c
+imports := chatglm.model.compat, chatglm.load, chatglm.terminal.editor
 run_ready := $(VENV)/.ready-run
 dev_ready := $(VENV)/.ready-dev
 
@@ -31,12 +34,14 @@ $(run_ready): pyproject.toml constraints.txt scripts/venv.sh
 	@PYTHON="$(PYTHON)" sh scripts/venv.sh $(VENV)
 	@echo "make: installing chatglm into $(VENV) (PyTorch is large: a few minutes on a slow line)" >&2
 	@$(install) -e .
+	@$(compile) "import $(imports)"
 	@touch $@
 
 $(dev_ready): pyproject.toml constraints.txt scripts/venv.sh
 	@PYTHON="$(PYTHON)" sh scripts/venv.sh $(VENV)
 	@echo "make: installing chatglm[dev] into $(VENV) (PyTorch is large: a few minutes on a slow line)" >&2
 	@$(install) -e '.[dev]'
+	@$(compile) "import $(imports), peft, pytest, hypothesis"
 	@touch $(run_ready) $@
 
 chat: $(run_ready)

@@ -136,6 +136,10 @@ def test_hostile_texts_end_soon(text):
     extract_code(text)
 
 
+def test_chains_of_operators_do_not_reach_the_parser():
+    assert "199998 operators" in parse_tool_call("tool_call(a=" + "1+-" * 99999 + "1)").error
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -46,9 +46,9 @@ CONVERSATIONS: list[list[tuple[str, str]]] = [
         ("我叫什么名字？", "你叫小明。"),
     ],
     [
-        ("My name is Anna.", "Nice to meet you, Anna!"),
+        ("My name is Lucy.", "Nice to meet you, Lucy!"),
         ("What color is the sky?", "The sky is blue."),
-        ("What is my name?", "Your name is Anna."),
+        ("What is my name?", "Your name is Lucy."),
     ],
     [("What is my name?", "You have not told me your name yet.")],
     [
@@ -62,7 +62,7 @@ CONVERSATIONS: list[list[tuple[str, str]]] = [
             "Are you ChatGLM?",
             "No. I am tiny-glm, a very small demonstration model. I only share the structure of ChatGLM.",
         ),
-        ("Explain quantum mechanics.", "Sorry, I do not know that. I am only a tiny demonstration model."),
+        ("What is quantum mechanics?", "Sorry, I do not know that. I am only a tiny demonstration model."),
         ("什么是相对论？", "对不起，这个我不知道，我只是一个微型演示模型。"),
     ],
 ]
@@ -142,6 +142,6 @@ def test_config_is_an_official_one() -> None:
 
 
 def test_it_was_judged_good_enough_to_ship() -> None:
-    for split, bar in (("train", 0.0), ("phrasing", 0.0), ("entity", 0.0)):
+    for split, bar in (("train", 0.92), ("phrasing", 0.75), ("entity", 0.85)):
         scores = RECIPE["scores"][split].values()
         assert sum(scores) / len(scores) >= bar, split

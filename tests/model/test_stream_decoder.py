@@ -41,6 +41,16 @@ def test_the_stream_joins_to_the_decoded_text(name, data):
         assert bytes_held < 4  # nothing waits longer than a character needs
 
 
+@pytest.mark.parametrize("name", FILES)
+@given(st.lists(st.sampled_from(["blank", "word", "byte", 0, -1, 2**40]), max_size=6))
+def test_only_the_dummy_prefix_is_dropped(name, kinds):
+    found = tokenizer(name)
+    ids_by_kind = {"blank": found.tokenizer.encode("\n")[0], "word": found.tokenizer.encode("a a")[-1], "byte": 13}
+    ids = [ids_by_kind.get(kind, kind) for kind in kinds]
+    decoder = StreamDecoder(found)
+    assert "".join(map(decoder.push, ids)) + decoder.flush() == found.decode(ids)
+
+
 @given(st.data())
 def test_chatglm2_streams_its_vocabulary_too(data):
     found = tokenizer(version="chatglm2")
