@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
+from transformers import __version__ as transformers_version
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import (
@@ -22,6 +23,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from chatglm.errors import ConfigError
 from chatglm.model.compat import OfficialHabits
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.layers import GLMBlock, RotaryEmbedding, make_norm
@@ -220,10 +222,20 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             sized_by = DynamicCache()
             sized_by.update(*prefixes[0], 0)
             return prefixes, mask, sized_by
+        _check_static_prefix(cache)
         if cache.get_seq_length() == 0:
             for layer_idx, (key, value) in enumerate(self.prefix_encoder(batch, dtype)):
                 cache.update(key, value, layer_idx)
         return None, mask, cache
+
+
+def _check_static_prefix(cache: Cache) -> None:
+    """Older releases place the mask of a static cache by positions, of which a prefix has none: wrong tokens."""
+    if getattr(cache, "is_compileable", False) and tuple(map(int, transformers_version.split(".")[:2])) < (5, 23):
+        raise ConfigError(
+            f"a static cache with a P-Tuning prefix gives wrong tokens on transformers {transformers_version}; "
+            "use a dynamic cache, or transformers 5.23 and later"
+        )
 
 
 def _last_tokens(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from chatglm.errors import CheckpointError, ConfigError
 
 BITS = (4, 8)
+_CHUNK = 2**18  # numbers quantized at a time
 
 
 def check_bits(bits: int) -> None:
@@ -38,10 +39,20 @@ def quantize(weight: Tensor, bits: int, *, precise: bool = False) -> tuple[Tenso
         ConfigError: unknown bits, an odd number of columns for 4 bits, NaN or infinity in the weight.
     """
     check_bits(bits)
-    _check_weight(weight, bits)
+    _check_shape(weight, bits)
+    # A few rows at a time: the intermediates stay in the processor's cache instead of touching fresh memory.
+    step = max(1, _CHUNK // max(1, weight.shape[1]))
+    parts = [_quantize_rows(rows, bits, precise) for rows in weight.split(step)]
+    stored, scales = zip(*parts, strict=True)
+    return torch.cat(stored), torch.cat(scales)
+
+
+def _quantize_rows(weight: Tensor, bits: int, precise: bool) -> tuple[Tensor, Tensor]:
+    if not torch.isfinite(weight).all():
+        raise ConfigError("cannot quantize a weight that holds NaN or infinity; every value must be finite")
     limit = 2 ** (bits - 1) - 1
     work = weight.float() if precise else weight
-    scale = (work.abs().amax(dim=1) / limit).to(weight.dtype)  # [out]
+    scale = (work.abs().amax(dim=1) / limit).to(weight.dtype)  # [rows]
     divisor = torch.where(scale == 0, torch.ones_like(scale), scale).to(work.dtype)
     values = torch.round(work / divisor[:, None])
     values = torch.where(scale[:, None] == 0, torch.zeros_like(values), values)
@@ -79,10 +90,8 @@ def unpack(packed: Tensor) -> Tensor:
     return values.flatten(1)
 
 
-def _check_weight(weight: Tensor, bits: int) -> None:
-    if weight.ndim != 2 or not weight.is_floating_point():
+def _check_shape(weight: Tensor, bits: int) -> None:
+    if weight.ndim != 2 or not weight.is_floating_point() or 0 in weight.shape:
         raise ConfigError(f"cannot quantize {weight.dtype} {list(weight.shape)}; a floating point matrix is needed")
     if bits == 4 and weight.shape[1] % 2:
         raise ConfigError(f"cannot pack {weight.shape[1]} columns at 4 bits; the number of columns must be even")
-    if not torch.isfinite(weight).all():
-        raise ConfigError("cannot quantize a weight that holds NaN or infinity; every value must be finite")
