@@ -99,12 +99,11 @@ def test_names_of_official_models() -> None:
     assert hub_name("me/chatglm3-6b", "modelscope") == "me/chatglm3-6b"
 
 
-@pytest.mark.parametrize("name", ["./no/such/folder", "/no/such/folder", "a/b/c", "", "..", "sp ace/x"])
-def test_what_is_neither_folder_nor_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(HubError, match="no folder|has no weights") as caught:
-        resolve(name or "./") if name not in ("", "..") else resolve(f"{name}/x y")
-    assert name in str(caught.value)
+@pytest.mark.parametrize("name", ["./no/such/folder", "/no/such/folder", "a/b/c", "sp ace/x", "..x", "x/", "a\\b"])
+def test_what_is_neither_folder_nor_name(name: str) -> None:
+    with pytest.raises(HubError, match="no folder") as caught:
+        resolve(name)
+    assert repr(name) in str(caught.value)
 
 
 def test_offline_says_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:

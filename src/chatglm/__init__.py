@@ -12,6 +12,9 @@ from chatglm import _registration
 
 if TYPE_CHECKING:
     from chatglm.chat.message import Message, Role, ToolCall
+    from chatglm.engine.config import EngineConfig
+    from chatglm.engine.engine import Engine
+    from chatglm.engine.request import SamplingParams
     from chatglm.errors import ChatGLMError
     from chatglm.load import load
     from chatglm.model.config import ChatGLMConfig
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
         ChatGLMForSequenceClassification,
         ChatGLMModel,
     )
+    from chatglm.model.stream_decoder import StreamDecoder
     from chatglm.model.tokenizer import ChatGLMTokenizer
 
 __version__ = "0.1.0"
@@ -32,8 +36,12 @@ _HOMES = {
     "ChatGLMForSequenceClassification": "chatglm.model.network",
     "ChatGLMModel": "chatglm.model.network",
     "ChatGLMTokenizer": "chatglm.model.tokenizer",
+    "Engine": "chatglm.engine.engine",
+    "EngineConfig": "chatglm.engine.config",
     "Message": "chatglm.chat.message",
     "Role": "chatglm.chat.message",
+    "SamplingParams": "chatglm.engine.request",
+    "StreamDecoder": "chatglm.model.stream_decoder",
     "ToolCall": "chatglm.chat.message",
     "load": "chatglm.load",
 }
@@ -45,8 +53,12 @@ __all__ = [
     "ChatGLMForSequenceClassification",
     "ChatGLMModel",
     "ChatGLMTokenizer",
+    "Engine",
+    "EngineConfig",
     "Message",
     "Role",
+    "SamplingParams",
+    "StreamDecoder",
     "ToolCall",
     "__version__",
     "load",

@@ -143,9 +143,12 @@ def test_sharded_bin_files(tmp_path: Path) -> None:
     assert same(state(ChatGLMForConditionalGeneration.from_pretrained(folder)), reference)
 
 
+@pytest.mark.parametrize("pickled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, "float16"])
-def test_a_cast_on_loading_equals_a_cast_afterwards(tmp_path: Path, dtype: torch.dtype | str) -> None:
+def test_a_cast_on_loading_equals_a_cast_afterwards(tmp_path: Path, dtype: torch.dtype | str, pickled: bool) -> None:
     folder = base_folder(tmp_path)
+    if pickled:
+        as_bin(folder)
     loaded = ChatGLMForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     wanted = torch.float16 if dtype == "float16" else dtype
     assert same(state(loaded), state(ChatGLMForConditionalGeneration.from_pretrained(folder).to(wanted)))

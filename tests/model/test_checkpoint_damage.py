@@ -130,6 +130,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda f: rewrite(f, lambda t: t.update({"transformer.prefix_encoder.embedding.weight": torch.ones(3, 256)})),
         ["unexpected", "pre_seq_len"],
     ),
+    "prefix announced and absent": (lambda f: edit_config(f, pre_seq_len=7), ["pre_seq_len 7", "no prefix"]),
     "more layers than files": (lambda f: edit_config(f, num_layers=5), ["layers.4.", "is missing"]),
     "fewer layers than files": (lambda f: edit_config(f, num_layers=3), ["layers.3.", "unexpected"]),
     "other vocabulary": (lambda f: edit_config(f, padded_vocab_size=65024), ["[1536, 64]", "[65024, 64]"]),

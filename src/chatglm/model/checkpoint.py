@@ -3,6 +3,7 @@
 A folder is judged from headers alone, before any model is built. Loading itself is transformers' `from_pretrained`.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -245,6 +246,13 @@ def _check_purpose(weights: WeightFolder, found: Mapping[str, TensorInfo], confi
             f"{found[scaled].file} holds row-wise quantized weights ({scaled!r}), but config.json says "
             'quantization_bit 0; set "quantization_bit" to 4 or 8 as the release says'
         )
+    if config.pre_seq_len is not None and not any(name.startswith(PREFIX) for name in found):
+        path = weights.path / "config.json"
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("pre_seq_len") is not None:
+            raise CheckpointError(
+                f"{path} says pre_seq_len {config.pre_seq_len}, but the weights hold no prefix "
+                f"({PREFIX}embedding.weight is missing); remove the key, or pass the prefix's folder as prefix="
+            )
     if scaled is None and config.quantization_bit:
         raise CheckpointError(
             f"config.json of {weights.path} says quantization_bit {config.quantization_bit}, but the weights are full "

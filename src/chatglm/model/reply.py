@@ -103,10 +103,10 @@ class Reply:
         yield from last
 
     def _room(self) -> int:
-        """Tokens the answer may have, from `max_new_tokens` or from `max_length` over prompt and answer."""
+        """Tokens the answer may have: what `max_length`, the context and `max_new_tokens` all allow."""
         context = int(self.model.config.seq_length)
         length, wanted = self.options.pop("max_length", None), self.options.pop("max_new_tokens", None)
-        limit = context if length is None else min(int(length), context) if wanted is None else context
+        limit = context if length is None else min(int(length), context)
         if self.prompt_tokens >= limit:
             what = "the model's context" if limit == context else "max_length"
             raise PromptError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from chatglm.errors import CheckpointError, ConfigError
 
 BITS = (4, 8)
-_CHUNK = 2**18  # numbers quantized at a time
+_CHUNK = 2**20  # numbers quantized at a time
 
 
 def check_bits(bits: int) -> None:

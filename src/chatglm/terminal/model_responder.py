@@ -35,10 +35,6 @@ class ModelResponder:
         from chatglm.model.reply import Reply as ModelReply
 
         options = sampling.generation_options()
-        if sampling.max_length is not None and sampling.max_new_tokens is not None:
-            # Whichever limit is reached first; given both, Reply would follow max_new_tokens alone.
-            room = options.pop("max_length") - self.count_tokens(messages)
-            options["max_new_tokens"] = max(1, min(sampling.max_new_tokens, room))
         return ModelReply(self.model, self.tokenizer, messages, stop=stop, seed=seed, **options)
 
 
