@@ -4,6 +4,8 @@ Behind `chatglm info` and `chatglm convert`. Nothing is loaded.
 """
 
 import copy
+import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +91,8 @@ def guess_variant(folder: Path, config: ChatGLMConfig) -> tuple[str, str]:
     suffix = {8192: "", 131072: "-128K"}.get(config.seq_length, "")
     if config.seq_length == 32768 and config.rope_ratio != 1:
         suffix = "-32K"
-    if "base" in _names(folder, config).lower():
+    # Not from tokenizer_config.json: that of the chat model names the base model.
+    if re.search(r"chatglm\S*-base\b", f"{folder.resolve().name} {_original_name(folder)}".lower()):
         suffix += "-Base"
     if config.quantization_bit:
         suffix += f"-int{config.quantization_bit}"
@@ -180,6 +183,11 @@ def _names(folder: Path, config: ChatGLMConfig) -> str:
         if path.is_file():
             texts.append(path.read_text(encoding="utf-8", errors="replace")[:20_000])
     return " ".join(texts)
+
+
+def _original_name(folder: Path) -> str:
+    path = folder / "config.json"
+    return str(json.loads(path.read_text(encoding="utf-8")).get("_name_or_path", "")) if path.is_file() else ""
 
 
 def _generation(folder: Path, config: ChatGLMConfig) -> tuple[str, str]:
