@@ -15,12 +15,12 @@ from golden_data import golden_file
 from safetensors.torch import load_file, save_file
 
 from chatglm.errors import CheckpointError, ConfigError
-from chatglm.load import best_device, default_dtype, demo_folder, load, parse_bits, read_config
+from chatglm.loading import best_device, default_dtype, demo_folder, load, parse_bits, read_config
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.quant.linear import RowwiseLinear, quantized_bits
 
 IDS = torch.arange(30, 44)[None]
-LOADING = importlib.import_module("chatglm.load")  # the attribute of that name is the function
+LOADING = importlib.import_module("chatglm.loading")
 
 
 @pytest.fixture

@@ -63,12 +63,6 @@ def test_an_unknown_name_suggests_a_known_one():
         _ = chatglm.zzz
 
 
-@pytest.mark.parametrize("first", ["from chatglm.load import demo_folder", "chatglm.load"])
-def test_load_is_the_function_however_it_was_imported(first):
-    code = f"import chatglm; {first}; assert chatglm.load.__name__ == 'load', chatglm.load"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_tests_have_no_network():
     import socket
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from chatglm import cli
-from chatglm.load import demo_folder
+from chatglm.loading import demo_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 READMES = ["README.md", "README_zh.md"]

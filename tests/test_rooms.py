@@ -63,7 +63,7 @@ RULES = Rules(
             inside=names("chat model load engine quant agent demo terminal serve train evaluate") | {ROOT},
         ),
     },
-    files={"hub": "load", "inspect": "load", "_registration": "registration", "__main__": "cli"},
+    files={"loading": "load", "hub": "load", "inspect": "load", "_registration": "registration", "__main__": "cli"},
     file_inside={
         "model.compat": names("quant"),  # model.quantize(4)
         "model.reply": names("engine"),  # model.chat answers through the engine

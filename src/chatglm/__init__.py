@@ -4,8 +4,6 @@ Importing this package makes ChatGLM known to transformers' Auto classes (see `_
 torch: the public names below are imported when they are first used.
 """
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from chatglm import _registration
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from chatglm.engine.engine import Engine
     from chatglm.engine.request import SamplingParams
     from chatglm.errors import ChatGLMError
-    from chatglm.load import load
+    from chatglm.loading import load
     from chatglm.model.config import ChatGLMConfig
     from chatglm.model.network import (
         ChatGLMForConditionalGeneration,
@@ -43,7 +41,7 @@ _HOMES = {
     "SamplingParams": "chatglm.engine.request",
     "StreamDecoder": "chatglm.model.stream_decoder",
     "ToolCall": "chatglm.chat.message",
-    "load": "chatglm.load",
+    "load": "chatglm.loading",
 }
 
 __all__ = [
@@ -86,12 +84,4 @@ def _unknown(name: str) -> str:
     return f"module 'chatglm' has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
-class _Package(ModuleType):
-    """Keeps `chatglm.load` the function: importing the module `chatglm.load` would put the module in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value.load if name == "load" and isinstance(value, ModuleType) else value)
-
-
-sys.modules[__name__].__class__ = _Package
 _registration.install()

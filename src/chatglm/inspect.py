@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from chatglm.errors import CheckpointError
-from chatglm.load import read_config
+from chatglm.loading import read_config
 from chatglm.model.checkpoint import INV_FREQ, SCALE, canonical_name, expected_shapes, verify_folder
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.weights import INDEX_FILES, SINGLE_FILES

@@ -42,10 +42,10 @@ def load_responder(options: argparse.Namespace) -> ModelResponder:
     """Load the model that the options of `chatglm chat` name.
 
     Raises:
-        ChatGLMError: see `chatglm.load.load`.
+        ChatGLMError: see `chatglm.loading.load`.
     """
     _quiet()
-    from chatglm.load import load
+    from chatglm.loading import load
 
     model, tokenizer = load(
         options.model,
