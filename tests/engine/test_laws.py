@@ -281,12 +281,30 @@ def fills_with_nan(output_ids: Any, logits: torch.Tensor) -> None:
         logits.fill_(torch.nan)
 
 
+def fills_with_infinity(output_ids: Any, logits: torch.Tensor) -> None:
+    if len(output_ids) == 3:
+        logits[7] = torch.inf
+
+
+def bans_all(output_ids: Any, logits: torch.Tensor) -> None:
+    if len(output_ids) == 3:
+        logits.fill_(-torch.inf)
+
+
 def fails(output_ids: Any, logits: torch.Tensor) -> None:
     if len(output_ids) == 3:
         raise KeyError("no such state")
 
 
-@pytest.mark.parametrize(("hook", "message"), [(fills_with_nan, "NaN"), (fails, "no such state")])
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        (fills_with_nan, "NaN or infinity"),
+        (fills_with_infinity, "NaN or infinity"),
+        (bans_all, "banned"),
+        (fails, "no such state"),
+    ],
+)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_broken_row_ends_alone(model: Any, hook: Any, message: str, temperature: float) -> None:
     """NaN logits end the request they belong to; the official code would answer token 5 for the whole batch."""

@@ -4,6 +4,7 @@ A guess is right exactly when the sampler, at that position, chooses the same to
 would be without speculation: greedy and sampled, token for token (see `sampling.py`). Guessing only saves steps.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,7 +13,7 @@ from chatglm.engine.blocks import BlockManager
 from chatglm.engine.cache import KVCache
 from chatglm.engine.request import Request
 from chatglm.engine.runner import ModelRunner
-from chatglm.engine.sampling import Sampler
+from chatglm.engine.sampling import INVALID, Sampler
 from chatglm.engine.scheduler import Piece
 
 
@@ -89,6 +90,8 @@ class DraftModel:
                 self.forget(request)
                 return []
             (sampled,) = self.runner.run([Piece(shadow, shadow.num_pending)])
+            if sampled[0].token_id == INVALID:
+                break
             shadow.num_computed = len(shadow.token_ids)
             shadow.token_ids.append(sampled[0].token_id)
         return shadow.token_ids[known:]
@@ -136,8 +139,15 @@ class Drafter:
             return []
         if request.params.draft == "lookup":
             return self.lookup.propose(request, wanted)
-        assert self.draft_model is not None
-        return self.draft_model.propose(request, wanted)
+        if self.draft_model is None:
+            return []
+        try:
+            return self.draft_model.propose(request, wanted)
+        except Exception as error:  # guesses are never needed: without them the answer is the same, only later
+            warnings.warn(f"the draft model failed and makes no more guesses: {error!r}", stacklevel=2)
+            self.draft_model.forget(request)
+            self.draft_model = None
+            return []
 
     def judged(self, request: Request, proposed: int, accepted: int) -> None:
         if proposed:

@@ -1,6 +1,5 @@
 """The loop: schedule, run, commit. Every request that goes in comes out with a reason why it ended."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -12,6 +11,7 @@ from chatglm.engine.blocks import BlockManager
 from chatglm.engine.cache import KVCache
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.draft import Drafter, DraftModel
+from chatglm.engine.locking import FairLock
 from chatglm.engine.memory import cache_shape, num_blocks
 from chatglm.engine.request import FinishReason, Output, Request, SamplingParams, Status, TokenLogprobs
 from chatglm.engine.results import Completion, Score, Stats
@@ -30,7 +30,7 @@ class Engine:
     moves everybody's forward.
 
     Args:
-        model: a network of this package, or stock GLM, in eval mode.
+        model: a network of this package, or stock GLM. It is run without dropout and left as it is.
         config: limits; see `EngineConfig`.
         new_decoder: makes an ids-to-text decoder; needed for stop strings and for `Output.text`.
         token_texts: tells the bytes each token adds to a text; called when `bad_words` first need it.
@@ -46,7 +46,7 @@ class Engine:
         draft_model: Any = None,
     ) -> None:
         self.config = config = config or EngineConfig()
-        self.model, self.new_decoder = model.eval(), new_decoder
+        self.model, self.new_decoder = model, new_decoder
         self.token_texts = lru_cache(maxsize=1)(lambda: TokenTexts(token_texts())) if token_texts else None
         self.context = int(model.config.max_position_embeddings)
         quantized = config.kv_dtype == "int8"
@@ -59,7 +59,7 @@ class Engine:
         self.drafter = Drafter(self._drafting(draft_model, blocks))
         max_running = min(config.max_running, config.max_batch_tokens)
         self.scheduler = Scheduler(self.blocks, config.max_batch_tokens, max_running, self.drafter)
-        self.lock = threading.RLock()
+        self.lock = FairLock()
         self._steps = self._prompt_tokens = self._output_tokens = 0
 
     def submit(
@@ -221,9 +221,13 @@ class Engine:
         """Raise `RequestError` for what can never be carried out; else set how far the request may grow."""
         params, length = request.params, len(request.prompt_ids)
         vocab = self.config.num_tokens or int(self.model.config.vocab_size)
-        wrong = [token for token in request.token_ids if not 0 <= token < int(self.model.config.vocab_size)]
-        if wrong:
-            raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {vocab} tokens")
+        size = int(self.model.config.vocab_size)
+        for name, ids in (
+            ("token id", request.token_ids), ("logit_bias for id", params.logit_bias), ("stop token", request.stop_ids)
+        ):  # fmt: skip
+            wrong = [token for token in ids if not 0 <= token < size]
+            if wrong:
+                raise RequestError(f"{name} {wrong[0]} is outside the vocabulary of {vocab} tokens")
         if length + num_new > self.context:
             raise RequestError(
                 f"the prompt has {length} tokens and the model's context is {self.context}; "
@@ -322,8 +326,11 @@ class Engine:
     def _drafting(self, draft_model: Any, blocks: int) -> DraftModel | None:
         if draft_model is None:
             return None
+        sizes = (int(draft_model.config.vocab_size), int(self.model.config.vocab_size))
+        if sizes[0] != sizes[1]:
+            raise RequestError(f"the draft model has {sizes[0]} tokens and the model {sizes[1]}; they must be equal")
         cache = self._cache_for(draft_model, blocks, quantized=False)
-        return DraftModel(draft_model.eval(), self.sampler, cache, self.config.block_size, self.config.attention)
+        return DraftModel(draft_model, self.sampler, cache, self.config.block_size, self.config.attention)
 
 
 def _accepted(draft_ids: Sequence[int], sampled: Sequence[Sampled]) -> list[Sampled]:

@@ -56,8 +56,7 @@ class ModelRunner:
         positions = [piece.request.num_computed + offset for piece in pieces for offset in range(piece.num_tokens)]
         pairs = zip(batch.sequences, pieces, strict=True)
         rows = [(slice(s.start, s.start + s.num_new), piece.request.adapter) for s, piece in pairs]
-        extra = {"prefix_elsewhere": True} if self.prefix is not None else {}
-        with self._paged_attention(), self.adapters.selected(rows):
+        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows):
             outputs = self.model(
                 input_ids=torch.tensor([[token for piece_ids in ids for token in piece_ids]], device=device),
                 position_ids=torch.tensor([positions], device=device),
@@ -105,15 +104,35 @@ class ModelRunner:
         return PagedBatch(self.cache, torch.tensor(slots, device=self.device), sequences, self.prefix)
 
     @contextmanager
-    def _paged_attention(self) -> Iterator[None]:
-        """The name is looked up in the configuration at call time; it is ours for the length of the call only."""
+    def _paged_attention(self) -> Iterator[dict[str, str]]:
+        """Have the network use our attention for one call -> arguments to pass.
+
+        Our network takes the name as an argument, so that other threads may use it in the meantime. Stock GLM looks it
+        up in its configuration, which is changed for the length of the call: there, nobody else may call it.
+        """
         config = self.model.config
+        if config.model_type == "chatglm":
+            yield {"attention_name": self.attention_name}
+            return
         before = config._attn_implementation
         config._attn_implementation = self.attention_name
         try:
-            yield
+            yield {}
         finally:
             config._attn_implementation = before
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """No dropout for the length of a call; a model in training is left as it was found."""
+    training = [module for module in model.modules() if module.training] if model.training else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from chatglm.engine.request import Request, SamplingParams, TokenLogprobs
 
-INVALID = -1  # stands for a token where the logits hold a NaN
+INVALID = -1  # stands for a token where none can be chosen
+_NOTHING_TO_CHOOSE = "no token can be chosen: the logits hold NaN or infinity, or every token is banned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,13 @@ class Sampler:
         self.num_tokens = num_tokens
 
     def sample(self, logits: Tensor, rows: Sequence[Row]) -> list[Sampled]:
-        """`logits` [N, vocab] for `rows` [N] -> a token each, `INVALID` where the logits hold a NaN."""
+        """`logits` [N, vocab] for `rows` [N] -> a token each, `INVALID` where none can be chosen."""
         scores = logits.float()
         if self.num_tokens is not None:
             scores[:, self.num_tokens :] = -torch.inf
         raw = scores.clone() if any(row.request.params.logprobs is not None for row in rows) else None
         errors = [_edit_row_or_say_why_not(score, row) for score, row in zip(scores, rows, strict=True)]
-        broken = scores.isnan().any(dim=1)
+        broken = ~scores.amax(dim=1).isfinite()  # a NaN, an overflow, or no token left
         if all(row.request.params.greedy for row in rows):
             chosen = scores.argmax(dim=1)
         else:
@@ -71,7 +72,7 @@ class Sampler:
             Sampled(
                 token,
                 None if raw is None else _logprobs(raw[index], token, rows[index].request.params.logprobs),
-                errors[index] or "the model's logits hold NaN" if token == INVALID else "",
+                (errors[index] or _NOTHING_TO_CHOOSE) if token == INVALID else "",
             )
             for index, token in enumerate(ids)
         ]
@@ -144,7 +145,8 @@ def warp(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
         return torch.tensor([float(getattr(p, name)) for p in params], device=scores.device)[:, None]
 
     temperature = column("temperature")
-    scores = scores / torch.where(temperature == 0, 1.0, temperature)
+    best = scores.amax(dim=1, keepdim=True)  # taken off first, so that no temperature is too small
+    scores = (scores - best) / torch.where(temperature == 0, 1.0, temperature)
     top_k = torch.where(temperature == 0, 1.0, column("top_k"))  # greedy: the best one is all that is left
     if bool((top_k > 0).any()):
         scores = _cut_top_k(scores, top_k.long())

@@ -52,11 +52,14 @@ def _positions(engine: "Engine", request: Request) -> torch.Tensor:
 def _admit(engine: "Engine", request: Request, first_wanted: int) -> None:
     """Take blocks; requests that run now make room by being finished first."""
     blocks = engine.blocks
-    blocks.admit(request)
-    if request.num_computed > first_wanted:  # what is found in the cache has no logits: keep only the prompt
-        request.num_computed = first_wanted // blocks.block_size * blocks.block_size
-        blocks.shrink(request, request.num_computed)
-    while not blocks.extend(request, len(request.token_ids)):
+    while True:
+        blocks.admit(request)
+        if request.num_computed > first_wanted:  # what is found in the cache has no logits: keep only the prompt
+            request.num_computed = first_wanted // blocks.block_size * blocks.block_size
+            blocks.shrink(request, request.num_computed)
+        if blocks.extend(request, len(request.token_ids)):
+            return
+        blocks.free(request)  # while this one waits, the others may need them
         if not engine.scheduler.has_work:
             raise RequestError(f"{len(request.token_ids)} tokens to score do not fit into the cache")
         engine.step()

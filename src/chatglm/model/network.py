@@ -141,7 +141,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        prefix_elsewhere: bool = False,
+        attention_name: str | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run the layers over `input_ids` [B, S] or `inputs_embeds` [B, S, hidden].
@@ -149,7 +149,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         `attention_mask` is [B, T] of 0 and 1 over cached and new tokens, without a P-Tuning prefix (or a 4-d mask, used
         as it is). `position_ids` [B, S] default to a continuation of the cache. `hidden_states`, when asked for, are
         the input of each layer and the output of the last one *before* the final norm, batch first.
-        `prefix_elsewhere`: the attention function brings the P-Tuning prefix itself.
+        `attention_name`: for this call, another attention function than the configured one; it sees to its own mask
+        and to the P-Tuning prefix.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -162,17 +163,11 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             position_ids = self._next_positions(inputs_embeds, past_key_values)
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache(config=self.config)
-        prefixes, sized_by = None, past_key_values
-        if self.prefix_encoder is not None and not prefix_elsewhere:
-            prefixes, attention_mask, sized_by = self._prefix(inputs_embeds, attention_mask, past_key_values)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=sized_by,
-            position_ids=position_ids,
-        )
+        prefixes, mask = None, None
+        if attention_name is None:
+            prefixes, mask = self._prefixes_and_mask(inputs_embeds, attention_mask, past_key_values, position_ids)
         kwargs |= {
+            "attention_name": attention_name,
             "attention_mask": mask,
             "position_embeddings": self.rotary_pos_emb(position_ids, inputs_embeds.dtype),
             "position_ids": position_ids,
@@ -191,6 +186,21 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             past_key_values=past_key_values,
             hidden_states=tuple(all_hidden) if keep_hidden else None,
             attentions=tuple(all_weights) if keep_weights else None,
+        )
+
+    def _prefixes_and_mask(
+        self, inputs_embeds: Tensor, mask: Tensor | None, cache: Cache | None, position_ids: Tensor
+    ) -> tuple[Tensor | None, Any]:
+        """P-Tuning keys and values for layers without a cache, and the mask in the configured attention's own form."""
+        prefixes, sized_by = None, cache
+        if self.prefix_encoder is not None:
+            prefixes, mask, sized_by = self._prefix(inputs_embeds, mask, cache)
+        return prefixes, create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=mask,
+            past_key_values=sized_by,
+            position_ids=position_ids,
         )
 
     def _wants_cache(self, use_cache: bool | None) -> bool:
