@@ -67,6 +67,7 @@ RULES = Rules(
     file_inside={
         "model.compat": names("quant"),  # model.quantize(4)
         "model.reply": names("engine"),  # model.chat answers through the engine
+        "model.own_engine": names("engine"),  # which it makes and keeps
         "model.pretrained": names("quant"),  # an official INT4 folder says itself that it is one
     },
     file_third_party={

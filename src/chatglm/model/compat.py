@@ -6,7 +6,7 @@ the length limit ends an answer, tools can be streamed, and every turn sees the 
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from chatglm.chat.message import CodeDone, Message, Role, TextDelta, ToolCallDon
 from chatglm.chat.parser import Segment
 from chatglm.chat.response import process_response
 from chatglm.errors import PromptError
+from chatglm.model.own_engine import forget_engine
 from chatglm.model.reply import Reply
 from chatglm.model.streaming import stream_generate
 
@@ -110,7 +111,7 @@ class OfficialHabits:
         return_past_key_values: bool = False,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        """`generate()`, giving all ids [B, tokens so far] after each step.
+        """`generate()`, giving all ids [B, tokens so far] after each step. Beams have no steps to give: an error.
 
         Rows that have ended are filled with the pad id. With `return_past_key_values` each item is a pair whose second
         value is an `EarlierTurns`.
@@ -119,10 +120,20 @@ class OfficialHabits:
             locals(), "generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"
         )
         options = {key: value for key, value in options.items() if value is not None}
-        ids = input_ids
+        if kwargs.get("num_beams", 1) != 1:
+            raise PromptError(f"num_beams={kwargs['num_beams']} cannot be streamed; call generate()")
+        ids = input_ids.repeat_interleave(kwargs.get("num_return_sequences", 1), dim=0)
         for step in stream_generate(self, {"input_ids": input_ids}, **options, **kwargs):  # type: ignore[arg-type]
             ids = torch.cat((ids, step.to(ids.device)[:, None]), dim=1)
             yield (ids, EarlierTurns()) if return_past_key_values else ids
+
+    def forget_earlier_turns(self) -> None:
+        """Drop what is kept of earlier conversations, and its memory.
+
+        Changes of the weights are noticed by themselves where torch counts them; after many single values were written
+        through `.data`, call this.
+        """
+        forget_engine(self)
 
     def process_response(
         self, output: str, history: Sequence[dict[str, Any]]
@@ -167,11 +178,11 @@ class _Turn:
         self, model: Any, tokenizer: Any, query: str, history: Sequence[Any] | None, role: str, options: dict[str, Any]
     ) -> None:
         self.pairs = tokenizer.version == "chatglm2"
-        self.before: History = [tuple(item) if self.pairs else dict(item) for item in history or ()]
+        self.before: History = [_checked(item, self.pairs) for item in history or ()]
         self.query, self.role = query, role
         self.offers_tools = bool(self.before) and not self.pairs and "tools" in self.before[0]
-        options = {"top_k": 50} | options  # the default of transformers' generation settings, officially in force
         options = {key: value for key, value in options.items() if value is not None}
+        options = _defaults(model, options.pop("generation_config", None)) | options
         if "max_new_tokens" in options:
             options.pop("max_length", None)
         seed, stop = options.pop("seed", None), threading.Event()
@@ -225,6 +236,35 @@ class _Turn:
             {"role": self.role, "content": self.query},
             *({"role": "assistant", "metadata": metadata, "content": content} for metadata, content in written),
         ]
+
+
+def _checked(item: Any, pairs: bool) -> Any:
+    """A copy of one history item in its official form."""
+    if pairs:
+        if isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(text, str) for text in item):
+            return tuple(item)
+        raise PromptError(f"a ChatGLM2 history holds (query, answer) pairs of texts; this item is {item!r:.200}")
+    if isinstance(item, Message):
+        return item.to_dict()
+    if isinstance(item, Mapping):
+        return dict(item)
+    raise PromptError(f"a ChatGLM3 history holds dicts with role and content; this item is {item!r:.200}")
+
+
+# Not for a conversation: ids the tokenizer knows better, lengths `chat` has a default of its own for, forms of output.
+_NOT_DEFAULTS = {
+    "transformers_version", "bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens", "use_cache",
+    "return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
+    "do_sample", "temperature", "top_p",
+}  # fmt: skip
+
+
+def _defaults(model: Any, given: GenerationConfig | None) -> dict[str, Any]:
+    """Settings in force below the explicit ones: those of a `generation_config`, and transformers' own top_k of 50."""
+    config = (given if given is not None else model.generation_config).to_diff_dict()
+    keys = {key for key in config if not key.startswith("_")}
+    keys -= _NOT_DEFAULTS if given is None else {"transformers_version"}
+    return {"top_k": 50} | {key: config[key] for key in keys if config[key] is not None}
 
 
 def _called(segment: Segment, offers_tools: bool) -> dict[str, Any]:

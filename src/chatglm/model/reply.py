@@ -5,10 +5,7 @@ Answers come from the engine; what only `generate()` can do (beams, a caller's o
 
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -16,10 +13,10 @@ from chatglm.chat.message import Event, Message, Role, as_messages
 from chatglm.chat.parser import Segment, StreamParser
 from chatglm.chat.template import tool_names
 from chatglm.errors import PromptError
+from chatglm.model.own_engine import engine_for
 from chatglm.model.streaming import stream_generate
 
 if TYPE_CHECKING:
-    from chatglm.engine.engine import Engine
     from chatglm.engine.request import SamplingParams
 
 # Our names on the left, generate()'s on the right; whatever is not here is for generate() alone.
@@ -66,9 +63,11 @@ class Reply:
         self.model, self.stop, self.seed = model, stop or threading.Event(), seed
         self.tokenizer = tokenizer
         self.prompt_ids: list[int] = tokenizer.render(conversation).ids
-        self.stop_ids = frozenset(tokenizer.stop_ids)
+        self.stop_ids = _ids(options.pop("eos_token_id", None)) or frozenset(tokenizer.stop_ids)
         self.parser: StreamParser = tokenizer.stream_parser(offered_names(conversation) if tools is None else tools)
+        self.parser.stop_ids = self.stop_ids
         self.token_ids: list[int] = []
+        _refuse_other_results(options)
         self.options = {key: value for key, value in options.items() if _NEUTRAL.get(key, self) != value}
         self.max_new_tokens = self._room()
 
@@ -113,6 +112,8 @@ class Reply:
                 f"the conversation has {self.prompt_tokens} tokens and {what} is {limit}: no room for an answer. "
                 "Drop earlier turns, or allow more"
             )
+        if wanted is not None and int(wanted) < 1:
+            raise PromptError(f"max_new_tokens is {wanted}; it must be at least 1")
         room = limit - self.prompt_tokens
         return room if wanted is None else min(room, int(wanted))
 
@@ -147,8 +148,12 @@ class Reply:
         min_tokens = options.pop("min_new_tokens", 0)
         if not options.pop("do_sample", True):
             options = {key: value for key, value in options.items() if key not in _SAMPLING_ONLY} | {"temperature": 0}
+        elif options.get("top_p") == 0:  # transformers keeps the likeliest token then
+            options |= {"top_p": 1.0, "top_k": 1}
+        # Without a seed of its own an answer follows torch's, so that torch.manual_seed() repeats it.
+        seed = self.seed if self.seed is not None else int(torch.randint(2**63 - 1, ()))
         return SamplingParams(
-            seed=self.seed,
+            seed=seed,
             max_tokens=self.max_new_tokens,
             min_tokens=min(min_tokens, self.max_new_tokens),
             stop_token_ids=sorted(self.stop_ids),
@@ -163,6 +168,8 @@ class Reply:
             "eos_token_id": sorted(self.stop_ids),
             "pad_token_id": 0,
             "max_new_tokens": self.max_new_tokens,
+            # Rows of the output layer that have no text; the engine masks them too.
+            "suppress_tokens": list(range(len(self.tokenizer), int(self.model.config.padded_vocab_size))) or None,
         } | self.options
         if not options.get("do_sample", True):
             options = {key: value for key, value in options.items() if key not in _SAMPLING_ONLY}
@@ -175,14 +182,12 @@ class Reply:
         yield None, "length"
 
     def _steps(self, inputs: dict[str, Any], options: dict[str, Any]) -> Iterator[Any]:
-        engine = _engines.get(self.model)
-        with engine.lock if engine is not None else nullcontext():  # one forward pass of a model at a time
-            if options.get("num_beams", 1) == 1:
-                yield from stream_generate(self.model, inputs, stop=self.stop, seed=self.seed, **options)
-                return
-            if self.seed is not None:
-                torch.manual_seed(self.seed)
-            sequences = self.model.generate(**inputs, **options)[:, self.prompt_tokens :]
+        if options.get("num_beams", 1) == 1:
+            yield from stream_generate(self.model, inputs, stop=self.stop, seed=self.seed, **options)
+            return
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+        sequences = self.model.generate(**inputs, **options)[:1, self.prompt_tokens :]
         yield from sequences.T
 
 
@@ -192,41 +197,12 @@ def offered_names(messages: Sequence[Message]) -> Collection[str] | bool:
     return False if tools is None else tool_names(tools) or True
 
 
-_engines: "WeakKeyDictionary[Any, Engine]" = WeakKeyDictionary()
-_fingerprints: "WeakKeyDictionary[Any, int]" = WeakKeyDictionary()
+def _ids(given: int | Sequence[int] | None) -> frozenset[int]:
+    return frozenset() if given is None else frozenset({given} if isinstance(given, int) else given)
 
 
-def engine_for(model: Any, tokenizer: Any) -> "Engine":
-    """The engine that answers for a model; a new one when the weights have changed since the last call.
-
-    Its cache holds keys and values of earlier turns, which are worth nothing after a training step, a cast or an
-    adapter. The cache has room for one full context, out of at most half the free memory.
-    """
-    from chatglm.engine.config import EngineConfig
-    from chatglm.engine.engine import Engine
-    from chatglm.engine.memory import context_memory
-
-    fingerprint = hash((_fingerprint(model), tokenizer.vocab_size))
-    if _fingerprints.get(model) != fingerprint or model not in _engines:
-        config = EngineConfig(num_tokens=tokenizer.vocab_size, kv_memory=context_memory(model), max_running=8)
-        _engines.pop(model, None)
-        _engines[model] = Engine(model, config, token_texts=partial(token_texts, tokenizer))
-        _fingerprints[model] = fingerprint
-    return _engines[model]
-
-
-def token_texts(tokenizer: Any) -> list[bytes]:
-    """The bytes each id adds to a text; none for special tokens."""
-    special = set(tokenizer.special_tokens.values()) | set(tokenizer.tokenizer.special_tokens.values())
-
-    def text(token_id: int) -> bytes:
-        surface = tokenizer.surface(token_id)
-        return bytes([surface]) if isinstance(surface, int) else str(surface).replace("\u2581", " ").encode()
-
-    return [b"" if token_id in special else text(token_id) for token_id in range(tokenizer.vocab_size)]
-
-
-def _fingerprint(model: Any) -> int:
-    """Changes with every change of a weight: which tensors there are, where, of what type, and how often written."""
-    tensors = (*model.parameters(), *model.buffers())
-    return hash(tuple((id(t), t.data_ptr(), t.dtype, t.device, 0 if t.is_inference() else t._version) for t in tensors))
+def _refuse_other_results(options: Mapping[str, Any]) -> None:
+    """What makes `generate()` give something else than one sequence of ids has no meaning in a conversation."""
+    for name in ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions"):
+        if options.get(name):
+            raise PromptError(f"{name}=True has no meaning in a conversation, whose result is text; call generate()")

@@ -18,17 +18,22 @@ from transformers.generation.streamers import BaseStreamer
 class _QueueStreamer(BaseStreamer):
     """Puts the tokens of each step [B] into a queue; the first call, which carries the prompt, is left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, other: BaseStreamer | None) -> None:
+        self.other = other  # the caller's own
         self.items: queue.SimpleQueue[Tensor | BaseException | None] = queue.SimpleQueue()
         self.prompt_seen = False
 
     def put(self, value: Tensor) -> None:
+        if self.other is not None:
+            self.other.put(value)
         if self.prompt_seen:
             self.items.put(value.reshape(-1).clone())
         self.prompt_seen = True
 
     def end(self) -> None:
-        """The thread says when it is over: only then has an error had its chance to be reported."""
+        """Only the caller's streamer ends here: an error must have its chance to be reported after it."""
+        if self.other is not None:
+            self.other.end()
 
 
 class _StopWhenSet(StoppingCriteria):
@@ -52,7 +57,7 @@ def stream_generate(
     Raises:
         Whatever `generate()` raises, at the step where it happens.
     """
-    streamer, stop = _QueueStreamer(), stop or threading.Event()
+    streamer, stop = _QueueStreamer(generation.pop("streamer", None)), stop or threading.Event()
     criteria = StoppingCriteriaList([*(generation.pop("stopping_criteria", None) or ()), _StopWhenSet(stop)])
 
     generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
