@@ -1,6 +1,9 @@
 """Random storms: requests come, go and are aborted in any order over a tiny pool; invariants hold after every step."""
 
+import copy
 import gc
+import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
 from chatglm.engine.request import Request, SamplingParams
+from chatglm.errors import RequestError
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
 
@@ -95,3 +99,54 @@ def test_soak_keeps_memory_flat(model: Any) -> None:
         held.append(len(gc.get_objects()))
     engine.check_integrity()
     assert held[-1] < held[1] + 1000, held
+
+
+def test_scoring_under_pressure_waits_for_the_others(model: Any) -> None:
+    engine = Engine(model, EngineConfig(block_size=4, kv_memory=52 * BYTES_PER_TOKEN))
+    text = [1, 2, 3] * 10
+    expected = engine.score(text, [1, 2])
+    request = engine.submit([3] * 12, SamplingParams(temperature=0, max_tokens=36))
+    engine.step()
+    score = engine.score(text, [1, 2])
+    assert score.logprob == pytest.approx(expected.logprob, abs=1e-4)
+    engine.wait(request)
+    assert request.finish_reason == "length"
+    engine.check_integrity()
+
+
+def test_a_failing_draft_model_costs_guesses_and_nothing_else(model: Any) -> None:
+    broken = copy.deepcopy(model)
+    broken.forward = None
+    engine = Engine(model, draft_model=broken)
+    params = SamplingParams(temperature=0, max_tokens=8)
+    with pytest.warns(UserWarning, match="draft model failed"):
+        answer = engine.generate([[1, 2]], replace(params, draft="model"))[0]
+    assert answer.token_ids == engine.generate([[1, 2]], params)[0].token_ids
+    nans = copy.deepcopy(model)
+    with torch.no_grad():
+        nans.transformer.output_layer.weight.fill_(torch.nan)
+    engine = Engine(model, draft_model=nans)
+    assert engine.generate([[1, 2]], replace(params, draft="model"))[0].token_ids == answer.token_ids
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused(model: Any) -> None:
+    config = copy.deepcopy(model.config)
+    config.padded_vocab_size = 40
+    with pytest.raises(RequestError, match="40 tokens and the model 32"):
+        Engine(model, draft_model=ChatGLMForConditionalGeneration(config))
+
+
+def test_the_lock_goes_to_whoever_asked_first(model: Any) -> None:
+    """While one thread steps in a loop, another hands in a request within a few steps."""
+    engine = Engine(model)
+    running = engine.submit([1, 2], SamplingParams(temperature=0, max_tokens=60))
+    thread = threading.Thread(target=lambda: engine.wait(running))
+    waited = []
+    thread.start()
+    for _ in range(5):
+        before = engine.stats().steps
+        request = engine.submit([3, 4], SamplingParams(max_tokens=1))
+        waited.append(engine.stats().steps - before)
+        engine.abort(request)
+    thread.join()
+    assert max(waited) <= 4
