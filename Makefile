@@ -45,7 +45,8 @@ $(dev_ready): pyproject.toml constraints.txt scripts/venv.sh
 	@touch $(run_ready) $@
 
 chat: $(run_ready)
-	@$(VENV)/bin/chatglm chat $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+	@$(VENV)/bin/chatglm chat $(if $(MODEL),--model '$(MODEL)') $(ARGS) || status=$$?; \
+	[ "$${status:-0}" -eq 130 ] || exit "$${status:-0}"  # leaving with Ctrl-C is no failure of make
 
 test: $(dev_ready)
 	$(python) -m pytest $(ARGS)

@@ -1,4 +1,4 @@
-"""Run, serve, tune, quantize and evaluate ChatGLM3-6B and ChatGLM2-6B on today's PyTorch and transformers.
+"""Run ChatGLM3-6B and ChatGLM2-6B on today's PyTorch and transformers 5, exactly and without remote code.
 
 Importing this package makes ChatGLM known to transformers' Auto classes (see `_registration`) and costs no import of
 torch: the public names below are imported when they are first used.

@@ -146,7 +146,7 @@ class OfficialCheckpoints(PreTrainedModel):
         options |= {"dtype": target, "state_dict": sources, **_quantized_options(weights.path, config, weights, False)}
         loaded: Any = super().from_pretrained(None, *model_args, config=config, **options)
         model, info = loaded
-        model.config.name_or_path = str(weights.path)
+        model.config.name_or_path = model.name_or_path = str(weights.path)  # peft reads the second
         if model.can_generate() and (weights.path / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(weights.path)
         return model, info
