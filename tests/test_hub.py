@@ -106,6 +106,19 @@ def test_what_is_neither_folder_nor_name(name: str) -> None:
     assert repr(name) in str(caught.value)
 
 
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("x")
+    with pytest.raises(HubError, match=r"is a file; give the folder it lies in \(") as caught:
+        resolve(tmp_path / "README.md")
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(name: str) -> None:
+    with pytest.raises(HubError, match="must be a folder or a hub name"):
+        resolve(name)
+
+
 def test_offline_says_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.delenv("CHATGLM_HUB", raising=False)

@@ -1,6 +1,7 @@
 """`chatglm info` and `chatglm convert`: facts from headers, and folders rewritten."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from golden_data import golden_file
 from safetensors.torch import load_file
 from transformers import GlmForCausalLM
 
-from chatglm.errors import CheckpointError
+from chatglm.cli import main
+from chatglm.errors import CheckpointError, ConfigError
 from chatglm.inspect import convert, describe, guess_variant, info_text, size_text
+from chatglm.loading import demo_folder
 from chatglm.model.config import ChatGLMConfig
 
 OFFICIAL: dict[str, Any] = {
@@ -99,13 +102,23 @@ def test_what_is_no_model(damage: str, tmp_path: Path) -> None:
     elif damage == "truncated":
         shutil.copytree(golden_file("numerics/a_base"), target, copy_function=shutil.copyfile)
         (target / "model.safetensors").write_bytes((target / "model.safetensors").read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="truncated" if damage == "truncated" else "not a folder"):
+    with pytest.raises(
+        CheckpointError,
+        match="truncated" if damage == "truncated" else "is a file" if damage == "file" else "not a folder",
+    ):
         describe(target)
+
+
+def with_tokenizer(source: str, target: Path) -> Path:
+    shutil.copytree(golden_file(source), target, copy_function=shutil.copyfile)
+    shutil.copyfile(demo_folder() / "tokenizer.model", target / "tokenizer.model")
+    (target / "tokenizer_config.json").write_text(json.dumps({"name_or_path": "THUDM/chatglm3-6b"}))
+    return target
 
 
 @pytest.mark.parametrize("source", ["numerics/a_base", "quantization/model_int4"])
 def test_convert_there_and_back(source: str, tmp_path: Path) -> None:
-    folder = golden_file(source)
+    folder = with_tokenizer(source, tmp_path / "official")
     convert(folder, tmp_path / "glm", to="glm")
     GlmForCausalLM.from_pretrained(tmp_path / "glm")
     convert(tmp_path / "glm", tmp_path / "back", to="official")
@@ -119,7 +132,86 @@ def test_convert_there_and_back(source: str, tmp_path: Path) -> None:
 def test_convert_overwrites_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="already holds a model"):
-        convert(golden_file("numerics/a_base"), tmp_path, to="glm")
+        convert(with_tokenizer("numerics/a_base", tmp_path / "official"), tmp_path, to="glm")
+
+
+SOURCES: dict[str, tuple[str, str | None, str, str]] = {  # what is damaged, its new content, --to, words of the error
+    "official already": ("", "", "official", "already in the official layout"),
+    "glm already": ("config.json", '{"model_type": "glm"}', "glm", "already stock GLM"),
+    "no json": ("config.json", "{", "glm", "config.json is not valid JSON"),
+    "no json back": ("config.json", "{", "official", "config.json is not valid JSON"),
+    "no object": ("config.json", "[]", "glm", "holds a JSON list"),
+    "no object back": ("config.json", "[]", "official", "holds a JSON list"),
+    "llama": ("config.json", '{"model_type": "llama"}', "glm", "model_type 'llama'"),
+    "llama back": ("config.json", '{"model_type": "llama"}', "official", "model_type is 'llama'"),
+    "no config": ("config.json", None, "glm", "has no config.json; found"),
+    "junk tokenizer": ("tokenizer.model", "junk", "glm", "tokenizer.model.*not a SentencePiece model"),
+    "no tokenizer": ("tokenizer.model", None, "glm", "has no tokenizer.model; copy it"),
+    "tokenizer settings": ("tokenizer_config.json", "[]", "glm", "tokenizer_config.json holds a JSON list"),
+    "generation settings": ("generation_config.json", "{", "glm", "generation_config.json is not valid JSON"),
+    "weights": ("model.safetensors", "{", "glm", "model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_what_cannot_be_converted_is_one_line_and_writes_nothing(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, content, to, words = SOURCES[kind]
+    folder = with_tokenizer("numerics/a_base", tmp_path / "source")
+    if content is None:
+        (folder / name).unlink()
+    elif name:
+        (folder / name).write_text(content)
+    assert main(["convert", str(folder), str(tmp_path / "new"), "--to", to]) == 1
+    output, errors = capsys.readouterr()
+    assert (output, errors.count("\n")) == ("", 1)
+    assert re.search(f"^chatglm: error: .*{words}", errors)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
+def test_a_place_that_cannot_be_written(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    folder = with_tokenizer("numerics/a_base", tmp_path / "source")
+    assert main(["convert", str(folder), str(tmp_path / place), "--to", "glm"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("chatglm: error: ")
+    assert errors.count("\n") == 1
+    assert str(tmp_path / place) in errors
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("command", [["info"], ["convert", "--to", "glm"], ["convert", "--to", "official"]])
+@pytest.mark.parametrize("name", ["THUDM/chatglm3-6b", "", "FILE"])
+def test_what_is_no_folder(command: list[str], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "FILE":
+        (tmp_path / "README.md").write_text("x")
+        name = str(tmp_path / "README.md")
+    target = [str(tmp_path / "new")] if command[0] == "convert" else []
+    assert main([*command, name, *target]) == 1
+    errors = capsys.readouterr().err
+    assert f"`chatglm {command[0]}` takes a folder on this machine" in errors
+    assert ("is a file; give the folder it lies in" in errors) == name.endswith("README.md")
+
+
+def test_a_rope_ratio_of_unknown_meaning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = with_tokenizer("numerics/a_base", tmp_path / "source")
+    (folder / "tokenizer_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text()) | {"rope_ratio": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["info", str(folder)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "rope_ratio 16 of unknown" in line)
+    assert "--rope-ratio-meaning" in line
+    command = ["convert", str(folder), "--to", "glm"]
+    assert main([*command, str(tmp_path / "glm")]) == 1
+    assert "--rope-ratio-meaning on the command line" in capsys.readouterr().err
+    for meaning, theta in (("base", 160_000.0), ("position", 10_000.0)):
+        assert main([*command, str(tmp_path / meaning), "--rope-ratio-meaning", meaning]) == 0
+        rope = json.loads((tmp_path / meaning / "config.json").read_text())["rope_parameters"]
+        assert (rope["rope_theta"], rope.get("factor", 1)) == (theta, 16 if meaning == "position" else 1)
+    with pytest.raises(ConfigError, match="stock folder says"):
+        convert(tmp_path / "base", tmp_path / "back", to="official", rope_ratio_meaning="base")
 
 
 def test_sizes() -> None:

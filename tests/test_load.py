@@ -15,7 +15,9 @@ from golden_data import golden_file
 from safetensors.torch import load_file, save_file
 
 from chatglm.errors import CheckpointError, ConfigError
-from chatglm.loading import best_device, default_dtype, demo_folder, load, parse_bits, read_config
+from chatglm.inspect import describe
+from chatglm.loading import best_device, default_dtype, demo_folder, load, parse_bits, parse_device
+from chatglm.model.config import read_config
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.quant.linear import RowwiseLinear, quantized_bits
 
@@ -163,6 +165,12 @@ def test_the_tokenizer_may_lie_elsewhere(folder: Path) -> None:
         ({"dtype": "half a byte"}, "half a byte"),
         ({"device": "cpu", "device_map": "auto"}, "device_map"),
         ({"quantize": 4, "device_map": "auto"}, "device_map"),
+        ({"device": "foo"}, r"device is 'foo'; it must be one that is here: cpu"),
+        ({"device": ""}, "device is ''"),
+        ({"device": "cpu:99"}, "device is 'cpu:99'"),
+        ({"device": "cuda:99"}, "device is 'cuda:99'"),
+        ({"device": "meta"}, "device is 'meta'"),
+        ({"device": 3.5}, "device is '3.5'"),
     ],
 )
 def test_contradictory_options(folder: Path, options: dict[str, Any], words: str) -> None:
@@ -180,17 +188,50 @@ def test_unknown_options_are_errors(folder: Path) -> None:
     [
         (None, "no config.json; found model.safetensors"),
         ("{", "not valid JSON"),
+        ("[]", "must be an object"),
+        ('{"model_type": "chatglm", "torch_dtype": "foo"}', "torch_dtype 'foo'; it must be one like 'float16'"),
         ('{"model_type": "llama"}', "'llama'"),
-        ('{"model_type": "glm"}', "--to official"),
+        ('{"model_type": "glm"}', r"`chatglm convert '\S+/a model' '\S+/a model-official' --to official`"),
         ('{"model_type": "chatglm", "inner_hidden_size": 16384}', "first-generation"),
     ],
 )
 def test_folders_of_another_kind(tmp_path: Path, config: str | None, words: str) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"x")
+    folder = tmp_path / "a model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"x")
     if config is not None:
-        (tmp_path / "config.json").write_text(config)
+        (folder / "config.json").write_text(config)
     with pytest.raises(CheckpointError, match=words):
-        read_config(tmp_path)
+        read_config(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(("content", "words"), [("{", "is not valid JSON"), ("[]", "holds a JSON list")])
+def test_damaged_settings_are_named(folder: Path, name: str, content: str, words: str) -> None:
+    load(folder, device="cpu")
+    (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match=f"{name} {words}"):
+        load(folder, device="cpu")
+    with pytest.raises(CheckpointError, match=f"{name} {words}"):
+        describe(folder)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_an_accelerator_that_is_not_here(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device is '{kind}'; it must be one that is here: cpu$"):
+        parse_device(kind)
+    assert parse_device("cpu") == parse_device(None) == torch.device("cpu")
+
+
+def test_every_device_that_is_here_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [str(parse_device(name)) for name in ("cuda", "cuda:1", "cpu")] == ["cuda", "cuda:1", "cpu"]
+    with pytest.raises(ConfigError, match="cpu, cuda:0, cuda:1"):
+        parse_device("cuda:2")
 
 
 def test_rope_ratio_can_be_stated(folder: Path) -> None:

@@ -131,7 +131,11 @@ def _add_loading(command: Parser) -> None:
     group.add_argument("--quantize", type=int, choices=(4, 8), help="bits per weight (default: as stored)")
     group.add_argument("--adapter", metavar="FOLDER", help="LoRA folder or hub name to attach")
     group.add_argument("--prefix", metavar="FILE", help="P-Tuning v2 file or folder")
-    group.add_argument(
+    _add_rope_ratio_meaning(group)
+
+
+def _add_rope_ratio_meaning(target: Any) -> None:
+    target.add_argument(
         "--rope-ratio-meaning",
         choices=("base", "position"),
         help="what rope_ratio acts on, for a folder that does not tell (ChatGLM3: base, ChatGLM2: position)",
@@ -141,12 +145,11 @@ def _add_loading(command: Parser) -> None:
 def _add_sampling(command: Parser) -> None:
     group = command.add_argument_group("sampling")
     group.add_argument(
-        "--temperature", type=float, default=0.8, metavar="X", help="0 is greedy, higher is more varied (default: 0.8)"
+        "--temperature", type=float, metavar="X", help="0 is greedy, higher is more varied (default: 0.8)"
     )
     group.add_argument(
         "--top-p",
         type=float,
-        default=0.8,
         metavar="X",
         help="keep the likeliest tokens up to this share (default: 0.8)",
     )
@@ -206,11 +209,13 @@ def _add_convert(commands: Any) -> None:
         choices=("glm", "official"),
         help="glm: stock GlmForCausalLM of transformers; official: the names and fusions of the official files",
     )
+    _add_rope_ratio_meaning(command)
 
 
 def _convert(options: argparse.Namespace) -> int:
     from chatglm.inspect import convert
 
-    folder = convert(options.source, options.destination, to=options.to)
+    meaning = options.rope_ratio_meaning
+    folder = convert(options.source, options.destination, to=options.to, rope_ratio_meaning=meaning)
     sys.stdout.write(f"Wrote {folder}\n")
     return 0

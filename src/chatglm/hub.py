@@ -35,10 +35,14 @@ def resolve(name_or_folder: str | Path, *, hub: str | None = None, revision: str
         HubError: no such folder, no such model, or no connection; says what was tried and what else can be done.
         MissingExtraError: ModelScope is asked for and not installed.
     """
+    name = str(name_or_folder)
+    if not name.strip():
+        raise HubError(f"the model's name is {name!r}; it must be a folder or a hub name like owner/model")
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder
-    name = str(name_or_folder)
+    if folder.exists():
+        raise HubError(f"{name!r} is a file; give the folder it lies in ({str(folder.parent)!r})")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise HubError(
             f"no folder {name!r} on this machine, and it is no hub name either (those look like owner/model)"

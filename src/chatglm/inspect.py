@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from chatglm.errors import CheckpointError
-from chatglm.loading import read_config
+from chatglm.errors import CheckpointError, ConfigError
 from chatglm.model.checkpoint import INV_FREQ, SCALE, canonical_name, expected_shapes, verify_folder
-from chatglm.model.config import ChatGLMConfig
+from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_json, read_settings
+from chatglm.model.vocabulary import Vocabulary
 from chatglm.model.weights import INDEX_FILES, SINGLE_FILES
 
 Layout = Literal["glm", "official"]
@@ -60,10 +60,10 @@ def describe(folder: str | Path) -> FolderInfo:
     Raises:
         CheckpointError: no model of this family in there, or damaged or unfitting weights.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; a model is a folder with config.json and weight files")
+    folder = _existing_folder(folder, "info")
     config = read_config(folder)
+    if (words := folder / "tokenizer_config.json").is_file():
+        read_json(words)
     weights = verify_folder(folder, config)
     full = full_shapes(config)
     linears = {n: s for n, s in full.items() if n.endswith(_LINEARS)}
@@ -123,25 +123,48 @@ def info_text(folder: str | Path) -> str:
     return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
 
 
-def convert(source: str | Path, target: str | Path, *, to: Layout) -> Path:
+def convert(
+    source: str | Path, target: str | Path, *, to: Layout, rope_ratio_meaning: RopeRatioMeaning | None = None
+) -> Path:
     """Rewrite a model folder as stock GLM ("glm") or in the official layout ("official"). Returns the new folder.
 
-    Quantized official folders are dequantized exactly as stored on their way to stock GLM.
+    Quantized official folders are dequantized exactly as stored on their way to stock GLM. `rope_ratio_meaning`
+    ("base" or "position") is for official folders that set `rope_ratio` and do not tell.
 
     Raises:
-        CheckpointError: damaged weights, a target that already holds a model. ConfigError: an unknown form, or a
-        configuration the other layout cannot express.
+        CheckpointError: another kind of model, damaged files, no tokenizer.model, or a target that already holds a
+        model or cannot be written. ConfigError: already in that form, or a configuration it cannot express.
     """
     from chatglm.model.export import to_glm, to_official
     from chatglm.quant.rowwise import dequantize
 
-    source, target = Path(source), Path(target)
-    taken = [name for name in ("config.json", *SINGLE_FILES, *INDEX_FILES) if (target / name).exists()]
-    if taken:
-        raise CheckpointError(f"{target} already holds a model ({', '.join(taken)}); give a new folder to write to")
+    source, target = _existing_folder(source, "convert"), Path(target)
+    _check_source(source, to, rope_ratio_meaning)
+    try:
+        taken = [name for name in ("config.json", *SINGLE_FILES, *INDEX_FILES) if (target / name).exists()]
+        if taken:
+            raise CheckpointError(f"{target} already holds a model ({', '.join(taken)}); give a new folder to write to")
+        if to == "glm":
+            return to_glm(source, target, dequantize=dequantize, rope_ratio_meaning=rope_ratio_meaning)
+        return to_official(source, target)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or target} cannot be read or written: {error.strerror}") from error
+
+
+def _check_source(source: Path, to: Layout, rope_ratio_meaning: RopeRatioMeaning | None) -> None:
+    """What the command asks of a folder before anything is written; a conversion in Python may lack a tokenizer."""
+    from chatglm.model.export import read_exportable
+    from chatglm.model.stock_glm import check_stock
+
     if to == "glm":
-        return to_glm(source, target, dequantize=dequantize)
-    return to_official(source, target)
+        read_exportable(source, rope_ratio_meaning)
+    else:
+        check_stock(read_settings(source))
+    if to == "official" and rope_ratio_meaning is not None:
+        raise ConfigError("rope_ratio_meaning is for converting to stock GLM; a stock folder says what its rotation is")
+    if not (source / "tokenizer.model").is_file():
+        raise CheckpointError(f"{source} has no tokenizer.model; copy it there from the base model, then convert")
+    Vocabulary.from_file(source / "tokenizer.model")
 
 
 def size_text(num_bytes: int) -> str:
@@ -150,6 +173,17 @@ def size_text(num_bytes: int) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.{2 if unit == 'GB' else 1}f} {unit}"
     return f"{num_bytes} bytes"
+
+
+def _existing_folder(folder: str | Path, command: str) -> Path:
+    path = Path(folder)
+    if not str(folder).strip() or not path.is_dir():
+        what = f"is a file; give the folder it lies in ({str(path.parent)!r})" if path.is_file() else "is not a folder"
+        raise CheckpointError(
+            f"{str(folder)!r} {what}; `chatglm {command}` takes a folder on this machine with config.json and weight "
+            "files, and looks no hub names up"
+        )
+    return path
 
 
 _LINEARS = (
@@ -211,7 +245,10 @@ def _generation(folder: Path, config: ChatGLMConfig) -> tuple[str, str]:
 
 def _rope_text(config: ChatGLMConfig) -> str:
     if config.rope_ratio != 1 and config.rope_ratio_meaning is None:
-        return f"rope_ratio {config.rope_ratio:g} of unknown meaning"
+        return (
+            f"rope_ratio {config.rope_ratio:g} of unknown meaning: say with --rope-ratio-meaning whether it acts on "
+            "the base (ChatGLM3) or the position (ChatGLM2)"
+        )
     base, divisor = config.rope_base_and_divisor()
     scaled = f", positions divided by {divisor:g}" if divisor != 1 else ""
     return f"rotary base {base:,.0f}{scaled}"

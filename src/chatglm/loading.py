@@ -5,7 +5,6 @@ weights work is `quant/`'s.
 """
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -18,7 +17,7 @@ from transformers.utils import logging
 from chatglm import hub as hubs
 from chatglm.errors import CheckpointError, ConfigError, HubError
 from chatglm.model.adapters import attach_lora, load_prefix
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning
+from chatglm.model.config import RopeRatioMeaning, read_config, read_json
 from chatglm.model.weights import WeightFolder
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def load(
     Args:
         name_or_folder: a folder, a hub name, an adapter folder whose base model is at hand; None: the embedded model.
         dtype: of the weights; "auto" is that of the checkpoint. By default what `default_dtype` chooses.
-        device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
+        device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is; see `parse_device`.
         device_map: several devices, as in transformers; instead of `device`.
         quantize: 4 or 8 (or "int4", "int8"): the official row-wise format, in memory.
         dequantize: give an INT8 / INT4 checkpoint full weights, exactly as stored; by default it stays quantized.
@@ -66,16 +65,16 @@ def load(
 
     Raises:
         HubError: the name leads nowhere. CheckpointError: damaged or unfitting files. ConfigError: contradictory
-        options. MissingExtraError: an option needs a package that is not installed.
+        options, or a device that is not here. MissingExtraError: an option needs a package that is not installed.
     """
     bits = parse_bits(quantize)
     if device_map is not None and (device is not None or bits is not None):
         raise ConfigError("device_map cannot be combined with device or quantize; give one of them")
+    place = None if device_map is not None else parse_device(device)
     folder = demo_folder() if name_or_folder is None else hubs.resolve(name_or_folder, hub=hub, revision=revision)
     folder, adapter = _split_adapter(folder, adapter, hub)
     overrides = {} if rope_ratio_meaning is None else {"rope_ratio_meaning": rope_ratio_meaning}
     config = read_config(folder, **overrides)
-    place = None if device_map is not None else torch.device(device or best_device())
     chosen = _choose_dtype(dtype, folder, place)
     language = _load_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
     options: dict[str, Any] = {"config": config, "dequantize": dequantize}
@@ -100,6 +99,27 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def parse_device(device: torch.device | str | None) -> torch.device:
+    """The device asked for, or the best there is.
+
+    Raises:
+        ConfigError: no device of that name is here; lists those that are.
+    """
+    here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if other is not None and other.type not in ("cuda", "mps"):
+        here += [f"{other.type}:{index}" for index in range(torch.accelerator.device_count())]
+    try:
+        place = torch.device(best_device() if device is None else device)
+    except (RuntimeError, TypeError):
+        place = None
+    kinds = [name.partition(":")[0] for name in here]
+    if place is None or (place.index or 0) >= kinds.count(place.type):
+        raise ConfigError(f"device is {str(device)!r}; it must be one that is here: {', '.join(here)}")
+    return place
 
 
 def default_dtype(folder: str | Path, device: torch.device | str | None = None) -> torch.dtype:
@@ -149,32 +169,6 @@ def parse_bits(quantize: int | str | None) -> int | None:
     return int(text)
 
 
-def read_config(folder: Path, **overrides: Any) -> ChatGLMConfig:
-    """The configuration of an official folder.
-
-    Raises:
-        CheckpointError: no config.json, or that of another kind of model, named with what can be done.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        names = ", ".join(sorted(found.name for found in folder.iterdir())[:20])
-        raise CheckpointError(f"{folder} has no config.json; found {names or 'an empty folder'}")
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if "inner_hidden_size" in kind:
-        raise CheckpointError(
-            f"{folder} is a first-generation ChatGLM-6B; this package runs ChatGLM2-6B and ChatGLM3-6B"
-        )
-    if kind.get("model_type") == "glm":
-        raise CheckpointError(f"{folder} is in the stock GLM form; `chatglm convert SRC DST --to official` rewrites it")
-    if kind.get("model_type") != "chatglm":
-        raise CheckpointError(f"{path} has model_type {kind.get('model_type')!r}; a ChatGLM folder has 'chatglm'")
-    config: ChatGLMConfig = ChatGLMConfig.from_pretrained(folder, **overrides)
-    return config
-
-
 def available_memory() -> int:
     """Bytes of memory that can be taken without swapping; a guess of 8 GB where the system does not tell."""
     try:
@@ -207,7 +201,7 @@ def _split_adapter(folder: Path, adapter: str | Path | None, hub: str | None) ->
     path = folder / "adapter_config.json"
     if (folder / "config.json").is_file() or not path.is_file() or adapter is not None:
         return folder, adapter
-    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = read_json(path).get("base_model_name_or_path")
     if not base:
         raise CheckpointError(
             f"{folder} is an adapter and names no base model; load the base and pass adapter={folder}"
@@ -225,7 +219,11 @@ def _load_tokenizer(folder: Path) -> "ChatGLMTokenizer":
     from chatglm.model.tokenizer import ChatGLMTokenizer
 
     if not (folder / "tokenizer.model").is_file():
-        raise CheckpointError(f"{folder} has no tokenizer.model; copy it from the base model, or pass tokenizer=FOLDER")
+        raise CheckpointError(
+            f"{folder} has no tokenizer.model; copy it there from the base model (or, in Python, pass tokenizer=FOLDER)"
+        )
+    if (words := folder / "tokenizer_config.json").is_file():
+        read_json(words)
     result: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(folder)
     return result
 

@@ -10,7 +10,7 @@ import torch
 from golden_data import golden_file
 from safetensors.torch import load_file
 from tiny_folders import EXPORTABLE, WITH_WEIGHTS, as_bin, base_folder, edit_config, golden_folder, rewrite, shard
-from transformers import AutoModelForCausalLM, GlmConfig, GlmForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig, GlmConfig, GlmForCausalLM
 
 from chatglm.errors import ChatGLMError, CheckpointError, ConfigError
 from chatglm.model.config import ChatGLMConfig
@@ -201,6 +201,22 @@ def test_damaged_stock_folders(kind: str, tmp_path: Path) -> None:
     damage(glm)
     with pytest.raises(ChatGLMError, match=words):
         to_official(glm, tmp_path / "back")
+
+
+@pytest.mark.parametrize("settings", [None, {"eos_token_id": [2, 64795, 64797], "do_sample": True, "top_k": 9}])
+@pytest.mark.parametrize("side", [True, False])
+def test_generation_settings_come_back(settings: dict[str, Any] | None, side: bool, tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "official")
+    if settings is not None:
+        GenerationConfig(**settings).save_pretrained(folder)
+    glm = to_glm(folder, tmp_path / "glm")
+    if not side:
+        (glm / SIDE_FILE).unlink()
+    back = to_official(glm, tmp_path / "back") / "generation_config.json"
+    if side and settings is None:
+        assert not back.exists()
+    else:
+        assert back.read_bytes() == ((folder if side else glm) / "generation_config.json").read_bytes()
 
 
 def test_source_and_target_must_differ(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One answer on standard output and nothing else, and what is checked before a model is loaded."""
 
 import io
+import os
 import sys
 
 import pytest
@@ -69,6 +70,29 @@ def test_sampling_options_arrive(chat):
     assert responder.seeds == [9]
 
 
+@pytest.mark.parametrize("more", [[], ["--temperature", "0"]])
+def test_greedy_alone_contradicts_nothing(chat, more):
+    *_, responder = chat("hello", "--greedy", *more)
+    assert [sampling.greedy for sampling in responder.samplings] == [True]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system does not tell what waits in a pipe")
+@pytest.mark.parametrize(("data", "noted"), [(b"context", True), (b"", False)])
+def test_a_prompt_beside_a_pipe_is_noted_on_standard_error(chat, monkeypatch, capsys, data, noted):
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        scripted = ScriptedResponder(["fine"])
+        assert start(build_parser().parse_args(["chat", "hi"]), lambda options: scripted) == 0
+        assert pipe.read() == data.decode()
+    assert capsys.readouterr() == (
+        "fine\n",
+        "chatglm: note: standard input is ignored because a PROMPT was given\n" if noted else "",
+    )
+
+
 def test_system_prompt_and_saved_conversation(chat, tmp_path):
     path = tmp_path / "talk.json"
     talk = Conversation()
@@ -111,6 +135,8 @@ def test_a_prompt_that_does_not_fit_is_refused(chat):
         ([], None, UsageError, "standard output is no terminal"),
         (["hello", "--top-p", "2"], None, SamplingError, "--top-p is 2.0"),
         (["hello", "--seed", "-1"], None, SamplingError, "--seed is -1"),
+        (["hello", "--greedy", "--temperature", "0.8"], None, UsageError, "--greedy .* so --temperature would do"),
+        (["hello", "--greedy", "--top-p", "1", "--top-k", "3"], None, UsageError, "--top-p and --top-k"),
         (["hello", "--load", "none.json"], None, ConversationError, "none.json cannot be read"),
     ],
 )

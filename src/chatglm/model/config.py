@@ -4,12 +4,14 @@ What this file does not do: it never opens weights, and it never guesses what `r
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from transformers import PreTrainedConfig
 
-from chatglm.errors import ConfigError
+from chatglm.errors import CheckpointError, ConfigError
 
 RopeRatioMeaning = Literal["base", "position"]
 RopePrecision = Literal["float32", "model"]
@@ -140,7 +142,7 @@ class ChatGLMConfig(PreTrainedConfig):
             f"rope_ratio={self.rope_ratio} can mean two things and neither the folder nor the model name says which: "
             "ChatGLM3-6B-32K/128K multiply the rotary base by it, ChatGLM2-6B-32K divides positions by it. "
             'Add "rope_ratio_meaning": "base" (ChatGLM3) or "position" (ChatGLM2) to config.json, '
-            "or pass rope_ratio_meaning=... to from_pretrained()."
+            "or pass rope_ratio_meaning=... to from_pretrained() (--rope-ratio-meaning on the command line)."
         )
 
     @classmethod
@@ -168,6 +170,66 @@ class ChatGLMConfig(PreTrainedConfig):
         if self.rope_ratio == 1:
             result.pop("rope_ratio", None)
         return result
+
+
+def read_config(folder: str | Path, **overrides: Any) -> ChatGLMConfig:
+    """The configuration of an official folder, and a check that its other settings can be read.
+
+    Raises:
+        CheckpointError: no config.json, a damaged one, or that of another kind of model, with what can be done.
+    """
+    folder = Path(folder)
+    kind = read_settings(folder)
+    if "inner_hidden_size" in kind:
+        raise CheckpointError(
+            f"{folder} is a first-generation ChatGLM-6B; this package runs ChatGLM2-6B and ChatGLM3-6B"
+        )
+    if kind.get("model_type") == "glm":
+        command = shlex.join(["chatglm", "convert", str(folder), f"{folder}-official", "--to", "official"])
+        raise CheckpointError(f"{folder} is in the stock GLM form; `{command}` rewrites it")
+    if kind.get("model_type") != "chatglm":
+        path = folder / "config.json"
+        raise CheckpointError(f"{path} has model_type {kind.get('model_type')!r}; a ChatGLM folder has 'chatglm'")
+    for key in ("dtype", "torch_dtype"):
+        if kind.get(key) is not None and not isinstance(getattr(torch, str(kind[key]), None), torch.dtype):
+            raise CheckpointError(f"{folder / 'config.json'} has {key} {kind[key]!r}; it must be one like 'float16'")
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        read_json(generation)
+    config: ChatGLMConfig = ChatGLMConfig.from_pretrained(folder, **overrides)
+    return config
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder of any kind.
+
+    Raises:
+        CheckpointError: there is none, or it is no JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is not a folder; a model is a folder with config.json and weight files")
+        names = ", ".join(sorted(found.name for found in folder.iterdir())[:20])
+        raise CheckpointError(f"{folder} has no config.json; found {names or 'an empty folder'}")
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: the file cannot be read, is not valid JSON or holds something else; names it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; it must be an object {{...}}")
+    return value
 
 
 def _rope_ratio_evidence(name_or_folder: str) -> RopeRatioMeaning | None:

@@ -9,11 +9,11 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from chatglm.errors import CheckpointError
+from chatglm.errors import CheckpointError, ConfigError
 from chatglm.model.checkpoint import (
     EMBEDDING,
     FINAL_NORM,
@@ -27,15 +27,19 @@ from chatglm.model.checkpoint import (
     stored_tensors,
     verify_folder,
 )
-from chatglm.model.config import ChatGLMConfig
+from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_json, read_settings
 from chatglm.model.fast_tokenizer import stock_tokenizer, tokenizer_config
 from chatglm.model.packing import PARTS, merge_rows, part_size, split_rows
 from chatglm.model.saving import Source, save_tensors
-from chatglm.model.stock_glm import check_expressible, end_ids, glm_config, has_roles, official_config
+from chatglm.model.stock_glm import check_expressible, check_stock, end_ids, glm_config, has_roles, official_config
 from chatglm.model.weights import DTYPES, WeightFolder
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # What the GLM form cannot hold of the official folder: its config.json, inv_freq and division into files.
 SIDE_FILE = "chatglm_official.json"
+GENERATION = "generation_config.json"
 _OUTER = {
     EMBEDDING: "model.embed_tokens.weight",
     f"{FINAL_NORM}.weight": "model.norm.weight",
@@ -57,6 +61,7 @@ def to_glm(
     *,
     max_shard_size: int | str | None = None,
     dequantize: Dequantize | None = None,
+    rope_ratio_meaning: RopeRatioMeaning | None = None,
 ) -> Path:
     """Write an official folder as a stock GLM folder (`GlmForCausalLM`): config, generation config and weights.
 
@@ -64,30 +69,45 @@ def to_glm(
         source: official folder, full weights; quantized ones need `dequantize`.
         target: folder to write; made when missing. Must not be `source`.
         max_shard_size: size limit of a weight file; by default the size of the source's.
+        rope_ratio_meaning: "base" or "position", for folders that set `rope_ratio` and do not tell.
 
     Raises:
         ConfigError: the configuration has a feature stock GLM cannot express; the message names the key.
-        CheckpointError: damaged or unfitting weights; `target` is `source`.
+        CheckpointError: another kind of model, damaged or unfitting files; `target` is `source`.
     """
     source, target = _two_folders(source, target)
-    config: ChatGLMConfig = ChatGLMConfig.from_pretrained(source)
-    check_expressible(config)
+    config = read_exportable(source, rope_ratio_meaning)
     if config.quantization_bit and dequantize is None:
         raise CheckpointError(
             f"{source} holds quantized weights; stock GLM needs full ones: dequantize them on the way"
         )
     weights = verify_folder(source, config)
     official = stored_tensors(weights, bits=config.quantization_bit, dequantize=dequantize)
+    eos, tokenizer = end_ids(source, config), _stock_tokenizer(source, config)
     save_tensors(target, _glm_sources(config, official), max_shard_size or _shard_size(weights))
     dtype = official[EMBEDDING].dtype
-    eos = end_ids(source, config)
     _write_json(target / "config.json", glm_config(config, dtype, eos))
     generation = {"eos_token_id": eos, "pad_token_id": config.pad_token_id, "do_sample": True}
-    _write_json(target / "generation_config.json", generation | {"top_p": 0.8, "temperature": 0.8})
+    _write_json(target / GENERATION, generation | {"top_p": 0.8, "temperature": 0.8})
     if not config.quantization_bit:
         _write_json(target / SIDE_FILE, _side_file(source, config, weights))
-    _write_stock_tokenizer(source, target, config)
+    if tokenizer is not None:
+        _write_stock_tokenizer(source, target, config, tokenizer)
     return target
+
+
+def read_exportable(folder: Path, rope_ratio_meaning: RopeRatioMeaning | None = None) -> ChatGLMConfig:
+    """The configuration of an official folder that stock GLM can express.
+
+    Raises:
+        ConfigError: it cannot; the folder is stock GLM already. CheckpointError: see `read_config`.
+    """
+    if read_settings(folder).get("model_type") == "glm":
+        raise ConfigError(f"{folder} is already stock GLM; there is nothing to convert")
+    config = read_config(folder, **({"rope_ratio_meaning": rope_ratio_meaning} if rope_ratio_meaning else {}))
+    check_expressible(config)
+    config.rope_base_and_divisor()  # its meaning must be known
+    return config
 
 
 def to_official(source: str | Path, target: str | Path, *, max_shard_size: int | str | None = None) -> Path:
@@ -98,7 +118,8 @@ def to_official(source: str | Path, target: str | Path, *, max_shard_size: int |
         CheckpointError: damaged, missing or unfitting weights; `target` is `source`.
     """
     source, target = _two_folders(source, target)
-    stock = _read_json(source / "config.json")
+    stock = read_settings(source)
+    check_stock(stock)
     side = _read_side_file(source)
     options = side["config"] if side else official_config(stock)
     config: ChatGLMConfig = ChatGLMConfig.from_dict(dict(options))
@@ -109,6 +130,9 @@ def to_official(source: str | Path, target: str | Path, *, max_shard_size: int |
     layout = side["files"] if side and max_shard_size is None else None
     save_tensors(target, official, max_shard_size or _shard_size(weights), layout=layout)
     _write_json(target / "config.json", options)
+    generation = side["generation_config"] if side and "generation_config" in side else _read_if(source, GENERATION)
+    if generation is not None:
+        _write_json(target / GENERATION, generation)
     _write_official_tokenizer(source, target, side)
     return target
 
@@ -169,10 +193,6 @@ def _two_folders(source: str | Path, target: str | Path) -> tuple[Path, Path]:
     source, target = Path(source), Path(target)
     if source.resolve() == target.resolve():
         raise CheckpointError(f"source and target are both {source}; give another folder to write to")
-    if not (source / "config.json").is_file():
-        raise CheckpointError(
-            f"{source} has no config.json; a checkpoint is a folder with config.json and weight files"
-        )
     return source, target
 
 
@@ -187,11 +207,11 @@ def _side_file(source: Path, config: ChatGLMConfig, weights: WeightFolder) -> di
     name = next((name for name in weights.tensors if canonical_name(name) == INV_FREQ), None)
     stored = weights.read(name) if name else official_inv_freq(config)
     codes = {dtype: code for code, dtype in DTYPES.items()}
-    words = source / "tokenizer_config.json"
     return {
         "about": "what `chatglm convert --to official` needs to write the original folder again, bit for bit",
-        "config": _read_json(source / "config.json"),
-        "tokenizer_config": _read_json(words) if words.is_file() else None,
+        "config": read_settings(source),
+        "tokenizer_config": _read_if(source, "tokenizer_config.json"),
+        "generation_config": _read_if(source, GENERATION),
         "inv_freq": stored.double().tolist(),
         "inv_freq_dtype": codes[stored.dtype],
         "files": {canonical_name(name): info.file.name for name, info in weights.tensors.items()},
@@ -202,7 +222,7 @@ def _read_side_file(folder: Path) -> dict[str, Any] | None:
     path = folder / SIDE_FILE
     if not path.is_file():
         return None
-    side = _read_json(path)
+    side = read_json(path)
     shapes: dict[str, type] = {"config": dict, "inv_freq": list, "inv_freq_dtype": str, "files": dict}
     wrong = [key for key, kind in shapes.items() if not isinstance(side.get(key), kind)]
     if wrong or side["inv_freq_dtype"] not in DTYPES:
@@ -212,29 +232,25 @@ def _read_side_file(folder: Path) -> dict[str, Any] | None:
     return side
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; it must be a JSON object")
-    return value
+def _read_if(folder: Path, name: str) -> dict[str, Any] | None:
+    return read_json(folder / name) if (folder / name).is_file() else None
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_stock_tokenizer(source: Path, target: Path, config: ChatGLMConfig) -> None:
-    """The tokenizer for programs without this package; the SentencePiece file goes along for those with it."""
+def _stock_tokenizer(source: Path, config: ChatGLMConfig) -> "Tokenizer | None":
+    """The tokenizer for programs without this package, where the folder has one at all."""
     model_file = source / "tokenizer.model"
-    if not model_file.is_file():
-        return
-    roles = has_roles(source, config)
-    shutil.copyfile(model_file, target / model_file.name)
-    stock_tokenizer(model_file, roles=roles).save(str(target / "tokenizer.json"))
-    _write_json(target / "tokenizer_config.json", tokenizer_config(config.seq_length, roles=roles))
+    return stock_tokenizer(model_file, roles=has_roles(source, config)) if model_file.is_file() else None
+
+
+def _write_stock_tokenizer(source: Path, target: Path, config: ChatGLMConfig, tokenizer: "Tokenizer") -> None:
+    """The SentencePiece file goes along for programs with this package."""
+    shutil.copyfile(source / "tokenizer.model", target / "tokenizer.model")
+    tokenizer.save(str(target / "tokenizer.json"))
+    _write_json(target / "tokenizer_config.json", tokenizer_config(config.seq_length, roles=has_roles(source, config)))
 
 
 def _write_official_tokenizer(source: Path, target: Path, side: Mapping[str, Any] | None) -> None:

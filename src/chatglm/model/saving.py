@@ -61,10 +61,11 @@ def save_tensors(
     where it is one of safetensors files that covers every tensor. Weight files of an earlier save are removed.
 
     Raises:
-        CheckpointError: a size that is no size, or a tensor that is not what its source announced.
+        CheckpointError: a size that is no size, a tensor that is not what its source announced, or a folder that
+        cannot be made.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     groups = _repeat(tensors, layout or {}) or _split(tensors, parse_size(max_shard_size))
     for name, group in groups.items():
         write_safetensors(folder / name, group)
@@ -72,6 +73,20 @@ def save_tensors(
         _write_index(folder / INDEX_FILES[0], groups)
     _remove_stale(folder, keep=list(groups))
     return [folder / name for name in groups]
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to, unless it is there.
+
+    Raises:
+        CheckpointError: a file is in the way, or the place cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; give a folder to write to")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"the folder {folder} cannot be made: {error.strerror}; give another one") from error
 
 
 def write_safetensors(file: Path, tensors: Mapping[str, Source]) -> None:

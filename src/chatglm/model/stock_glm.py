@@ -14,6 +14,7 @@ import torch
 from chatglm.errors import ConfigError
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.tokenizer_version import find_version
+from chatglm.model.vocabulary import Vocabulary
 
 
 def check_expressible(config: ChatGLMConfig) -> None:
@@ -68,14 +69,22 @@ def glm_config(config: ChatGLMConfig, dtype: torch.dtype, eos: list[int]) -> dic
     }
 
 
+def check_stock(stock: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what is no stock GLM configuration."""
+    kind = stock.get("model_type")
+    if kind == "chatglm":
+        raise ConfigError("the folder is already in the official layout; there is nothing to convert")
+    if kind != "glm":
+        raise ConfigError(f"model_type is {kind!r}; only stock GLM folders ('glm') can be converted")
+
+
 def official_config(stock: Mapping[str, Any]) -> dict[str, Any]:
     """The official `config.json` for a stock GLM configuration.
 
     Raises:
         ConfigError: not a GLM configuration, or one the official network cannot compute.
     """
-    if stock.get("model_type") != "glm":
-        raise ConfigError(f"model_type is {stock.get('model_type')!r}; only stock GLM folders ('glm') can be converted")
+    check_stock(stock)
     rope: dict[str, Any] = stock.get("rope_parameters") or stock.get("rope_scaling") or {}
     kind = rope.get("rope_type", "default")
     rotated = rope.get("partial_rotary_factor", stock.get("partial_rotary_factor", 0.5))
@@ -136,7 +145,5 @@ def end_ids(folder: Path, config: ChatGLMConfig) -> list[int]:
 
 def _num_pieces(folder: Path, config: ChatGLMConfig) -> int | None:
     if (folder / "tokenizer.model").is_file():
-        from sentencepiece import SentencePieceProcessor
-
-        return int(SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).get_piece_size())
+        return Vocabulary.from_file(folder / "tokenizer.model").sp_size
     return 64789 if config.padded_vocab_size == 65024 else None  # the official vocabulary

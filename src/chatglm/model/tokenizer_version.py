@@ -7,7 +7,7 @@ from typing import Any
 from transformers.utils import logging
 
 from chatglm.chat.message import Role
-from chatglm.errors import CheckpointError
+from chatglm.model.config import read_json
 
 logger = logging.get_logger(__name__)
 
@@ -20,7 +20,7 @@ def find_version(folder: Path, name: str) -> str:
     tokenizer is loaded by. If nothing says it, "chatglm3", with a logged warning.
 
     Raises:
-        CheckpointError: a file is no JSON; names it.
+        CheckpointError: a file is no JSON object; names it.
     """
     found = (
         _in_text(_read_json(folder / "config.json").get("_name_or_path"))
@@ -51,10 +51,4 @@ def _in_code(path: Path) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{str(path)!r} is no JSON: {error}") from None
-    return found if isinstance(found, dict) else {}
+    return read_json(path) if path.is_file() else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +70,14 @@ class _Wishes:
 
 
 def _sampling(options: argparse.Namespace) -> Sampling:
+    chosen = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    against = [name for name, value in chosen.items() if (name, value) != ("temperature", 0)]
+    if options.greedy and against:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in against)
+        raise UsageError(f"--greedy always takes the likeliest token, so {names} would do nothing; leave one out")
     return Sampling(
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
+        **chosen,
         repetition_penalty=options.repetition_penalty,
         max_new_tokens=options.max_new_tokens,
         max_length=options.max_length,
@@ -85,11 +90,27 @@ def _prompt(argument: str | None) -> str | None:
     if argument is None and sys.stdin is not None and sys.stdin.isatty():
         return None
     prompt = _standard_input() if argument in (None, "-") else argument
+    if prompt is argument and _waiting_in_pipe():
+        sys.stderr.write("chatglm: note: standard input is ignored because a PROMPT was given\n")
     assert prompt is not None
     if not prompt.strip():
         where = "the PROMPT" if prompt is argument else "the text on standard input"
         raise UsageError(f"{where} is empty; it must be a message to answer")
     return prompt
+
+
+def _waiting_in_pipe() -> bool:
+    """Whether standard input is a pipe in which bytes wait, as far as the system tells; none is read."""
+    try:
+        import fcntl
+        import termios
+
+        if sys.stdin is None or not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+            return False
+        count = fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, bytes(4))
+    except (ImportError, OSError, ValueError):  # Windows; a standard input that is no file
+        return False
+    return any(count)
 
 
 def _standard_input() -> str:
