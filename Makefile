@@ -20,7 +20,7 @@ python := $(VENV)/bin/python
 # compiled by importing it once, whatever PYTHONDONTWRITEBYTECODE says: without that every start takes seconds longer.
 install := $(python) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 compile := PYTHONDONTWRITEBYTECODE= $(python) -c
-imports := chatglm.model.compat, chatglm.load, chatglm.terminal.editor
+imports := chatglm.model.compat, chatglm.loading, chatglm.terminal.editor
 run_ready := $(VENV)/.ready-run
 dev_ready := $(VENV)/.ready-dev
 
