@@ -130,7 +130,7 @@ def write_lora(target: Path, form: str = "bin") -> Path:
         prefix = f"base_model.model.{TARGET.format(layer)}."
         tensors |= {f"{prefix}lora_A.weight": torch.randn(2, 64), f"{prefix}lora_B.weight": torch.randn(128, 2)}
     options = {
-        "auto_mapping": None, "base_model_name_or_path": "/root/chatglm3-6b", "bias": "none", "fan_in_fan_out": False,
+        "auto_mapping": None, "base_model_name_or_path": "/models/chatglm3-6b", "bias": "none", "fan_in_fan_out": False,
         "inference_mode": True, "init_lora_weights": True, "layers_pattern": None, "layers_to_transform": None,
         "lora_alpha": 8, "lora_dropout": 0.1, "modules_to_save": None, "peft_type": "LORA", "r": 2, "revision": None,
         "target_modules": ["query_key_value"], "task_type": "CAUSAL_LM",

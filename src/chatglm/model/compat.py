@@ -282,16 +282,3 @@ def _options(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
 def _device(model: Any) -> torch.device:
     device: torch.device = model.device
     return device
-
-
-def stream_events(
-    model: Any,
-    tokenizer: Any,
-    messages: Sequence[Any],
-    *,
-    stop: threading.Event | None = None,
-    seed: int | None = None,
-    **sampling: Any,
-) -> Reply:
-    """The answer to a conversation as events; iterate the result. See `Reply`."""
-    return Reply(model, tokenizer, messages, stop=stop, seed=seed, **sampling)
