@@ -5,8 +5,8 @@ Importing the Auto classes takes about two seconds and brings torch, so `import 
 been imported, and registers ours then; where they are loaded already, at once. The import system does the loading as
 always: the finder only adds a step after it. Nothing else in the process is touched.
 
-Each registration needs two modules, one of transformers and one of ours, and either may import the other, so it is
-made when the later of the two has finished loading.
+Importing ours imports parts of transformers, and those may import an auto module in turn; so a registration waits until
+none of our modules is in the middle of being loaded.
 """
 
 import importlib
@@ -54,25 +54,26 @@ def _register_models() -> None:
     )
 
 
-# (module of transformers, module of ours, what to do when both are there)
-_REGISTRATIONS: tuple[tuple[str, str, Callable[[], None]], ...] = (
-    (_AUTO + "configuration_auto", "chatglm.model.config", _register_config),
-    (_AUTO + "tokenization_auto", "chatglm.model.tokenizer", _register_tokenizer),
-    (_AUTO + "modeling_auto", "chatglm.model.network", _register_models),
+# (module of transformers, what to do when it is there)
+_REGISTRATIONS: tuple[tuple[str, Callable[[], None]], ...] = (
+    (_AUTO + "configuration_auto", _register_config),
+    (_AUTO + "tokenization_auto", _register_tokenizer),
+    (_AUTO + "modeling_auto", _register_models),
 )
-_WATCHED = {name for theirs, ours, _ in _REGISTRATIONS for name in (theirs, ours)}
+_OURS = "chatglm.model."
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Finds nothing itself; adds a step after the loading of the watched modules."""
+    """Finds nothing itself; adds a step after the loading of transformers' auto modules and of our own."""
 
     def __init__(self) -> None:
         self.loading: set[str] = set()
+        self.pending = dict(_REGISTRATIONS)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in _WATCHED or fullname in self.loading:
+        if fullname in self.loading or not (fullname in self.pending or fullname.startswith(_OURS)):
             return None
         self.loading.add(fullname)  # so that the search below passes over this finder
         try:
@@ -83,11 +84,13 @@ class _Watcher(importlib.abc.MetaPathFinder):
             spec.loader = _AfterLoading(spec.loader, self)
         return spec
 
-    def register_complete_pairs(self, finished: str) -> None:
-        for theirs, ours, register in _REGISTRATIONS:
-            if finished not in (theirs, ours) or theirs not in sys.modules or self.loading & {theirs, ours}:
-                continue
-            register()
+    def register(self) -> None:
+        """Make the registrations whose auto module is there, unless one of our modules is being loaded."""
+        if any(name.startswith(_OURS) for name in self.loading):
+            return
+        for name in list(self.pending):
+            if name in sys.modules and name not in self.loading and (register := self.pending.pop(name, None)):
+                register()
 
 
 class _AfterLoading(importlib.abc.Loader):
@@ -108,7 +111,7 @@ class _AfterLoading(importlib.abc.Loader):
             self.loader.exec_module(module)
         finally:
             self.watcher.loading.discard(name)
-        self.watcher.register_complete_pairs(name)
+        self.watcher.register()
 
 
 def install() -> None:
@@ -117,6 +120,4 @@ def install() -> None:
         return
     watcher = _Watcher()
     sys.meta_path.insert(0, watcher)
-    for theirs, _, _ in _REGISTRATIONS:
-        if theirs in sys.modules:
-            watcher.register_complete_pairs(theirs)
+    watcher.register()

@@ -9,7 +9,7 @@ import pytest
 from golden_data import golden_file
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
-import chatglm  # noqa: F401
+import chatglm.model
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration, ChatGLMForSequenceClassification
 from chatglm.model.tokenizer import ChatGLMTokenizer
@@ -69,15 +69,16 @@ ORDERS = [
     "import chatglm; from transformers import AutoModel, AutoTokenizer",
     "from transformers import AutoModel, AutoTokenizer; import chatglm",
     "import transformers; import chatglm; from transformers import AutoModel, AutoTokenizer",
-    "import chatglm.model.network; from transformers import AutoModel, AutoTokenizer",
-    "import chatglm.model.tokenizer; from transformers import AutoTokenizer, AutoModel",
     "import chatglm; from transformers import pipeline, AutoModel, AutoTokenizer",
     "import chatglm; from transformers import Trainer, AutoModel, AutoTokenizer",
 ]
 
+MODULES = sorted(path.stem for path in Path(chatglm.model.__file__).parent.glob("*.py") if path.stem != "__init__")
+EVERY_MODULE = [f"import chatglm.model.{name}; from transformers import AutoModel, AutoTokenizer" for name in MODULES]
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [*ORDERS, *EVERY_MODULE])
 def test_any_order_of_imports(folder: Path, order: str) -> None:
     code = f"""{order}
 model = AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True)
