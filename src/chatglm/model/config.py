@@ -146,6 +146,12 @@ class ChatGLMConfig(PreTrainedConfig):
         )
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; `from_dict` is told where the file lies, as `AutoConfig` tells it."""
+        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         # The file's own `_name_or_path` names the release it came from; transformers overwrites it with the folder.
         config_dict = dict(config_dict)
@@ -234,23 +240,23 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _rope_ratio_evidence(name_or_folder: str) -> RopeRatioMeaning | None:
     """What a model name, or the files of a folder, say about the generation of the model. None: nothing."""
-    if (found := _generation_in_name(name_or_folder)) is not None:
-        return found
     folder = Path(name_or_folder)
-    if not name_or_folder or not folder.is_dir():
-        return None
-    for reader in (_generation_in_tokenizer_config, _generation_in_code):
-        if (found := reader(folder)) is not None:
-            return found
-    return None
+    if name_or_folder and folder.is_dir():  # what lies in a folder says more than what somebody called it
+        for reader in (_generation_in_tokenizer_config, _generation_in_code):
+            if (found := reader(folder)) is not None:
+                return found
+    return _MEANINGS.get(release_in_name(name_or_folder) or "")
 
 
-def _generation_in_name(name: str) -> RopeRatioMeaning | None:
-    lowered = name.lower()
-    if "chatglm3" in lowered:
-        return "base"
-    if "chatglm2" in lowered:
-        return "position"
+_MEANINGS: dict[str, RopeRatioMeaning] = {"chatglm3": "base", "chatglm2": "position"}
+
+
+def release_in_name(name: str) -> str | None:
+    """`chatglm3` or `chatglm2`, by the last part of a name or path that holds one of them; None for none, or both."""
+    for part in reversed(name.lower().replace("\\", "/").split("/")):
+        found = [release for release in _MEANINGS if release in part]
+        if found:
+            return found[0] if len(found) == 1 else None
     return None
 
 
@@ -260,7 +266,10 @@ def _generation_in_tokenizer_config(folder: Path) -> RopeRatioMeaning | None:
     if not path.is_file():
         return None
     text = path.read_text(encoding="utf-8", errors="replace")
-    return "base" if "<|assistant|>" in text or "chatglm3" in text.lower() else _generation_in_name(text)
+    if "<|assistant|>" in text:
+        return "base"
+    named = [meaning for release, meaning in _MEANINGS.items() if release in text.lower()]
+    return named[0] if len(named) == 1 else None
 
 
 def _generation_in_code(folder: Path) -> RopeRatioMeaning | None:

@@ -7,7 +7,7 @@ from typing import Any
 from transformers.utils import logging
 
 from chatglm.chat.message import Role
-from chatglm.model.config import read_json
+from chatglm.model.config import read_json, release_in_name
 
 logger = logging.get_logger(__name__)
 
@@ -23,10 +23,10 @@ def find_version(folder: Path, name: str) -> str:
         CheckpointError: a file is no JSON object; names it.
     """
     found = (
-        _in_text(_read_json(folder / "config.json").get("_name_or_path"))
+        release_in_name(str(_read_json(folder / "config.json").get("_name_or_path") or ""))
         or _in_tokenizer_config(folder / "tokenizer_config.json")
         or _in_code(folder / "tokenization_chatglm.py")
-        or _in_text(name)
+        or release_in_name(name)
     )
     if found is None:
         logger.warning(f"nothing in {str(folder)!r} says whether it is ChatGLM3 or ChatGLM2: taken as ChatGLM3")
