@@ -30,8 +30,9 @@ RULES = Rules(
     rooms={
         "errors": Room(optional=False),
         "chat": Room(may=names("errors"), optional=False),
-        "engine": Room(may=names("errors"), third_party=names("torch")),
-        "quant": Room(may=names("errors"), third_party=names("torch")),
+        "native": Room(may=names("errors"), third_party=names("torch")),
+        "engine": Room(may=names("errors native"), third_party=names("torch")),
+        "quant": Room(may=names("errors native"), third_party=names("torch")),
         "model": Room(
             may=names("chat errors"),
             third_party=names("torch transformers safetensors sentencepiece tokenizers jinja2"),

@@ -1,0 +1,383 @@
+// Attention over the paged cache, for pieces of prompts, drafts and single tokens alike.
+//
+// The query heads that share a key/value head are rows of one matrix: a row is (token, head). Everything is kept with
+// rows as the fast dimension, so that keys and values are read as scalars, no sum runs across a vector, and the softmax
+// of a row never leaves its lane. Keys and values are widened to float32 once for a tile of rows. The softmax is carried
+// along (arXiv:2205.14135); long contexts are cut into stretches of fixed length, whatever the number of threads.
+#pragma once
+#include "matmul.h"
+
+namespace {
+
+constexpr int tile_keys = 32;           // keys and values widened at a time
+constexpr int64_t stretch = 1024;       // keys a part attends to, where there are few rows
+constexpr float never = -1e30f;         // a score nobody sees; finite, so that differences stay numbers
+
+inline Floats exponential(Floats x) {
+    // 2^n * e^r with |r| <= ln(2) / 2; polynomial of degree 6 (Taylor), relative error below 2e-7.
+    x = max(x, set(-87.0f));
+    const Floats n = round(mul(x, set(1.44269504f)));
+    Floats r = fma(n, set(-0.693359375f), x);
+    r = fma(n, set(2.12194440e-4f), r);
+    Floats p = set(1.0f / 720);
+    p = fma(p, r, set(1.0f / 120));
+    p = fma(p, r, set(1.0f / 24));
+    p = fma(p, r, set(1.0f / 6));
+    p = fma(p, r, set(0.5f));
+    p = fma(p, r, set(1));
+    p = fma(p, r, set(1));
+    return mul(p, power_of_two(n));
+}
+
+// out[MR][NV vectors] (+)= a[MR][depth] * b[depth][NV vectors]; element (m, k) of a is a[m * step_m + k * step_k].
+template <int MR, int NV>
+inline void outer_product(const float *a, int64_t step_m, int64_t step_k, const float *b, int64_t stride_b, float *out,
+                          int64_t stride_out, int64_t depth, bool accumulate) {
+    Floats sums[MR][NV];
+CHATGLM_UNROLL(8)
+    for (int m = 0; m < MR; ++m)
+CHATGLM_UNROLL(4)
+        for (int v = 0; v < NV; ++v) sums[m][v] = accumulate ? load(out + m * stride_out + v * lanes) : set(0);
+    for (int64_t k = 0; k < depth; ++k) {
+        Floats right[NV];
+CHATGLM_UNROLL(4)
+        for (int v = 0; v < NV; ++v) right[v] = load(b + k * stride_b + v * lanes);
+CHATGLM_UNROLL(8)
+        for (int m = 0; m < MR; ++m) {
+            const Floats left = set(a[m * step_m + k * step_k]);
+CHATGLM_UNROLL(4)
+            for (int v = 0; v < NV; ++v) sums[m][v] = fma(left, right[v], sums[m][v]);
+        }
+    }
+CHATGLM_UNROLL(8)
+    for (int m = 0; m < MR; ++m)
+CHATGLM_UNROLL(4)
+        for (int v = 0; v < NV; ++v) store(out + m * stride_out + v * lanes, sums[m][v]);
+}
+
+inline int bytes_of(int32_t dtype) { return dtype == CHATGLM_FLOAT32 ? 4 : dtype == CHATGLM_INT8 ? 1 : 2; }
+
+// head_dim numbers of one slot and group as float32.
+inline void widen(const chatglm_cache &cache, const void *states, const float *scales, int64_t index, float *out) {
+    const int64_t size = cache.head_dim, offset = index * size;
+    const Floats scale = set(cache.dtype == CHATGLM_INT8 ? scales[index] : 1.0f);
+    for (int64_t d = 0; d < size; d += lanes) {
+        switch (cache.dtype) {
+            case CHATGLM_FLOAT32: store(out + d, load(static_cast<const float *>(states) + offset + d)); break;
+            case CHATGLM_FLOAT16: store(out + d, load_half(static_cast<const uint16_t *>(states) + offset + d)); break;
+            case CHATGLM_BFLOAT16: store(out + d, load_bfloat(static_cast<const uint16_t *>(states) + offset + d)); break;
+            default: store(out + d, mul(load_int8(static_cast<const int8_t *>(states) + offset + d), scale));
+        }
+    }
+}
+
+inline void store_bfloat(uint16_t *p, const float *values) {
+    for (int i = 0; i < lanes; ++i) {
+        uint32_t bits;
+        memcpy(&bits, values + i, 4);
+        const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+        p[i] = static_cast<uint16_t>(nan ? (bits >> 16) | 0x40 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    }
+}
+
+// The way back. INT8: round(x / scale) with scale = max|x| / 127 over the head.
+inline void narrow(const chatglm_cache &cache, void *states, float *scales, int64_t index, const float *values) {
+    const int64_t size = cache.head_dim, offset = index * size;
+    float scale = 1;
+    if (cache.dtype == CHATGLM_INT8) {
+        Floats most = set(1e-12f);
+        for (int64_t d = 0; d < size; d += lanes) most = max(most, abs(load(values + d)));
+        scale = scales[index] = largest(most) / 127.0f;
+    }
+    for (int64_t d = 0; d < size; d += lanes) {
+        switch (cache.dtype) {
+            case CHATGLM_FLOAT32: store(static_cast<float *>(states) + offset + d, load(values + d)); break;
+            case CHATGLM_FLOAT16: store_half(static_cast<uint16_t *>(states) + offset + d, load(values + d)); break;
+            case CHATGLM_BFLOAT16: store_bfloat(static_cast<uint16_t *>(states) + offset + d, values + d); break;
+            default: store_int8(static_cast<int8_t *>(states) + offset + d, div(load(values + d), set(scale)));
+        }
+    }
+}
+
+// Where the queries of all tokens are, and the results go: [tokens][heads][head_dim], a token `stride` floats apart.
+struct Queries {
+    const float *query;
+    int64_t query_stride;
+    float *output;
+    int64_t output_stride;
+    int64_t heads;
+    float scaling;
+};
+
+// Some rows of one request and group, and a stretch of its keys.
+struct Part {
+    int64_t request, group, first_row, rows, first_key, last_key;
+    float *partial;  // NULL: the result is final; else [2 + head_dim][row vector]: maximum, sum, weighted values
+};
+
+template <int NV>
+struct Rows {
+    static constexpr int width = NV * lanes;
+    const chatglm_cache &cache;
+    const chatglm_batch &batch;
+    const Queries &queries;
+    float *turned, *keys, *values, *scores, *result, *most, *total, *limits;
+
+    static int64_t floats(int64_t head_dim) {
+        return 2 * head_dim * width + 2 * tile_keys * head_dim + tile_keys * width + 3 * width;
+    }
+
+    Rows(const chatglm_cache &cache, const chatglm_batch &batch, const Queries &queries, float *memory)
+        : cache(cache), batch(batch), queries(queries) {
+        const int64_t size = cache.head_dim;
+        turned = memory;
+        result = turned + size * width;
+        keys = result + size * width;
+        values = keys + tile_keys * size;
+        scores = values + tile_keys * size;
+        most = scores + tile_keys * width;
+        total = most + width;
+        limits = total + width;
+    }
+
+    int64_t heads_of_group() const { return queries.heads / cache.groups; }
+
+    const float *query_of(const Part &part, int64_t row) const {
+        const int64_t r = part.first_row + row, token = batch.query_starts[part.request] + r / heads_of_group();
+        const int64_t head = part.group * heads_of_group() + r % heads_of_group();
+        return queries.query + token * queries.query_stride + head * cache.head_dim;
+    }
+
+    void begin(const Part &part) {
+        const int64_t size = cache.head_dim;
+        const int64_t new_tokens = batch.query_starts[part.request + 1] - batch.query_starts[part.request];
+        for (int64_t row = 0; row < width; ++row) {
+            const bool there = row < part.rows;
+            const float *query = there ? query_of(part, row) : nullptr;
+            for (int64_t d = 0; d < size; ++d) turned[d * width + row] = there ? query[d] * queries.scaling : 0.0f;
+            const int64_t token = (part.first_row + (there ? row : 0)) / heads_of_group();
+            limits[row] = static_cast<float>(batch.lengths[part.request] - new_tokens + token + 1);
+            most[row] = never;
+            total[row] = 0;
+        }
+        memset(result, 0, static_cast<size_t>(size * width) * 4);
+    }
+
+    void read_tile(const Part &part, int64_t first, int64_t count) {
+        const int32_t *table = batch.block_tables + part.request * batch.table_stride;
+        for (int64_t i = 0; i < tile_keys; ++i) {
+            float *key = keys + i * cache.head_dim, *value = values + i * cache.head_dim;
+            if (i >= count) {
+                memset(key, 0, static_cast<size_t>(cache.head_dim) * 4);
+                memset(value, 0, static_cast<size_t>(cache.head_dim) * 4);
+                continue;
+            }
+            const int64_t position = first + i;
+            const int64_t slot = int64_t{table[position / cache.block_size]} * cache.block_size + position % cache.block_size;
+            const int64_t index = slot * cache.groups + part.group;
+            widen(cache, cache.keys, cache.key_scales, index, key);
+            widen(cache, cache.values, cache.value_scales, index, value);
+        }
+    }
+
+    // scores = exp(scores - most), most and total and result brought up to date.
+    void soften(int64_t first, int64_t count) {
+        for (int v = 0; v < NV; ++v) {
+            const Floats limit = load(limits + v * lanes), before = load(most + v * lanes);
+            Floats top = before;
+            for (int i = 0; i < tile_keys; ++i) {
+                float *p = scores + i * width + v * lanes;
+                const Floats seen = i < count ? where_less(static_cast<float>(first + i), limit, load(p), set(never)) : set(never);
+                store(p, seen);
+                top = max(top, seen);
+            }
+            Floats added = set(0);
+            for (int i = 0; i < tile_keys; ++i) {
+                float *p = scores + i * width + v * lanes;
+                const Floats weight = exponential(sub(load(p), top));
+                store(p, weight);
+                added = add(added, weight);
+            }
+            const Floats shrink = exponential(sub(before, top));
+            store(most + v * lanes, top);
+            store(total + v * lanes, fma(load(total + v * lanes), shrink, added));
+            for (int64_t d = 0; d < cache.head_dim; ++d) {
+                float *p = result + d * width + v * lanes;
+                store(p, mul(load(p), shrink));
+            }
+        }
+    }
+
+    void attend(const Part &part) {
+        constexpr int MR = attention_rows;
+        const int64_t size = cache.head_dim;
+        begin(part);
+        for (int64_t first = part.first_key; first < part.last_key; first += tile_keys) {
+            const int64_t count = smaller(tile_keys, part.last_key - first);
+            read_tile(part, first, count);
+            for (int64_t i = 0; i < tile_keys; i += MR)
+                outer_product<MR, NV>(keys + i * size, size, 1, turned, width, scores + i * width, width, size, false);
+            soften(first, count);
+            for (int64_t d = 0; d < size; d += MR)
+                outer_product<MR, NV>(values + d, 1, size, scores, width, result + d * width, width, tile_keys, true);
+        }
+        finish_part(part);
+    }
+
+    void finish_part(const Part &part) const {
+        const int64_t size = cache.head_dim;
+        if (part.partial != nullptr) {
+            memcpy(part.partial, most, static_cast<size_t>(width) * 4);
+            memcpy(part.partial + width, total, static_cast<size_t>(width) * 4);
+            memcpy(part.partial + 2 * width, result, static_cast<size_t>(size * width) * 4);
+            return;
+        }
+        put(part, most, total, result);
+    }
+
+    void put(const Part &part, const float *, const float *totals, const float *weighted) const {
+        for (int64_t row = 0; row < part.rows; ++row) {
+            const int64_t r = part.first_row + row, token = batch.query_starts[part.request] + r / heads_of_group();
+            const int64_t head = part.group * heads_of_group() + r % heads_of_group();
+            float *out = queries.output + token * queries.output_stride + head * cache.head_dim;
+            const float inverse = 1.0f / totals[row];
+            for (int64_t d = 0; d < cache.head_dim; ++d) out[d] = weighted[d * width + row] * inverse;
+        }
+    }
+
+    // Puts `count` stretches of the same rows together, in order.
+    void merge(const Part &part, const float *partials, int64_t count) {
+        const int64_t size = cache.head_dim, step = (2 + size) * width;
+        memcpy(most, partials, static_cast<size_t>(width) * 4);
+        memcpy(total, partials + width, static_cast<size_t>(width) * 4);
+        memcpy(result, partials + 2 * width, static_cast<size_t>(size * width) * 4);
+        for (int64_t i = 1; i < count; ++i)
+            for (int v = 0; v < NV; ++v) {
+                const float *other = partials + i * step + v * lanes;
+                const Floats a = load(most + v * lanes), b = load(other), top = max(a, b);
+                const Floats mine = exponential(sub(a, top)), theirs = exponential(sub(b, top));
+                store(most + v * lanes, top);
+                store(total + v * lanes, fma(load(total + v * lanes), mine, mul(load(other + width), theirs)));
+                for (int64_t d = 0; d < size; ++d) {
+                    float *p = result + d * width + v * lanes;
+                    store(p, fma(load(p), mine, mul(load(other + (2 + d) * width), theirs)));
+                }
+            }
+        put(part, most, total, result);
+    }
+};
+
+// One request and group with NV vectors of rows at a time.
+template <int NV>
+void attend_as(const chatglm_cache &cache, const chatglm_batch &batch, const Queries &queries, const Part &whole,
+               int thread) {
+    Rows<NV> rows(cache, batch, queries, chatglm::thread_scratch(thread, 5, Rows<NV>::floats(cache.head_dim)));
+    rows.attend(whole);
+}
+
+template <int NV>
+void merge_as(const chatglm_cache &cache, const chatglm_batch &batch, const Queries &queries, const Part &whole,
+              const float *partials, int64_t count) {
+    Rows<NV> rows(cache, batch, queries, chatglm::thread_scratch(0, 5, Rows<NV>::floats(cache.head_dim)));
+    rows.merge(whole, partials, count);
+}
+
+inline int vectors_for(int64_t rows) {
+    const int64_t needed = divide_up(rows, lanes);
+    return static_cast<int>(smaller(needed, attention_vectors));
+}
+
+#define CHATGLM_BY_VECTORS(count, call)                                        \
+    switch (count) {                                                           \
+        case 1: call(1); break;                                                \
+        case 2: call((attention_vectors >= 2 ? 2 : 1)); break;                 \
+        default: call((attention_vectors >= 3 ? 3 : attention_vectors)); break; \
+    }
+
+// The parts of a step: rows of one request and group in tiles; where a request has but one tile, its keys in stretches.
+struct Plan {
+    const chatglm_batch &batch;
+    int64_t heads_of_group, groups, head_dim;
+
+    int64_t rows(int64_t request) const {
+        return (batch.query_starts[request + 1] - batch.query_starts[request]) * heads_of_group;
+    }
+    int64_t width(int64_t request) const { return int64_t{vectors_for(rows(request))} * lanes; }
+    int64_t tiles(int64_t request) const { return divide_up(rows(request), width(request)); }
+    int64_t stretches(int64_t request) const {
+        return tiles(request) == 1 ? divide_up(batch.lengths[request], stretch) : 1;
+    }
+    int64_t parts(int64_t request) const { return rows(request) == 0 ? 0 : groups * tiles(request) * stretches(request); }
+    int64_t partial_floats(int64_t request) const {
+        return stretches(request) == 1 ? 0 : parts(request) * (2 + head_dim) * width(request);
+    }
+
+    Part part(int64_t request, int64_t index, float *partials) const {
+        const int64_t pieces = stretches(request), tile = index / pieces % tiles(request), piece = index % pieces;
+        Part p;
+        p.request = request;
+        p.group = index / pieces / tiles(request);
+        p.first_row = tile * width(request);
+        p.rows = smaller(width(request), rows(request) - p.first_row);
+        const int64_t new_tokens = rows(request) / heads_of_group;
+        // The last row of the tile sees the most.
+        const int64_t seen = batch.lengths[request] - new_tokens + (p.first_row + p.rows - 1) / heads_of_group + 1;
+        p.first_key = pieces == 1 ? 0 : piece * stretch;
+        p.last_key = pieces == 1 ? seen : smaller(seen, p.first_key + stretch);
+        p.partial = pieces == 1 ? nullptr : partials + index * (2 + head_dim) * width(request);
+        return p;
+    }
+};
+
+void attend(const chatglm_cache &cache, const chatglm_batch &batch, const Queries &queries) {
+    const Plan plan{batch, queries.heads / cache.groups, cache.groups, cache.head_dim};
+    int64_t parts = 0, floats = 0;
+    for (int64_t r = 0; r < batch.requests; ++r) {
+        parts += plan.parts(r);
+        floats += plan.partial_floats(r);
+    }
+    float *partials = chatglm::scratch(6, floats + 1);
+    chatglm::parallel(parts, [&](int64_t index, int thread) {
+        int64_t request = 0, offset = 0;
+        for (; index >= plan.parts(request); ++request) {
+            index -= plan.parts(request);
+            offset += plan.partial_floats(request);
+        }
+        const Part part = plan.part(request, index, partials + offset);
+#define CHATGLM_ATTEND(NV) attend_as<NV>(cache, batch, queries, part, thread)
+        CHATGLM_BY_VECTORS(vectors_for(plan.rows(request)), CHATGLM_ATTEND)
+#undef CHATGLM_ATTEND
+    });
+    int64_t offset = 0;
+    for (int64_t r = 0; r < batch.requests; offset += plan.partial_floats(r), ++r) {
+        const int64_t count = plan.stretches(r);
+        for (int64_t g = 0; count > 1 && plan.rows(r) > 0 && g < plan.groups; ++g) {
+            const Part part = plan.part(r, g * count, partials + offset);
+#define CHATGLM_MERGE(NV) merge_as<NV>(cache, batch, queries, part, part.partial, count)
+            CHATGLM_BY_VECTORS(vectors_for(plan.rows(r)), CHATGLM_MERGE)
+#undef CHATGLM_MERGE
+        }
+    }
+}
+
+// Keys and values of all tokens, `stride` floats apart, into the cache.
+void write_cache(const chatglm_cache &cache, const chatglm_batch &batch, const float *key, const float *value,
+                 int64_t stride) {
+    const int64_t step = 16;
+    chatglm::parallel(divide_up(batch.tokens, step), [&](int64_t part, int) {
+        for (int64_t t = part * step; t < smaller(batch.tokens, (part + 1) * step); ++t)
+            for (int64_t g = 0; g < cache.groups; ++g) {
+                const int64_t index = batch.slots[t] * cache.groups + g;
+                narrow(cache, cache.keys, cache.key_scales, index, key + t * stride + g * cache.head_dim);
+                narrow(cache, cache.values, cache.value_scales, index, value + t * stride + g * cache.head_dim);
+            }
+    });
+}
+
+void attention(const chatglm_cache *cache, const chatglm_batch *batch, const float *query, const float *key,
+               const float *value, float *output, int64_t heads, float scaling) {
+    write_cache(*cache, *batch, key, value, cache->groups * cache->head_dim);
+    attend(*cache, *batch, Queries{query, heads * cache->head_dim, output, heads * cache->head_dim, heads, scaling});
+}
+
+}  // namespace

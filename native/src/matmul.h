@@ -1,0 +1,488 @@
+// Products of activations with packed weights. Included once for each instruction set, after its vectors.
+//
+// Activations are rounded to 8 bits in groups of 32 columns, each group with a scale of its own: an outlier channel then
+// spoils 31 neighbours at most, not the whole row. A group's sum of products is exact in integers; it is scaled and
+// added up in float32. Every output is computed by one thread in one order: results do not depend on the threads.
+#pragma once
+#include <string.h>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace {
+
+constexpr int64_t group = 32;           // columns that share an activation scale
+constexpr int64_t block_rows = 16;      // rows of a block of weights
+constexpr int vectors = 16 / lanes;     // vectors that hold one number for each row of a block
+constexpr int vector_bytes = 4 * lanes;
+constexpr int gemv_tile = 8;            // tokens that meet a weight while it is in a register
+constexpr int most_gemv_tokens = 32;    // beyond, unpacking a panel pays
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline const uint8_t *block_values(const chatglm_weight &w, int64_t block) {
+    return static_cast<const uint8_t *>(w.values) + block * block_rows * w.columns * w.bits / 8;
+}
+
+// The scales of one block and weight group, vector v.
+inline Floats load_scale(const chatglm_weight &w, int64_t index, int v) {
+    if (w.row_scales) return load(static_cast<const float *>(w.scales) + index * block_rows + v * lanes);
+    return load_half(static_cast<const uint16_t *>(w.scales) + index * block_rows + v * lanes);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Activations
+
+// `tile` tokens lie side by side: values [tokens / tile][columns / 4][tile][4], scales and sums [..][columns / 32][tile].
+struct Activations {
+    int8_t *values;
+    float *scales;
+    int32_t *sums;
+    int64_t columns;
+    int tile;
+
+    static int64_t floats(int64_t tokens, int64_t columns, int tile) {
+        const int64_t rows = divide_up(tokens, tile) * tile;
+        return rows * columns / 4 + 2 * rows * (columns / group);
+    }
+    Activations(float *memory, int64_t tokens, int64_t columns, int tile) : columns(columns), tile(tile) {
+        const int64_t rows = divide_up(tokens, tile) * tile;
+        values = reinterpret_cast<int8_t *>(memory);
+        scales = memory + rows * columns / 4;
+        sums = reinterpret_cast<int32_t *>(scales + rows * (columns / group));
+    }
+    int64_t groups() const { return columns / group; }
+    const int8_t *tile_values(int64_t index) const { return values + index * tile * columns; }
+    const float *tile_scales(int64_t index) const { return scales + index * tile * groups(); }
+    const int32_t *tile_sums(int64_t index) const { return sums + index * tile * groups(); }
+};
+
+// Rounds one row of `count` numbers; columns beyond count as zero. Where the row holds a number that is not finite the
+// scales become NaN, so that the outputs do too.
+void quantize_row(const float *row, int64_t count, const Activations &x, int64_t token) {
+    const int64_t index = token / x.tile, within = token % x.tile;
+    int8_t *values = x.values + index * x.tile * x.columns + within * 4;
+    float *scales = x.scales + index * x.tile * x.groups() + within;
+    int32_t *sums = x.sums + index * x.tile * x.groups() + within;
+    Floats check = set(0);
+    for (int64_t g = 0; g < x.groups(); ++g) {
+        alignas(64) float padded[group];
+        const float *p = row + g * group;
+        if (g * group + group > count) {
+            for (int64_t i = 0; i < group; ++i) padded[i] = g * group + i < count ? p[i] : 0.0f;
+            p = padded;
+        }
+        Floats most = set(0);
+        for (int i = 0; i < group; i += lanes) {
+            const Floats v = load(p + i);
+            most = max(most, abs(v));
+            check = fma(v, set(0), check);
+        }
+        const float top = largest(most);
+        const Floats inverse = set(top > 0 ? 127.0f / top : 0.0f);
+        alignas(64) int8_t rounded[group];
+        int32_t total = 0;
+        for (int i = 0; i < group; i += lanes) total += store_int8(rounded + i, mul(load(p + i), inverse));
+        for (int i = 0; i < group / 4; ++i) memcpy(values + (g * group / 4 + i) * x.tile * 4, rounded + i * 4, 4);
+        scales[g * x.tile] = top / 127.0f;
+        sums[g * x.tile] = total;
+    }
+    const float poison = sum(check);
+    if (poison != 0 || poison != poison)
+        for (int64_t g = 0; g < x.groups(); ++g) scales[g * x.tile] = __builtin_nanf("");
+}
+
+// What a tile holds beyond the last token must not be left to chance: NaN there would be slow.
+void clear_padding(const Activations &x, int64_t tokens) {
+    for (int64_t token = tokens; token % x.tile != 0; ++token) {
+        const float zero[1] = {0};
+        quantize_row(zero, 0, x, token);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Few tokens: the weights stream past once, straight from memory
+
+// One vector of sums for one group, and what it needs to become floats.
+template <int BITS>
+struct Sums;
+template <>
+struct Sums<4> {
+    Partial sums;
+    void begin(int32_t correction) { sums = start(correction); }
+    Ints end(int32_t correction) const { return finish(sums, correction); }
+};
+template <>
+struct Sums<8> {
+    Ints sums;
+    void begin(int32_t correction) { sums = set_ints(correction); }
+    Ints end(int32_t) const { return sums; }
+};
+
+template <int BITS, bool ASYMMETRIC>
+inline int32_t correction_of(int32_t sum) {
+    if (BITS == 8) return -int8_offset * sum;
+    return ASYMMETRIC ? 0 : -8 * sum;
+}
+
+// MR tokens times NB blocks of 16 rows, from `block` on.
+template <int BITS, bool ASYMMETRIC, int MR, int NB>
+inline void gemv_blocks(const chatglm_weight &w, const Activations &x, int64_t tile, int64_t block,
+                        Floats (&out)[NB][MR][vectors]) {
+    constexpr int lines = BITS == 4 ? 4 : 8;  // of 64 bytes, for 32 columns
+    const int64_t weight_groups = w.columns / w.group_size, inner = w.group_size / group;
+    const int8_t *x_values = x.tile_values(tile);
+    const float *x_scales = x.tile_scales(tile);
+    const int32_t *x_sums = x.tile_sums(tile);
+    const uint8_t *values[NB];
+    for (int b = 0; b < NB; ++b) values[b] = block_values(w, block + b);
+    for (auto &of_block : out)
+        for (auto &of_token : of_block)
+            for (Floats &v : of_token) v = set(0);
+    int64_t g = 0;
+    for (int64_t wg = 0; wg < weight_groups; ++wg) {
+        Floats scale[NB][vectors], zero[NB][vectors];
+        for (int b = 0; b < NB; ++b)
+            for (int v = 0; v < vectors; ++v) {
+                const int64_t index = (block + b) * weight_groups + wg;
+                scale[b][v] = load_scale(w, index, v);
+                if (ASYMMETRIC) zero[b][v] = mul(scale[b][v], load_uint8(w.zeros + index * block_rows + v * lanes));
+            }
+        for (int64_t end = g + inner; g < end; ++g) {
+            Sums<BITS> part[NB][MR][vectors];
+            const int8_t *xv = x_values + g * group * MR;
+CHATGLM_UNROLL(8)
+            for (int m = 0; m < MR; ++m)
+CHATGLM_UNROLL(4)
+                for (int b = 0; b < NB; ++b)
+                    for (int v = 0; v < vectors; ++v)
+                        part[b][m][v].begin(correction_of<BITS, ASYMMETRIC>(x_sums[g * MR + m]));
+CHATGLM_UNROLL(8)
+            for (int line = 0; line < lines; ++line)
+CHATGLM_UNROLL(4)
+                for (int b = 0; b < NB; ++b) {
+                    // One token leaves time to see the next loads coming; with more, arithmetic fills the window.
+                    if (MR >= 4) prefetch(values[b] + line * 64 + 1024);
+                    for (int v = 0; v < vectors; ++v) {
+                        const Bytes raw = load_bytes(values[b] + line * 64 + v * vector_bytes);
+                        if constexpr (BITS == 4) {
+                            const Bytes low = low_nibbles(raw), high = high_nibbles(raw);
+CHATGLM_UNROLL(8)
+                            for (int m = 0; m < MR; ++m) {
+                                Partial &s = part[b][m][v].sums;
+                                s = dot4(s, low, spread(xv + (line * 2 * MR + m) * 4));
+                                s = dot4(s, high, spread(xv + ((line * 2 + 1) * MR + m) * 4));
+                            }
+                        } else {
+                            const Bytes ready = prepare8(raw);
+CHATGLM_UNROLL(8)
+                            for (int m = 0; m < MR; ++m) {
+                                Ints &s = part[b][m][v].sums;
+                                s = dot8(s, ready, spread(xv + (line * MR + m) * 4));
+                            }
+                        }
+                    }
+                }
+            for (int b = 0; b < NB; ++b) values[b] += lines * 64;
+CHATGLM_UNROLL(8)
+            for (int m = 0; m < MR; ++m) {
+                const int32_t total = x_sums[g * MR + m];
+                const Floats xs = set(x_scales[g * MR + m]);
+CHATGLM_UNROLL(4)
+                for (int b = 0; b < NB; ++b)
+                    for (int v = 0; v < vectors; ++v) {
+                        const Ints whole = part[b][m][v].end(correction_of<BITS, ASYMMETRIC>(total));
+                        Floats &o = out[b][m][v];
+                        o = fma(to_floats(whole), mul(scale[b][v], xs), o);
+                        if (ASYMMETRIC) o = fma(zero[b][v], mul(xs, set(-static_cast<float>(total))), o);
+                    }
+            }
+        }
+    }
+}
+
+// Where a product goes: output[token][row] = (product + bias) or that added to what is there.
+struct Target {
+    float *output;
+    int64_t stride;
+    bool add;
+
+    void put(const chatglm_weight &w, int64_t token, int64_t row, Floats value) const {
+        float *p = output + token * stride + row;
+        if (row + lanes <= w.rows) {
+            if (w.bias) value = ::add(value, load(w.bias + row));
+            store(p, add ? ::add(value, load(p)) : value);
+            return;
+        }
+        alignas(64) float values[lanes];
+        store(values, value);
+        for (int i = 0; row + i < w.rows; ++i) {
+            const float one = values[i] + (w.bias ? w.bias[row + i] : 0.0f);
+            p[i] = add ? p[i] + one : one;
+        }
+    }
+};
+
+// All tokens with the blocks from `block` to `end`; the later tiles find the weights in cache.
+template <int BITS, bool ASYMMETRIC, int MR, int NB>
+void gemv_range(const chatglm_weight &w, const Activations &x, const Target &target, int64_t tokens, int64_t block,
+                int64_t end) {
+    for (; block + NB <= end; block += NB)
+        for (int64_t tile = 0; tile * MR < tokens; ++tile) {
+            Floats out[NB][MR][vectors];
+            gemv_blocks<BITS, ASYMMETRIC, MR, NB>(w, x, tile, block, out);
+            for (int b = 0; b < NB; ++b)
+                for (int m = 0; m < smaller(MR, tokens - tile * MR); ++m)
+                    for (int v = 0; v < vectors; ++v)
+                        target.put(w, tile * MR + m, (block + b) * block_rows + v * lanes, out[b][m][v]);
+        }
+    if constexpr (NB > 1) gemv_range<BITS, ASYMMETRIC, MR, 1>(w, x, target, tokens, block, end);
+}
+
+template <int BITS, bool ASYMMETRIC>
+void gemv_some(const chatglm_weight &w, const Activations &x, const Target &target, int64_t tokens, int64_t block,
+               int64_t end) {
+    switch (x.tile) {
+        case 1: return gemv_range<BITS, ASYMMETRIC, 1, 4>(w, x, target, tokens, block, end);
+        case 2: return gemv_range<BITS, ASYMMETRIC, 2, 2>(w, x, target, tokens, block, end);
+        case 3: return gemv_range<BITS, ASYMMETRIC, 3, 2>(w, x, target, tokens, block, end);
+        case 4: return gemv_range<BITS, ASYMMETRIC, 4, 2>(w, x, target, tokens, block, end);
+        case 5: return gemv_range<BITS, ASYMMETRIC, 5, 1>(w, x, target, tokens, block, end);
+        case 6: return gemv_range<BITS, ASYMMETRIC, 6, 1>(w, x, target, tokens, block, end);
+        case 7: return gemv_range<BITS, ASYMMETRIC, 7, 1>(w, x, target, tokens, block, end);
+        default: return gemv_range<BITS, ASYMMETRIC, 8, 1>(w, x, target, tokens, block, end);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Many tokens: a panel of weights is unpacked once into cache and meets all of them
+
+constexpr int panel_rows = tile_vectors * lanes;
+constexpr int64_t panel_columns = 256;
+constexpr int64_t most_tokens = 768;    // whose sums stay in cache beside a panel
+static_assert(panel_rows % block_rows == 0, "a panel holds whole blocks");
+
+struct Panel {
+    uint8_t *values;  // [columns / 4][panel_rows][4]
+    float *scales;    // [columns / 32][panel_rows]
+    float *zeros;     // as scales: scale * zero
+};
+
+template <int BITS, bool ASYMMETRIC>
+void unpack(const chatglm_weight &w, int64_t block, int64_t blocks, int64_t column, int64_t columns, const Panel &panel) {
+    const int64_t weight_groups = w.columns / w.group_size;
+    for (int64_t b = 0; b < panel_rows / block_rows; ++b) {
+        const bool there = block + b < blocks;  // beyond the last block: zero
+        const uint8_t *values = there ? block_values(w, block + b) + column * block_rows * BITS / 8 : nullptr;
+        for (int64_t g = 0; g < columns / group; ++g) {
+            const int64_t index = (block + b) * weight_groups + (column + g * group) / w.group_size;
+            for (int v = 0; v < vectors; ++v) {
+                float *scales = panel.scales + g * panel_rows + b * block_rows + v * lanes;
+                const Floats scale = there ? load_scale(w, index, v) : set(0);
+                store(scales, scale);
+                if (ASYMMETRIC) {
+                    const Floats zero = there ? load_uint8(w.zeros + index * block_rows + v * lanes) : set(0);
+                    store(panel.zeros + (scales - panel.scales), mul(scale, zero));
+                }
+            }
+            if (!there) continue;  // whatever the values are, the scale is zero
+            for (int line = 0; line < BITS; ++line, values += 64)
+                for (int v = 0; v < vectors; ++v) {
+                    const Bytes raw = load_bytes(values + v * vector_bytes);
+                    const int64_t place = b * 64 + v * vector_bytes;
+                    if constexpr (BITS == 4) {
+                        uint8_t *out = panel.values + (g * 8 + line * 2) * panel_rows * 4 + place;
+                        store_bytes(out, low_nibbles(raw));
+                        store_bytes(out + panel_rows * 4, high_nibbles(raw));
+                    } else {
+                        store_bytes(panel.values + (g * 8 + line) * panel_rows * 4 + place, prepare8(raw));
+                    }
+                }
+        }
+    }
+}
+
+// sums[tile_tokens][panel_rows] += one tile of activations times one panel. A tile is small enough for its integer and
+// its float sums to stay in registers: fetching and storing float sums for every group costs more than fetching weights.
+template <int BITS, bool ASYMMETRIC>
+void tile_product(const Panel &panel, const int8_t *xv, const float *xs, const int32_t *xt, int64_t groups, float *sums) {
+    constexpr int MR = tile_tokens, NV = tile_vectors;
+    const uint8_t *p = panel.values;
+    Floats total[MR][NV];
+    CHATGLM_UNROLL(8)
+    for (int m = 0; m < MR; ++m)
+        CHATGLM_UNROLL(4)
+        for (int v = 0; v < NV; ++v) total[m][v] = load(sums + m * panel_rows + v * lanes);
+    for (int64_t g = 0; g < groups; ++g, xs += MR, xt += MR) {
+        Sums<BITS> part[MR][NV];
+        CHATGLM_UNROLL(8)
+        for (int m = 0; m < MR; ++m)
+            CHATGLM_UNROLL(4)
+            for (int v = 0; v < NV; ++v) part[m][v].begin(correction_of<BITS, ASYMMETRIC>(xt[m]));
+        CHATGLM_UNROLL(8)
+        for (int k = 0; k < group / 4; ++k, p += panel_rows * 4, xv += MR * 4) {
+            Bytes weight[NV];
+            CHATGLM_UNROLL(4)
+            for (int v = 0; v < NV; ++v) weight[v] = load_bytes(p + v * vector_bytes);
+            CHATGLM_UNROLL(8)
+            for (int m = 0; m < MR; ++m) {
+                const Bytes x = spread(xv + m * 4);
+                CHATGLM_UNROLL(4)
+                for (int v = 0; v < NV; ++v) {
+                    auto &s = part[m][v].sums;
+                    if constexpr (BITS == 4)
+                        s = dot4(s, weight[v], x);
+                    else
+                        s = dot8(s, weight[v], x);
+                }
+            }
+        }
+        CHATGLM_UNROLL(8)
+        for (int m = 0; m < MR; ++m) {
+            const Floats scale = set(xs[m]);
+            CHATGLM_UNROLL(4)
+            for (int v = 0; v < NV; ++v) {
+                const Floats weight_scale = load(panel.scales + g * panel_rows + v * lanes);
+                const Ints whole = part[m][v].end(correction_of<BITS, ASYMMETRIC>(xt[m]));
+                total[m][v] = fma(to_floats(whole), mul(weight_scale, scale), total[m][v]);
+                if (ASYMMETRIC) {
+                    const Floats zero = load(panel.zeros + g * panel_rows + v * lanes);
+                    total[m][v] = fma(zero, mul(scale, set(-static_cast<float>(xt[m]))), total[m][v]);
+                }
+            }
+        }
+    }
+    CHATGLM_UNROLL(8)
+    for (int m = 0; m < MR; ++m)
+        CHATGLM_UNROLL(4)
+        for (int v = 0; v < NV; ++v) store(sums + m * panel_rows + v * lanes, total[m][v]);
+}
+
+template <int BITS, bool ASYMMETRIC>
+void gemm_panel(const chatglm_weight &w, const Activations &x, const Target &target, int64_t tokens, int64_t index,
+                int thread) {
+    const int64_t blocks = divide_up(w.rows, block_rows), block = index * (panel_rows / block_rows);
+    const int64_t panel_floats = panel_columns * panel_rows / 4, scale_floats = panel_columns / group * panel_rows;
+    float *memory = chatglm::thread_scratch(thread, 1, panel_floats + 2 * scale_floats);
+    const Panel panel{reinterpret_cast<uint8_t *>(memory), memory + panel_floats, memory + panel_floats + scale_floats};
+    const int64_t step = divide_up(divide_up(tokens, divide_up(tokens, most_tokens)), tile_tokens) * tile_tokens;
+    for (int64_t first = 0; first < tokens; first += step) {
+        const int64_t count = smaller(tokens - first, step), tiles = divide_up(count, tile_tokens);
+        const int64_t floats = tiles * tile_tokens * panel_rows;
+        float *sums = chatglm::thread_scratch(thread, 2, floats);
+        memset(sums, 0, static_cast<size_t>(floats) * 4);
+        for (int64_t column = 0; column < w.columns; column += panel_columns) {
+            const int64_t columns = smaller(w.columns - column, panel_columns);
+            unpack<BITS, ASYMMETRIC>(w, block, blocks, column, columns, panel);
+            for (int64_t t = 0; t < tiles; ++t) {
+                const int64_t tile = first / tile_tokens + t, offset = column / group * tile_tokens;
+                tile_product<BITS, ASYMMETRIC>(panel, x.tile_values(tile) + column * tile_tokens,
+                                               x.tile_scales(tile) + offset, x.tile_sums(tile) + offset,
+                                               columns / group, sums + t * tile_tokens * panel_rows);
+            }
+        }
+        for (int64_t token = 0; token < count; ++token)
+            for (int v = 0; v < tile_vectors; ++v) {
+                const int64_t row = block * block_rows + v * lanes;
+                if (row < w.rows)
+                    target.put(w, first + token, row, load(sums + token * panel_rows + v * lanes));
+            }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+// Tokens side by side in the activations of a product.
+inline int tile_for(int64_t tokens) {
+    if (tokens > most_gemv_tokens) return tile_tokens;
+    const int64_t tiles = divide_up(tokens, gemv_tile);
+    return static_cast<int>(divide_up(tokens, tiles));
+}
+
+template <int BITS, bool ASYMMETRIC>
+void multiply_as(const chatglm_weight &w, const Activations &x, const Target &target, int64_t tokens) {
+    const int64_t blocks = divide_up(w.rows, block_rows);
+    if (tokens <= most_gemv_tokens) {
+        // Parts of a few hundred kilobytes: enough to stream, few enough that no thread waits long for the last.
+        const int64_t bytes = block_rows * w.columns * w.bits / 8;
+        const int64_t step = divide_up(divide_up(int64_t{131072}, bytes), 4) * 4;
+        chatglm::parallel(divide_up(blocks, step), [&](int64_t part, int) {
+            gemv_some<BITS, ASYMMETRIC>(w, x, target, tokens, part * step, smaller(blocks, (part + 1) * step));
+        });
+        return;
+    }
+    chatglm::parallel(divide_up(blocks, panel_rows / block_rows), [&](int64_t part, int thread) {
+        gemm_panel<BITS, ASYMMETRIC>(w, x, target, tokens, part, thread);
+    });
+}
+
+// The product of rounded activations (tiles of `tile_for(tokens)`) with a weight.
+void multiply(const chatglm_weight &w, const Activations &x, const Target &target, int64_t tokens) {
+    if (w.bits == 8) return multiply_as<8, false>(w, x, target, tokens);
+    if (w.zeros) return multiply_as<4, true>(w, x, target, tokens);
+    multiply_as<4, false>(w, x, target, tokens);
+}
+
+// Rounds all rows that `make` gives: make(token, row) writes one row of `count` numbers, or returns where it lies.
+template <class Make>
+Activations quantize(int64_t tokens, int64_t count, int64_t columns, int slot, Make make) {
+    const int tile = tile_for(tokens);
+    const Activations x(chatglm::scratch(slot, Activations::floats(tokens, columns, tile)), tokens, columns, tile);
+    const int64_t step = tokens <= gemv_tile ? tokens : 8;
+    chatglm::parallel(divide_up(tokens, step), [&](int64_t part, int thread) {
+        for (int64_t token = part * step; token < smaller(tokens, (part + 1) * step); ++token)
+            quantize_row(make(token, chatglm::thread_scratch(thread, 3, count)), count, x, token);
+    });
+    clear_padding(x, tokens);
+    return x;
+}
+
+void linear(const chatglm_weight *w, const float *input, int64_t input_stride, int64_t input_columns, float *output,
+            int64_t tokens) {
+    const Activations x = quantize(tokens, input_columns, w->columns, 4, [&](int64_t token, float *) {
+        return input + token * input_stride;
+    });
+    multiply(*w, x, Target{output, w->rows, false}, tokens);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Weights as numbers
+
+inline void dequantize_row(const chatglm_weight &w, int64_t row, float *output, int64_t columns) {
+    const int64_t block = row / block_rows, r = row % block_rows, weight_groups = w.columns / w.group_size;
+    const uint8_t *values = block_values(w, block);
+    float scale = 0, zero = 0;
+    for (int64_t k = 0; k < columns; ++k) {
+        if (k % w.group_size == 0) {
+            const int64_t index = (block * weight_groups + k / w.group_size) * block_rows + r;
+            alignas(64) float scales[lanes];
+            store(scales, load_scale(w, index / block_rows, static_cast<int>(r / lanes)));
+            scale = scales[r % lanes];
+            zero = w.zeros ? w.zeros[index] : w.bits == 4 ? 8.0f : 0.0f;
+        }
+        int32_t value;
+        if (w.bits == 4) {
+            const uint8_t byte = values[((k / 8) * block_rows + r) * 4 + k % 4];
+            value = k % 8 < 4 ? byte & 15 : byte >> 4;
+        } else {
+            value = static_cast<int8_t>(values[((k / 4) * block_rows + r) * 4 + k % 4]);
+        }
+        output[k] = (static_cast<float>(value) - zero) * scale;
+    }
+}
+
+void dequantize(const chatglm_weight *w, float *output, int64_t first, int64_t last) {
+    chatglm::parallel(divide_up(last - first, 16), [&](int64_t part, int) {
+        for (int64_t row = first + part * 16; row < smaller(last, first + part * 16 + 16); ++row)
+            dequantize_row(*w, row, output + (row - first) * w->columns, w->columns);
+    });
+}
+
+void gather(const chatglm_weight *w, const int64_t *ids, float *output, int64_t output_columns, int64_t tokens) {
+    chatglm::parallel(tokens, [&](int64_t token, int) {
+        dequantize_row(*w, ids[token], output + token * output_columns, output_columns);
+    });
+}
+
+}  // namespace

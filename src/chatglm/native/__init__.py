@@ -1,0 +1,46 @@
+"""ROOM the native CPU kernels: the C interface of `native/` as Python functions over tensors.
+
+- `library`: finds and loads the shared library, once; says why where there is none.
+- `structures`: the C structures, made from tensors that they keep alive.
+- `kernels`: the functions.
+- `paged`: the engine's paged batch as structures.
+
+Nothing here chooses: `quant` and `engine` ask `available()` and use torch where the answer is no.
+"""
+
+from chatglm.native.kernels import attention, dequantize, gather, layer_forward, linear, read_rate
+from chatglm.native.library import (
+    available,
+    computing,
+    level,
+    levels,
+    num_threads,
+    set_num_threads,
+    use_level,
+    why_not,
+)
+from chatglm.native.paged import readable, structures
+from chatglm.native.structures import Batch, Cache, Layer, Weight
+
+__all__ = [
+    "Batch",
+    "Cache",
+    "Layer",
+    "Weight",
+    "attention",
+    "available",
+    "computing",
+    "dequantize",
+    "gather",
+    "layer_forward",
+    "level",
+    "levels",
+    "linear",
+    "num_threads",
+    "read_rate",
+    "readable",
+    "set_num_threads",
+    "structures",
+    "use_level",
+    "why_not",
+]

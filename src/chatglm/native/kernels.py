@@ -1,0 +1,74 @@
+"""The kernels as functions over tensors. Everything is float32 on the CPU; shapes are asserted, not guessed."""
+
+import time
+from ctypes import byref
+
+import torch
+from torch import Tensor
+
+from chatglm.native.library import library
+from chatglm.native.structures import Batch, Cache, Layer, Weight
+
+
+def _done(status: int) -> None:
+    if status != 0:
+        raise MemoryError("the native kernels could not allocate their working memory")
+
+
+def linear(weight: Weight, states: Tensor) -> Tensor:
+    """states [N, columns] float32 -> [N, rows]; the activations are rounded to 8 bits in groups of 32 columns."""
+    assert (states.dtype, states.shape[1:]) == (torch.float32, (weight.columns,))
+    states = states.contiguous()
+    out = torch.empty(states.shape[0], weight.rows)
+    if states.shape[0]:
+        call = library().chatglm_linear
+        _done(call(byref(weight.struct), states.data_ptr(), weight.columns, weight.columns, out.data_ptr(), len(out)))
+    return out
+
+
+def dequantize(weight: Weight, first: int = 0, last: int | None = None) -> Tensor:
+    """Rows `first` to `last` of the weight as numbers, float32 [last - first, columns]."""
+    last = weight.rows if last is None else last
+    out = torch.empty(last - first, weight.padded_columns)
+    _done(library().chatglm_dequantize(byref(weight.struct), out.data_ptr(), first, last))
+    return out[:, : weight.columns]
+
+
+def gather(weight: Weight, ids: Tensor) -> Tensor:
+    """Rows of an embedding: ids int64 [N], within the rows -> float32 [N, columns]."""
+    assert (ids.dtype, ids.dim()) == (torch.int64, 1)
+    ids = ids.contiguous()
+    out = torch.empty(ids.shape[0], weight.columns)
+    _done(library().chatglm_gather(byref(weight.struct), ids.data_ptr(), out.data_ptr(), weight.columns, len(out)))
+    return out
+
+
+def attention(cache: Cache, batch: Batch, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """query [N, H, D], key and value [N, G, D], all float32 -> [N, H, D]; keys and values are written first."""
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    assert query.dtype == key.dtype == value.dtype == torch.float32
+    assert query.shape[2] % 16 == 0
+    out = torch.empty_like(query)
+    pointers = (query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr())
+    call = library().chatglm_attention
+    _done(call(byref(cache.struct), byref(batch.struct), *pointers, query.shape[1], scaling))
+    return out
+
+
+def layer_forward(layer: Layer, cache: Cache, batch: Batch, cosines: Tensor, sines: Tensor, stream: Tensor) -> None:
+    """One decoder layer, in place: stream float32 [N, hidden], cosines and sines float32 [N, rotary_dim / 2]."""
+    assert stream.dtype == cosines.dtype == sines.dtype == torch.float32
+    assert all(tensor.is_contiguous() for tensor in (stream, cosines, sines))
+    pointers = (cosines.data_ptr(), sines.data_ptr(), stream.data_ptr())
+    _done(library().chatglm_layer_forward(byref(layer.struct), byref(cache.struct), byref(batch.struct), *pointers))
+
+
+def read_rate(num_bytes: int = 2**30, repeats: int = 5) -> float:
+    """Bytes a second that all threads together read from memory: the best of `repeats` passes."""
+    data = torch.zeros(num_bytes, dtype=torch.uint8)
+    best = 0.0
+    for _ in range(repeats):
+        start = time.perf_counter()
+        library().chatglm_read(data.data_ptr(), num_bytes)
+        best = max(best, num_bytes / (time.perf_counter() - start))
+    return best

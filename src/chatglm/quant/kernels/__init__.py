@@ -1,0 +1,1 @@
+"""Products with packed weights: a readable reference, native CPU kernels, Triton kernels. One layout for all."""

@@ -1,0 +1,159 @@
+"""Whole models: which layers a scheme is about, quantizing them one at a time, and the way back."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from chatglm.errors import ConfigError
+from chatglm.quant.linear import QUANTIZED_LINEARS, RowwiseLinear, quantized_bits
+from chatglm.quant.packed import PackedEmbedding, PackedLinear
+from chatglm.quant.scheme import QuantScheme
+
+METHOD = "chatglm_packed"
+HEADS, EMBEDDINGS = ("output_layer", "lm_head"), ("word_embeddings", "embed_tokens")
+Progress = Callable[[int, int], None]  # layers done, layers in all
+
+
+def scheme_of_layer(name: str, scheme: QuantScheme) -> QuantScheme | None:
+    """The scheme for the layer of this name: of a linear, the output layer or the embedding; None: left as it is."""
+    last = name.rpartition(".")[2]
+    if scheme.skips(name):
+        return None
+    if last in QUANTIZED_LINEARS:
+        return QuantScheme(scheme.bits, scheme.group_size, scheme.symmetric, None, None)
+    if last in HEADS and scheme.head_bits is not None:
+        return scheme.for_head()
+    if last in EMBEDDINGS and scheme.embedding_bits is not None:
+        return QuantScheme(scheme.embedding_bits, None, True, None, None)
+    return None
+
+
+def quantize_model(model: nn.Module, scheme: QuantScheme | str | int, progress: Progress | None = None) -> nn.Module:
+    """Quantize a model in place, one layer at a time, rounding to nearest. Records the scheme in its configuration.
+
+    Raises:
+        ConfigError: the model is quantized already (doing it twice would add the errors up), holds an adapter that is
+        in the way, or has no layer the scheme is about.
+    """
+    scheme = effective_scheme(model, QuantScheme.parse(scheme))
+    refuse_quantized(model, scheme)
+    names = [name for name, _, _ in _layers(model, scheme)]
+    for done, name in enumerate(names):
+        layer = model.get_submodule(name)
+        wanted = scheme_of_layer(name, scheme)
+        assert wanted is not None
+        put(model, name, quantized_layer(layer, wanted))
+        if progress is not None:
+            progress(done + 1, len(names))
+    record(model, scheme)
+    return model
+
+
+def quantize_empty_model(model: nn.Module, scheme: QuantScheme) -> nn.Module:
+    """Put empty packed layers where the scheme says, ready for a quantized checkpoint."""
+    for name, layer, wanted in list(_layers(model, effective_scheme(model, scheme))):
+        embedding = isinstance(layer, nn.Embedding)
+        put(model, name, PackedEmbedding.empty_like(layer) if embedding else PackedLinear.empty_like(layer, wanted))
+    record(model, scheme)
+    return model
+
+
+def quantized_layer(layer: nn.Module, scheme: QuantScheme) -> nn.Module:
+    """A packed layer for a plain linear or embedding."""
+    if isinstance(layer, nn.Embedding):
+        return PackedEmbedding.from_embedding(layer).train(layer.training)
+    assert isinstance(layer, nn.Linear)
+    return PackedLinear.from_linear(layer, scheme).train(layer.training)
+
+
+def pack_rowwise(model: nn.Module) -> nn.Module:
+    """Lay official row-wise layers out for the kernels, in place, one at a time. The numbers stay the same, and
+    saving writes the official format again."""
+    for name in [name for name, layer in model.named_modules() if isinstance(layer, RowwiseLinear)]:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, RowwiseLinear)
+        put(model, name, PackedLinear.from_rowwise(layer))
+    return model
+
+
+def unpack_model(model: nn.Module, dtype: Any = None) -> nn.Module:
+    """Plain layers back in place of all packed ones, one at a time, with the weights those stand for."""
+    for name in [name for name, layer in model.named_modules() if isinstance(layer, (PackedLinear, PackedEmbedding))]:
+        layer: Any = model.get_submodule(name)
+        wanted = dtype or getattr(model, "dtype", None)
+        put(model, name, layer.to_linear(wanted) if isinstance(layer, PackedLinear) else layer.to_embedding(wanted))
+    record(model, None)
+    return model
+
+
+def scheme_of(model: nn.Module) -> QuantScheme | None:
+    """The scheme a model is quantized with, None for full weights; official row-wise models included."""
+    config = getattr(model, "config", None)
+    if (scheme := scheme_of_config(config)) is not None:
+        return scheme
+    bits = quantized_bits(model)
+    if bits is None:
+        bits = next((m.scheme.bits for m in model.modules() if isinstance(m, PackedLinear)), None)
+    return None if bits is None else QuantScheme.parse(f"int{bits}-rowwise")
+
+
+def scheme_of_config(config: Any) -> QuantScheme | None:
+    """The scheme `config.quantization_config` holds, None where there is none of ours."""
+    held = getattr(config, "quantization_config", None)
+    if held is None:
+        return None
+    values = held if isinstance(held, dict) else held.to_dict()
+    return QuantScheme.from_dict(values["scheme"]) if values.get("quant_method") == METHOD else None
+
+
+def record(model: nn.Module, scheme: QuantScheme | None) -> None:
+    """Write the scheme into the configurations of a model and its parts."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is None or not hasattr(config, "quantization_bit"):
+            continue
+        config.__dict__.pop("quantization_config", None)
+        config.quantization_bit = 0
+        if scheme is not None and scheme.is_official:
+            config.quantization_bit = scheme.bits
+        elif scheme is not None:
+            config.quantization_config = {"quant_method": METHOD, "scheme": scheme.to_dict()}
+
+
+def effective_scheme(model: nn.Module, scheme: QuantScheme) -> QuantScheme:
+    """Without head and embedding where the model ties the two: they are one tensor, which must stay one."""
+    if getattr(getattr(model, "config", None), "tie_word_embeddings", False):
+        return QuantScheme(scheme.bits, scheme.group_size, scheme.symmetric, None, None, scheme.skip)
+    return scheme
+
+
+def refuse_quantized(model: nn.Module, scheme: QuantScheme) -> None:
+    """Raise ConfigError where a model is quantized already."""
+    current = scheme_of(model)
+    if current is not None:
+        raise ConfigError(
+            f"the model is already quantized ({current.name}); load the full weights to get {scheme.name}"
+        )
+
+
+def put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Replace the layer of a name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
+
+
+def _layers(model: nn.Module, scheme: QuantScheme) -> Iterator[tuple[str, Any, QuantScheme]]:
+    found = False
+    for name, layer in model.named_modules():
+        if not isinstance(layer, (nn.Linear, nn.Embedding)):
+            continue
+        wanted = scheme_of_layer(name, scheme)
+        if wanted is not None:
+            found = True
+            yield name, layer, wanted
+    if not found:
+        raise ConfigError(
+            f"{type(model).__name__} has no layer to quantize ({', '.join(QUANTIZED_LINEARS)}); "
+            "a model with an adapter attached must be quantized first, or the adapter merged"
+        )
