@@ -21,6 +21,8 @@ python := $(VENV)/bin/python
 install := $(python) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 compile := PYTHONDONTWRITEBYTECODE= $(python) -c
 imports := chatglm.model.compat, chatglm.loading, chatglm.terminal.editor
+# What an installation is made of: the kernels are compiled by it.
+sources := pyproject.toml constraints.txt scripts/venv.sh hatch_build.py $(wildcard native/*.py native/*/*.h native/src/*.cpp)
 run_ready := $(VENV)/.ready-run
 dev_ready := $(VENV)/.ready-dev
 
@@ -30,14 +32,14 @@ dev_ready := $(VENV)/.ready-dev
 help:
 	@sed -n 's/^#   //p' Makefile
 
-$(run_ready): pyproject.toml constraints.txt scripts/venv.sh
+$(run_ready): $(sources)
 	@PYTHON="$(PYTHON)" sh scripts/venv.sh $(VENV)
 	@echo "make: installing chatglm into $(VENV) (PyTorch is large: a few minutes on a slow line)" >&2
 	@$(install) -e .
 	@$(compile) "import $(imports)"
 	@touch $@
 
-$(dev_ready): pyproject.toml constraints.txt scripts/venv.sh
+$(dev_ready): $(sources)
 	@PYTHON="$(PYTHON)" sh scripts/venv.sh $(VENV)
 	@echo "make: installing chatglm[dev] into $(VENV) (PyTorch is large: a few minutes on a slow line)" >&2
 	@$(install) -e '.[dev]'
@@ -57,6 +59,7 @@ check: $(dev_ready)
 	$(python) -m mypy
 	$(python) -m pytest --quiet tests/test_rooms.py
 	$(python) docs/generate_cli.py --check
+	$(python) tests/fuzz_parser.py --seconds 10
 
 format: $(dev_ready)
 	$(python) -m ruff format .

@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from chatglm.errors import CheckpointError, ConfigError
 from chatglm.inspect import describe
-from chatglm.loading import best_device, default_dtype, demo_folder, load, parse_bits, parse_device
+from chatglm.loading import best_device, default_dtype, demo_folder, load, parse_device
 from chatglm.model.config import read_config
 from chatglm.model.network import ChatGLMForConditionalGeneration
-from chatglm.quant.linear import RowwiseLinear, quantized_bits
+from chatglm.quant.model import scheme_of, scheme_of_layer
+from chatglm.quant.packed import PackedLinear
+from chatglm.quant.scheme import QuantScheme
 
 IDS = torch.arange(30, 44)[None]
 LOADING = importlib.import_module("chatglm.loading")
@@ -75,31 +77,38 @@ def test_the_default_dtype_fits_device_and_size(folder: Path, monkeypatch: pytes
     assert default_dtype(golden_file("numerics/a_base"), "cpu") == torch.float32
 
 
-@pytest.mark.parametrize("quantize", [4, 8, "4", "int8", "INT4"])
+@pytest.mark.parametrize("quantize", [4, 8, "4", "int8", "INT4", "int4-g64-asym", "int4-rowwise", "int8-rowwise"])
 def test_quantizing_uses_the_weights_as_stored(folder: Path, quantize: int | str) -> None:
     model, _ = load(folder, quantize=quantize, device="cpu")
-    bits = parse_bits(quantize)
-    assert quantized_bits(model) == model.config.quantization_bit == bits
+    scheme = QuantScheme.parse(quantize)
+    assert scheme_of(model) == scheme
+    assert model.config.quantization_bit == (scheme.bits if scheme.is_official else 0)
     assert model.dtype == torch.float32  # what is not quantized
     stored = ChatGLMForConditionalGeneration.from_pretrained(folder)
     name = "transformer.encoder.layers.2.mlp.dense_h_to_4h"
-    assert bits is not None
-    expected = RowwiseLinear.from_linear(stored.get_submodule(name), bits).dequantize()
-    assert torch.equal(model.get_submodule(name).dequantize(), expected)
+    wanted = scheme_of_layer(name, scheme)
+    assert wanted is not None
+    expected = PackedLinear.from_linear(stored.get_submodule(name), wanted)
+    assert torch.equal(model.get_submodule(name).dequantize(), expected.dequantize())
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_quantize_save_load_is_the_same_model(folder: Path, tmp_path: Path, bits: int) -> None:
-    model, _ = load(folder, quantize=bits, dtype="auto", device="cpu")
+@pytest.mark.parametrize("scheme", ["int4", "int8", "int4-g128-asym", "int4-rowwise", "int8-rowwise"])
+def test_quantize_save_load_is_the_same_model(folder: Path, tmp_path: Path, scheme: str) -> None:
+    model, _ = load(folder, quantize=scheme, dtype="auto", device="cpu")
     model.save_pretrained(tmp_path / "small", max_shard_size="100KB")
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(folder / name, tmp_path / "small" / name)
     again, _ = load(tmp_path / "small", dtype="auto", device="cpu")
-    assert quantized_bits(again) == bits
+    assert scheme_of(again) == scheme_of(model) == QuantScheme.parse(scheme)
     assert torch.equal(again(IDS).logits, model(IDS).logits)
     full, _ = load(tmp_path / "small", dtype="auto", device="cpu", dequantize=True)
-    assert quantized_bits(full) is None
-    assert torch.equal(full(IDS).logits, model(IDS).logits)
+    assert scheme_of(full) is None
+    bits = QuantScheme.parse(scheme).bits
+    stays, _ = load(tmp_path / "small", quantize=bits, dtype="auto", device="cpu")
+    assert scheme_of(stays) == scheme_of(model)
+    for layer in (precise for precise in model.modules() if isinstance(precise, PackedLinear)):
+        layer.precise = True
+    torch.testing.assert_close(full(IDS).logits, model(IDS).logits, atol=2e-2, rtol=2e-2)
     with pytest.raises(ConfigError, match="already quantized"):
         load(tmp_path / "small", quantize=12 - bits, device="cpu")
 
@@ -133,7 +142,7 @@ def test_adapters_attach_merge_and_lead_to_their_base(folder: Path, tmp_path: Pa
     small, _ = load(folder, adapter=lora, quantize=8, device="cpu")
     torch.testing.assert_close(small(IDS).logits, expected, atol=2.0, rtol=0.2)
     both, _ = load(folder, adapter=lora, merge_adapter=True, quantize=8, device="cpu")
-    assert quantized_bits(both) == 8
+    assert scheme_of(both) == QuantScheme.parse(8)
 
 
 def test_an_adapter_whose_base_is_gone(folder: Path, tmp_path: Path) -> None:

@@ -35,10 +35,11 @@ RULES = Rules(
         "quant": Room(may=names("errors native"), third_party=names("torch")),
         "model": Room(
             may=names("chat errors"),
+            inside=names("native"),
             third_party=names("torch transformers safetensors sentencepiece tokenizers jinja2"),
         ),
         "load": Room(
-            may=names("model quant errors"),
+            may=names("model quant native errors"),
             third_party=names("torch transformers safetensors huggingface_hub"),
         ),
         "registration": Room(inside=names("model"), third_party=names("transformers")),
@@ -68,11 +69,16 @@ RULES = Rules(
     file_inside={
         "model.compat": names("quant"),  # model.quantize(4)
         "model.reply": names("engine"),  # model.chat answers through the engine
-        "model.own_engine": names("engine"),  # which it makes and keeps
+        "model.own_engine": names("engine quant"),  # which it makes and keeps, over layers laid out for the kernels
+        "model.checkpoint": names("quant"),  # a packed folder holds other tensors
         "model.pretrained": names("quant"),  # an official INT4 folder says itself that it is one
     },
     file_third_party={
         "quant.hf": names("transformers"),  # the registered quantization config
+        "agent.sandbox.guest.shell": names("traitlets"),  # runs in the guest; comes with IPython
+        "engine.triton_kernels": names("triton"),  # comes with torch where there is a GPU
+        "quant.kernels.triton_kernels": names("triton"),
+        "quant.kernels.triton_linear": names("triton"),
         "engine.attention": names("transformers"),  # the table attention functions are registered in
         "terminal.model_responder": names("transformers"),  # its progress bars are switched off
     },

@@ -19,6 +19,7 @@ extern "C" {
 #endif
 
 #define CHATGLM_ABI 1
+#define CHATGLM_MOST_THREADS 1024
 
 typedef struct {
     const void *values;
@@ -82,7 +83,7 @@ int32_t chatglm_level(void);
 int32_t chatglm_set_level(int32_t index);  // 0, or -1 where this processor lacks it
 
 int32_t chatglm_num_threads(void);
-int32_t chatglm_set_num_threads(int32_t threads);  // 0, or -1 where threads is not positive
+int32_t chatglm_set_num_threads(int32_t threads);  // 0, or -1 where not 1 to CHATGLM_MOST_THREADS
 
 // output[tokens][rows] = input[tokens][columns] * weight^T + bias; rows of the input lie input_stride floats apart and
 // hold input_columns numbers, the rest counts as zero.
@@ -97,9 +98,11 @@ int32_t chatglm_gather(const chatglm_weight *weight, const int64_t *ids, float *
 // written into the cache first; each query then sees the keys up to its own.
 int32_t chatglm_attention(const chatglm_cache *cache, const chatglm_batch *batch, const float *query, const float *key,
                        const float *value, float *output, int64_t heads, float scaling);
+// `count` decoder layers, one after another, each with its part of the cache: what runs between two of them in another
+// language finds its own code and data gone from the processor's caches, which costs more than the call.
 // stream [tokens][hidden] is changed in place; cosines and sines [tokens][rotary_dim / 2].
-int32_t chatglm_layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const chatglm_batch *batch,
-                           const float *cosines, const float *sines, float *stream);
+int32_t chatglm_layers_forward(const chatglm_layer *layers, const chatglm_cache *caches, int64_t count,
+                               const chatglm_batch *batch, const float *cosines, const float *sines, float *stream);
 // Reads `bytes` once with all threads and returns a sum of it: the memory rate that a step cannot exceed.
 uint64_t chatglm_read(const void *data, int64_t bytes);
 

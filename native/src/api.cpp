@@ -5,6 +5,10 @@
 #include <mutex>
 #include <new>
 
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
 #include "kernels.h"
 #include "pool.h"
 
@@ -65,6 +69,11 @@ int32_t best_level() {
 int32_t current = -1;
 std::mutex turn;
 
+#ifndef _WIN32
+// A child must not inherit the lock from a thread that it does not have.
+const int registered = pthread_atfork([] { turn.lock(); }, [] { turn.unlock(); }, [] { turn.unlock(); });
+#endif
+
 const chatglm::Kernels &kernels() {
     if (current < 0) current = best_level();
     return *levels[current].kernels;
@@ -122,7 +131,7 @@ int32_t chatglm_num_threads(void) {
 }
 
 int32_t chatglm_set_num_threads(int32_t threads) {
-    if (threads < 1) return -1;
+    if (threads < 1 || threads > CHATGLM_MOST_THREADS) return -1;
     std::lock_guard<std::mutex> lock(turn);
     chatglm::set_num_threads(threads);
     return 0;
@@ -151,9 +160,11 @@ int32_t chatglm_attention(const chatglm_cache *cache, const chatglm_batch *batch
     });
 }
 
-int32_t chatglm_layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const chatglm_batch *batch,
-                              const float *cosines, const float *sines, float *stream) {
-    return guarded([&](const chatglm::Kernels &k) { k.layer_forward(layer, cache, batch, cosines, sines, stream); });
+int32_t chatglm_layers_forward(const chatglm_layer *layers, const chatglm_cache *caches, int64_t count,
+                               const chatglm_batch *batch, const float *cosines, const float *sines, float *stream) {
+    return guarded([&](const chatglm::Kernels &k) {
+        for (int64_t i = 0; i < count; ++i) k.layer_forward(layers + i, caches + i, batch, cosines, sines, stream);
+    });
 }
 
 uint64_t chatglm_read(const void *data, int64_t bytes) {

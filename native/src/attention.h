@@ -15,7 +15,7 @@ constexpr float never = -1e30f;         // a score nobody sees; finite, so that 
 
 inline Floats exponential(Floats x) {
     // 2^n * e^r with |r| <= ln(2) / 2; polynomial of degree 6 (Taylor), relative error below 2e-7.
-    x = max(x, set(-87.0f));
+    x = max(set(-87.0f), x);  // in this order NaN passes
     const Floats n = round(mul(x, set(1.44269504f)));
     Floats r = fma(n, set(-0.693359375f), x);
     r = fma(n, set(2.12194440e-4f), r);
@@ -60,14 +60,19 @@ inline int bytes_of(int32_t dtype) { return dtype == CHATGLM_FLOAT32 ? 4 : dtype
 // head_dim numbers of one slot and group as float32.
 inline void widen(const chatglm_cache &cache, const void *states, const float *scales, int64_t index, float *out) {
     const int64_t size = cache.head_dim, offset = index * size;
-    const Floats scale = set(cache.dtype == CHATGLM_INT8 ? scales[index] : 1.0f);
-    for (int64_t d = 0; d < size; d += lanes) {
-        switch (cache.dtype) {
-            case CHATGLM_FLOAT32: store(out + d, load(static_cast<const float *>(states) + offset + d)); break;
-            case CHATGLM_FLOAT16: store(out + d, load_half(static_cast<const uint16_t *>(states) + offset + d)); break;
-            case CHATGLM_BFLOAT16: store(out + d, load_bfloat(static_cast<const uint16_t *>(states) + offset + d)); break;
-            default: store(out + d, mul(load_int8(static_cast<const int8_t *>(states) + offset + d), scale));
-        }
+    if (cache.dtype == CHATGLM_FLOAT16) {
+        const uint16_t *p = static_cast<const uint16_t *>(states) + offset;
+        for (int64_t d = 0; d < size; d += lanes) store(out + d, load_half(p + d));
+    } else if (cache.dtype == CHATGLM_BFLOAT16) {
+        const uint16_t *p = static_cast<const uint16_t *>(states) + offset;
+        for (int64_t d = 0; d < size; d += lanes) store(out + d, load_bfloat(p + d));
+    } else if (cache.dtype == CHATGLM_FLOAT32) {
+        const float *p = static_cast<const float *>(states) + offset;
+        for (int64_t d = 0; d < size; d += lanes) store(out + d, load(p + d));
+    } else {
+        const int8_t *p = static_cast<const int8_t *>(states) + offset;
+        const Floats scale = set(scales[index]);
+        for (int64_t d = 0; d < size; d += lanes) store(out + d, mul(load_int8(p + d), scale));
     }
 }
 
@@ -85,9 +90,13 @@ inline void narrow(const chatglm_cache &cache, void *states, float *scales, int6
     const int64_t size = cache.head_dim, offset = index * size;
     float scale = 1;
     if (cache.dtype == CHATGLM_INT8) {
-        Floats most = set(1e-12f);
-        for (int64_t d = 0; d < size; d += lanes) most = max(most, abs(load(values + d)));
-        scale = scales[index] = largest(most) / 127.0f;
+        Floats most = set(1e-12f), check = set(0);
+        for (int64_t d = 0; d < size; d += lanes) {
+            const Floats v = load(values + d);
+            most = max(most, abs(v));
+            check = fma(v, set(0), check);
+        }
+        scale = scales[index] = sum(check) == 0 ? largest(most) / 127.0f : __builtin_nanf("");
     }
     for (int64_t d = 0; d < size; d += lanes) {
         switch (cache.dtype) {
@@ -163,18 +172,33 @@ struct Rows {
         memset(result, 0, static_cast<size_t>(size * width) * 4);
     }
 
-    void read_tile(const Part &part, int64_t first, int64_t count) {
+    // Where the keys of a position lie: slot and group as one number.
+    int64_t place(const Part &part, int64_t position) const {
         const int32_t *table = batch.block_tables + part.request * batch.table_stride;
+        const int64_t block = table[position / cache.block_size];
+        return (block * cache.block_size + position % cache.block_size) * cache.groups + part.group;
+    }
+
+    // A head's keys are a few lines every other few lines: no stream that the processor would see coming.
+    void expect(int64_t index) const {
+        const int64_t bytes = cache.head_dim * bytes_of(cache.dtype), offset = index * bytes;
+        for (int64_t i = 0; i < bytes; i += 64) {
+            prefetch(static_cast<const char *>(cache.keys) + offset + i);
+            prefetch(static_cast<const char *>(cache.values) + offset + i);
+        }
+    }
+
+    void read_tile(const Part &part, int64_t first, int64_t count) {
+        const size_t bytes = static_cast<size_t>(cache.head_dim) * 4;
         for (int64_t i = 0; i < tile_keys; ++i) {
             float *key = keys + i * cache.head_dim, *value = values + i * cache.head_dim;
             if (i >= count) {
-                memset(key, 0, static_cast<size_t>(cache.head_dim) * 4);
-                memset(value, 0, static_cast<size_t>(cache.head_dim) * 4);
+                memset(key, 0, bytes);
+                memset(value, 0, bytes);
                 continue;
             }
-            const int64_t position = first + i;
-            const int64_t slot = int64_t{table[position / cache.block_size]} * cache.block_size + position % cache.block_size;
-            const int64_t index = slot * cache.groups + part.group;
+            if (first + i + tile_keys < part.last_key) expect(place(part, first + i + tile_keys));
+            const int64_t index = place(part, first + i);
             widen(cache, cache.keys, cache.key_scales, index, key);
             widen(cache, cache.values, cache.value_scales, index, value);
         }

@@ -19,7 +19,8 @@ void gated(const float *gate, const float *up, int64_t size, float *out) {
     int64_t i = 0;
     for (; i + lanes <= size; i += lanes) {
         const Floats x = load(gate + i);
-        store(out + i, mul(div(x, add(set(1), exponential(sub(set(0), x)))), load(up + i)));
+        const Floats least = max(set(-88.0f), x);  // e^88 is the last that fits
+        store(out + i, mul(div(x, add(set(1), exponential(sub(set(0), least)))), load(up + i)));
     }
     for (; i < size; ++i) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
@@ -40,6 +41,7 @@ void layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const
     const int64_t mixed_size = query_size + 2 * key_size, inner = l.down.columns;
     const int64_t up_size = l.up.rows, half = up_size / 2;
     (void)inner;
+    if (tokens == 0) return;
 
     float *mixed = chatglm::scratch(7, tokens * mixed_size);
     Activations x = quantize(tokens, l.hidden, l.query_key_value.columns, 4, [&](int64_t token, float *row) {

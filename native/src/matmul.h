@@ -80,17 +80,20 @@ void quantize_row(const float *row, int64_t count, const Activations &x, int64_t
             check = fma(v, set(0), check);
         }
         const float top = largest(most);
-        const Floats inverse = set(top > 0 ? 127.0f / top : 0.0f);
+        const Floats inverse = set(top > 1e-35f ? 127.0f / top : 0.0f);  // 127 / 1e-37 would be infinite
         alignas(64) int8_t rounded[group];
-        int32_t total = 0;
-        for (int i = 0; i < group; i += lanes) total += store_int8(rounded + i, mul(load(p + i), inverse));
+        uint32_t total = 0;  // what is not finite may overflow it
+        for (int i = 0; i < group; i += lanes)
+            total += static_cast<uint32_t>(store_int8(rounded + i, mul(load(p + i), inverse)));
         for (int i = 0; i < group / 4; ++i) memcpy(values + (g * group / 4 + i) * x.tile * 4, rounded + i * 4, 4);
         scales[g * x.tile] = top / 127.0f;
-        sums[g * x.tile] = total;
+        sums[g * x.tile] = static_cast<int32_t>(total);
     }
-    const float poison = sum(check);
-    if (poison != 0 || poison != poison)
-        for (int64_t g = 0; g < x.groups(); ++g) scales[g * x.tile] = __builtin_nanf("");
+    if (sum(check) == 0) return;
+    for (int64_t g = 0; g < x.groups(); ++g) {
+        scales[g * x.tile] = __builtin_nanf("");
+        sums[g * x.tile] = 0;
+    }
 }
 
 // What a tile holds beyond the last token must not be left to chance: NaN there would be slow.
@@ -440,6 +443,7 @@ Activations quantize(int64_t tokens, int64_t count, int64_t columns, int slot, M
 
 void linear(const chatglm_weight *w, const float *input, int64_t input_stride, int64_t input_columns, float *output,
             int64_t tokens) {
+    if (tokens == 0) return;
     const Activations x = quantize(tokens, input_columns, w->columns, 4, [&](int64_t token, float *) {
         return input + token * input_stride;
     });

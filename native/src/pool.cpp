@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -65,7 +66,10 @@ struct Buffers {
 class Pool {
 public:
     explicit Pool(int threads) : buffers_(static_cast<size_t>(threads)) {
-        for (int index = 1; index < threads; ++index) workers_.emplace_back([this, index] { serve(index); });
+        try {
+            for (int index = 1; index < threads; ++index) workers_.emplace_back([this, index] { serve(index); });
+        } catch (const std::system_error &) {  // the system gives no more threads: those there are do the work
+        }
     }
 
     ~Pool() {
@@ -91,6 +95,7 @@ public:
         parts_ = parts;
         next_.store(0, std::memory_order_relaxed);
         busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+        failed_.store(false, std::memory_order_relaxed);
         {
             std::lock_guard<std::mutex> lock(sleep_);
             job_.fetch_add(1, std::memory_order_release);
@@ -98,11 +103,18 @@ public:
         if (sleeping_.load(std::memory_order_acquire) > 0) wake_.notify_all();
         take_parts(0);
         for (int spin = 0; busy_.load(std::memory_order_acquire) > 0; ++spin) pause_briefly(spin);
+        if (failed_.load(std::memory_order_relaxed)) throw std::bad_alloc();
     }
 
 private:
-    void take_parts(int thread) {
-        for (int64_t part; (part = next_.fetch_add(1, std::memory_order_relaxed)) < parts_;) work_(context_, part, thread);
+    // Memory can run out in any thread; the caller hears of it when all have stopped.
+    void take_parts(int thread) noexcept {
+        try {
+            for (int64_t part; (part = next_.fetch_add(1, std::memory_order_relaxed)) < parts_;)
+                work_(context_, part, thread);
+        } catch (const std::bad_alloc &) {
+            failed_.store(true, std::memory_order_relaxed);
+        }
     }
 
     void serve(int thread) {
@@ -135,6 +147,7 @@ private:
     alignas(64) std::atomic<uint64_t> job_{0};
     alignas(64) std::atomic<int64_t> next_{0};
     alignas(64) std::atomic<int> busy_{0};
+    std::atomic<bool> failed_{false};
     Work work_ = nullptr;
     void *context_ = nullptr;
     int64_t parts_ = 0;

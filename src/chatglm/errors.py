@@ -33,3 +33,27 @@ class MissingExtraError(ChatGLMError, ImportError):
 
 class RequestError(ChatGLMError, ValueError):
     """A generation request cannot be carried out as it stands."""
+
+
+class GenerationError(ChatGLMError, RuntimeError):
+    """An answer broke off because the engine could not go on."""
+
+
+class ConversationError(ChatGLMError, ValueError):
+    """A conversation file cannot be read or written."""
+
+
+class SessionError(ChatGLMError, ValueError):
+    """A session, or one of its turns, cannot be carried out as asked."""
+
+
+class ToolError(ChatGLMError, ValueError):
+    """A tool cannot be described, loaded or run. Raised inside a tool, its message is what the model is told."""
+
+
+class SandboxError(ChatGLMError, RuntimeError):
+    """Code cannot be run in isolation here, or the sandbox was asked for something it does not do."""
+
+
+class TraceError(ChatGLMError, ValueError):
+    """The trace of a task cannot be read or written."""

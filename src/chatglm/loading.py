@@ -15,10 +15,12 @@ import torch
 from transformers.utils import logging
 
 from chatglm import hub as hubs
+from chatglm import native
 from chatglm.errors import CheckpointError, ConfigError, HubError
 from chatglm.model.adapters import attach_lora, load_prefix
 from chatglm.model.config import RopeRatioMeaning, read_config, read_json
 from chatglm.model.weights import WeightFolder
+from chatglm.quant.scheme import QuantScheme
 
 if TYPE_CHECKING:
     from chatglm.model.tokenizer import ChatGLMTokenizer
@@ -33,7 +35,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     device_map: Any = None,
-    quantize: int | str | None = None,
+    quantize: QuantScheme | int | str | None = None,
     dequantize: bool = False,
     adapter: str | Path | None = None,
     merge_adapter: bool = False,
@@ -51,7 +53,9 @@ def load(
         dtype: of the weights; "auto" is that of the checkpoint. By default what `default_dtype` chooses.
         device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is; see `parse_device`.
         device_map: several devices, as in transformers; instead of `device`.
-        quantize: 4 or 8 (or "int4", "int8"): the official row-wise format, in memory.
+        quantize: "int4" (or 4): groups of 32 columns; "int8" (or 8); "int4-g128", "int4-rowwise" (the official
+            format), ...: see `QuantScheme.parse` and docs/quantization.md. A checkpoint that has these bits already
+            stays as it is.
         dequantize: give an INT8 / INT4 checkpoint full weights, exactly as stored; by default it stays quantized.
         adapter: LoRA folder or hub name to attach; with `merge_adapter` it becomes part of the weights.
         prefix: P-Tuning v2 file or folder.
@@ -67,8 +71,8 @@ def load(
         HubError: the name leads nowhere. CheckpointError: damaged or unfitting files. ConfigError: contradictory
         options, or a device that is not here. MissingExtraError: an option needs a package that is not installed.
     """
-    bits = parse_bits(quantize)
-    if device_map is not None and (device is not None or bits is not None):
+    scheme = None if quantize is None else QuantScheme.parse(quantize)
+    if device_map is not None and (device is not None or scheme is not None):
         raise ConfigError("device_map cannot be combined with device or quantize; give one of them")
     place = None if device_map is not None else parse_device(device)
     folder = demo_folder() if name_or_folder is None else hubs.resolve(name_or_folder, hub=hub, revision=revision)
@@ -80,18 +84,19 @@ def load(
     options: dict[str, Any] = {"config": config, "dequantize": dequantize}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    if bits is not None:  # from the weights as stored; the device never holds them whole
+    if scheme is not None:  # from the weights as stored; the device never holds them whole
         options["dtype"] = "auto"
     else:
         options |= {"dtype": chosen, "device_map": device_map or _device_map(place)}
     model = _load_model(folder, options, prefix)
     if adapter is not None and merge_adapter:
         model = attach_lora(model, hubs.resolve(adapter, hub=hub), merge=True)
-    if bits is not None:
-        model = _quantize(model, bits, chosen)
+    if scheme is not None:
+        model = _quantize(model, scheme, chosen if dtype is not None else _beside_quantized(chosen, place))
     if adapter is not None and not merge_adapter:
         model = attach_lora(model, hubs.resolve(adapter, hub=hub))
-    return (model if place is None else model.to(place)).eval(), language
+    model = (model if place is None else model.to(place)).eval()
+    return (_ready_for_cpu(model) if model.device.type == "cpu" else model), language
 
 
 def best_device() -> str:
@@ -153,20 +158,6 @@ def demo_folder() -> Path:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"the embedded model is missing from this installation: no {folder / 'config.json'}")
     return folder
-
-
-def parse_bits(quantize: int | str | None) -> int | None:
-    """4 or 8 from 4, 8, "4", "int8", ...; None stays None.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    if quantize is None:
-        return None
-    text = str(quantize).lower().removeprefix("int")
-    if text not in ("4", "8"):
-        raise ConfigError(f'quantize is {quantize!r}; it must be 4 or 8 ("int4", "int8")')
-    return int(text)
 
 
 def available_memory() -> int:
@@ -256,9 +247,26 @@ def _progress_bar_if_long(folder: Path) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _quantize(model: Any, bits: int, dtype: torch.dtype | str) -> Any:
+def _quantize(model: Any, scheme: QuantScheme, dtype: torch.dtype | str) -> Any:
     """What is not quantized takes `dtype` afterwards."""
-    from chatglm.quant.linear import quantize_rowwise
+    from chatglm.quant.model import quantize_model, scheme_of
 
-    quantize_rowwise(model, bits)
+    current = scheme_of(model)
+    if current is None or current.bits != scheme.bits:
+        quantize_model(model, scheme)
     return model.to(dtype) if isinstance(dtype, torch.dtype) else model
+
+
+def _beside_quantized(dtype: torch.dtype | str, place: torch.device | None) -> torch.dtype | str:
+    """On a CPU the kernels compute in float32, and what is left beside quantized weights is small."""
+    return torch.float32 if place is None or place.type == "cpu" else dtype
+
+
+def _ready_for_cpu(model: Any) -> Any:
+    """Lay quantized layers out for the CPU kernels, and let these run whole decoder layers."""
+    from chatglm.quant.fused import fuse
+    from chatglm.quant.model import pack_rowwise
+
+    if native.available():
+        fuse(pack_rowwise(model))
+    return model

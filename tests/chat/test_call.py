@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import no_deadline  # noqa: F401
 import pytest
@@ -54,6 +55,16 @@ def test_nothing_raises_and_the_text_is_kept(text):
         ("```python\ntool_call(a='''x\n```\ny''')\n```", {"a": "x\n```\ny"}),
         ('```json\n{"a": true, "b": [null, "\\u4e2d"]}\n```', {"a": True, "b": [None, "中"]}),
         ("{'a': 1}", {"a": 1}),
+        (
+            "tool_call(a='x\ny', b=\"1\r\n2\\n\", from='3\\\n4', c='''5\n6''')",
+            {"a": "x\ny", "b": "1\r\n2\n", "from": "34", "c": "5\n6"},
+        ),
+        ("```python\ntool_call(a='x\n```\n\"y\"')\n```", {"a": 'x\n```\n"y"'}),
+        ('```json\n{"a": "x\ny"}\n```', {"a": "x\ny"}),
+        (
+            "tool_call(a=1e-5, b=1_000, c=0xff, d=1.5e3, e=1., f=.5)",
+            {"a": 1e-5, "b": 1000, "c": 255, "d": 1500.0, "e": 1.0, "f": 0.5},
+        ),
     ],
 )
 def test_calls_a_model_writes(text, arguments):
@@ -84,6 +95,8 @@ def test_calls_a_model_writes(text, arguments):
         ("tool_call(a=1e999)", "not finite"),
         ('{"a": NaN}', "not finite|not a literal"),
         ('{"a": "\\ud800"}', "surrogate"),
+        ("tool_call(a=1if 2 else 3)", "'1if' is no number"),
+        ("tool_call(a='it's\nx')", "unterminated string"),
         ("other(a=1)", "not a call of this tool"),
         ("tool_call.x(a=1)", "must be tool_call"),
         ("[1]", "must be tool_call"),
@@ -134,6 +147,14 @@ HOSTILE = [
 def test_hostile_texts_end_soon(text):
     assert parse_tool_call(text, "x").error
     extract_code(text)
+
+
+@pytest.mark.parametrize("text", ["tool_call(a=1if 2 else 3)", "0x1for x in y", "1.5and 2", "0o7or 1", "9.else"])
+def test_reading_prints_no_warnings(text):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert parse_tool_call(text, "x").error
+    assert not seen
 
 
 def test_chains_of_operators_do_not_reach_the_parser():

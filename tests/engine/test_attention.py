@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatglm.engine.attention import attend_reference, attend_sdpa
-from chatglm.engine.cache import KVCache, runs_of
+from chatglm.engine.cache import KVCache
 
 
 @settings(max_examples=60, deadline=None)
@@ -28,16 +28,6 @@ def test_sdpa_equals_reference(
     ]
     expected = attend_reference(query, parts, 0.3)
     torch.testing.assert_close(attend_sdpa(query, parts, 0.3), expected, atol=2e-5, rtol=1e-4)
-
-
-@given(st.permutations(range(12)), st.integers(1, 48))
-def test_runs_are_the_slots_in_order(table: list[int], length: int) -> None:
-    slots = [slot for run in runs_of(table, length, 4) for slot in range(run.start, run.stop)]
-    assert slots == [table[position // 4] * 4 + position % 4 for position in range(length)]
-
-
-def test_a_row_of_blocks_is_one_run() -> None:
-    assert runs_of([3, 4, 5, 9], 14, 4) == (slice(12, 24), slice(36, 38))
 
 
 @pytest.mark.parametrize("quantized", [False, True])

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from golden_data import golden_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from chatglm.engine.request import Request, SamplingParams
@@ -37,11 +39,11 @@ def test_every_official_setting_is_covered() -> None:
     assert len(CASES) >= 9
 
 
-@pytest.mark.parametrize("settings", [{}, {"top_p": 0.7}, {"top_k": 4}, {"min_p": 0.2}, {"temperature": 0.5}], ids=str)
-def test_tokens_follow_their_distribution(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("chosen", [{}, {"top_p": 0.7}, {"top_k": 4}, {"min_p": 0.2}, {"temperature": 0.5}], ids=str)
+def test_tokens_follow_their_distribution(chosen: dict[str, Any]) -> None:
     """Chi-square of 8,000 draws against the warped probabilities; the bound is the 99.99 % quantile for 11 degrees."""
     logits = torch.randn(12, generator=torch.Generator().manual_seed(3))
-    params = SamplingParams(seed=9, **settings)
+    params = SamplingParams(seed=9, **chosen)
     request = Request([0], params, frozenset())
     rows = [Row(request, [0] * position) for position in range(1, 8_001)]
     drawn = Sampler().sample(logits.expand(len(rows), -1).clone(), rows)
@@ -51,6 +53,31 @@ def test_tokens_follow_their_distribution(settings: dict[str, Any]) -> None:
     possible = expected > 0
     chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
     assert chi_square < 37.4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    spread=st.sampled_from([0.0, 0.01, 1.0, 5.0, 100.0]),
+    steps=st.sampled_from([None, 0.5, 4.0]),
+    top_p=st.floats(1e-6, 0.9999),
+    banned=st.integers(0, 4),
+    seed=st.integers(0, 99),
+)
+def test_top_p_keeps_the_fewest_that_reach_it(
+    spread: float, steps: float | None, top_p: float, banned: int, seed: int
+) -> None:
+    """Also where tokens are equal (logits in half precision often are), cut already, or far apart."""
+    logits = spread * torch.randn(1, 500, generator=torch.Generator().manual_seed(seed))
+    if steps is not None:
+        logits = (logits / steps).round() * steps
+    logits[0, :banned] = -torch.inf
+    kept = warp(logits.clone(), [SamplingParams(top_p=top_p)]).isfinite()[0]
+    probabilities = logits.double().softmax(1)[0]
+    assert not kept[:banned].any()
+    assert probabilities[kept].min() >= probabilities[~kept].max() if not kept.all() else True
+    mass, least = float(probabilities[kept].sum()), float(probabilities[kept].min())
+    assert mass >= top_p - 1e-6 or bool(kept[banned:].all())
+    assert mass - least <= top_p + 1e-6
 
 
 def test_greedy_in_a_mixed_batch_is_the_first_best() -> None:

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatglm.chat.message import Message, Role
-from chatglm.terminal.conversation import FORMAT, VERSION, Conversation, ConversationError, load_file
+from chatglm.chat.saved import FORMAT, VERSION, load_file
+from chatglm.errors import ConversationError
+from chatglm.terminal.conversation import Conversation
 
 TEXT = st.text(st.characters(codec="utf-8"))
 IDS = st.none() | st.lists(st.integers(0, 65023)).map(tuple)
@@ -28,7 +30,7 @@ def test_save_and_load_give_the_same_conversation(tmp_path_factory, system, turn
     path = tmp_path_factory.mktemp("saved") / "对话.json"
     talk = conversation(system, turns)
     talk.save(path, "v1")
-    opened, same = load_file(path).open("v1")
+    opened, same = Conversation.of(load_file(path), "v1")
     assert opened.messages == talk.messages
     assert same
     assert json.loads(path.read_text(encoding="utf-8"))["version"] == VERSION
@@ -40,7 +42,7 @@ def test_ids_of_another_vocabulary_are_dropped_and_the_text_is_kept(tmp_path_fac
     path = tmp_path_factory.mktemp("saved") / "talk.json"
     talk = conversation(system, turns)
     talk.save(path, "v1")
-    opened, same = load_file(path).open("v2")
+    opened, same = Conversation.of(load_file(path), "v2")
     assert [message.content for message in opened.messages] == [message.content for message in talk.messages]
     assert all(message.ids is None for message in opened.messages)
     assert same is all(ids is None for _, _, ids in turns)

@@ -9,7 +9,8 @@ from scripted import ScriptedResponder
 
 from chatglm.chat.message import Message, Role
 from chatglm.cli import build_parser
-from chatglm.terminal.conversation import Conversation, ConversationError
+from chatglm.errors import ConversationError
+from chatglm.terminal.conversation import Conversation
 from chatglm.terminal.sampling import Sampling, SamplingError
 from chatglm.terminal.start import UsageError, start
 

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from chatglm.chat.message import ToolCall
@@ -22,15 +23,25 @@ _ARGUMENT_NAME = re.compile(r"[^\W\d][\w.-]{0,63}")
 
 # Comments and strings are passed over, so that what looks like an argument inside them is left alone. A string without
 # an end is taken to the end of its line, which keeps the scan linear.
-_TOKENS = re.compile(
-    r"""(?P<comment>\#[^\n]*)
+_TOKEN = r"""(?P<comment>\#[^\n]*)
     | (?P<string>(?P<prefix>[a-zA-Z]{0,2})(?:'''(?:\\.|[^\\])*?(?:'''|\\?\Z) | \"\"\"(?:\\.|[^\\])*?(?:\"\"\"|\\?\Z)
                               | '(?:\\.|[^\\'\n])*(?:'|(?=\n)|\\?\Z) | "(?:\\.|[^\\"\n])*(?:"|(?=\n)|\\?\Z)))
     | (?P<argument>[^\W\d][\w.-]{0,63})(?=\s*=(?!=))
+    | (?P<number>\.?\d(?:[eE][-+]|[\w.])*)
     | (?P<word>\w+)
-    | (?P<sign>[-+~.*/%@&|^<>!])""",
+    | (?P<sign>[-+~.*/%@&|^<>!])"""
+_TOKENS = re.compile(_TOKEN, re.VERBOSE | re.DOTALL)
+# The same where strings may go on in the next line, which models write and Python does not read.
+_TOKENS_OVER_LINES = re.compile(
+    _TOKEN.replace(r"[^\\'\n]", r"[^\\']").replace(r'[^\\"\n]', r'[^\\"]').replace(r"(?=\n)|", ""),
     re.VERBOSE | re.DOTALL,
 )
+_DIGITS = r"\d+(?:_\d+)*"
+_NUMBER = re.compile(
+    rf"(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?{_DIGITS})?[jJ]?"
+    r"|0[xX][\da-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+"
+)
+_COMPUTED = frozenset("b br rb f fr rf t tr rt".split())  # prefixes of bytes, and of texts with code inside
 _ESCAPE = re.compile(r"\\([4-7][0-7]{2}|.)", re.DOTALL)
 
 
@@ -105,22 +116,33 @@ def _bodies(text: str) -> Iterator[str]:
 def _read(body: str, name: str) -> dict[str, Any]:
     if body.lstrip().startswith("{"):
         try:
-            return _checked_dict(_json_value(json.loads(body, object_pairs_hook=_unique)))
+            return _checked_dict(_json_value(json.loads(body, object_pairs_hook=_unique, strict=False)))
         except (ValueError, RecursionError):
             pass  # not JSON: perhaps a Python dict
-    prepared, argument_names = _prepare(body)
     try:
-        tree = ast.parse(prepared.strip(), mode="eval").body
-        return _arguments(tree, name, argument_names)
+        return _read_python(body, name, _TOKENS)
+    except _Unreadable:
+        if "\n" not in body:
+            raise
+        with suppress(_Unreadable):
+            return _read_python(body, name, _TOKENS_OVER_LINES)
+        raise
+
+
+def _read_python(body: str, name: str, tokens: re.Pattern[str]) -> dict[str, Any]:
+    prepared, argument_names = _prepare(body, tokens)
+    try:
+        return _arguments(ast.parse(prepared.strip(), mode="eval").body, name, argument_names)
     except SyntaxError as error:
         raise _Unreadable(f"not a call: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError, Warning) as error:
         raise _Unreadable(f"not a call: {type(error).__name__}: {error}") from None
 
 
-def _prepare(body: str) -> tuple[str, list[str]]:
+def _prepare(body: str, tokens: re.Pattern[str]) -> tuple[str, list[str]]:
     """Numbers the argument names, so that `from=` and `max-count=` parse, and doubles the backslash of escapes that
-    Python does not know, which it would read the same but warn about."""
+    Python does not know, which it would read the same but warn about. Nor does it get numbers like `1if`, for the same
+    reason: a warning would be printed where people chat."""
     names: list[str] = []
     signs = 0
 
@@ -131,14 +153,27 @@ def _prepare(body: str) -> tuple[str, list[str]]:
         if kind == "argument":
             names.append(found)
             return f"_{len(names) - 1}_"
-        if kind == "string" and "r" not in match.group("prefix").lower():
+        if kind == "string":
+            prefix = match.group("prefix").lower()
+            if prefix in _COMPUTED:
+                raise _Unreadable(f"{found[:60]!r} is not a literal value; nothing is computed")
+            if prefix == "r":
+                return found
+            if tokens is not _TOKENS and not _is_triple(match):
+                found = found.replace("\\\n", "").replace("\r", "\\r").replace("\n", "\\n")
             return _ESCAPE.sub(_known_escape, found)
+        if kind == "number" and not _NUMBER.fullmatch(found):
+            raise _Unreadable(f"not a call: {found[:60]!r} is no number")
         return found
 
-    prepared = _TOKENS.sub(replace, body)
+    prepared = tokens.sub(replace, body)
     if signs > _MAX_SIGNS:
         raise _Unreadable(f"not a call: {signs} operators; only literal values are accepted")
     return prepared, names
+
+
+def _is_triple(match: re.Match[str]) -> bool:
+    return match.group()[len(match.group("prefix")) :].startswith(("'''", '"""'))
 
 
 def _known_escape(match: re.Match[str]) -> str:

@@ -1,10 +1,10 @@
 """Attention over the paged cache: a readable reference, and a filling through torch's fused attention.
 
-Registered with transformers under the names below, so the network looks them up like any other attention function.
-Because the names have no mask function, transformers builds no mask for them: these functions know the lengths.
+Fillings (see `fillings.py`) are registered with transformers, so the network looks them up like any other attention
+function. Because their names have no mask function, transformers builds no mask for them: they know the lengths.
 
 Legend: N new tokens of the step (all requests in a row), S new tokens of one request, T its tokens in the cache (the
-new ones included), P prefix tokens, H query heads, G key/value heads, D channels.
+new ones included), P prefix tokens, H query heads, G key/value heads, D channels, R requests, W blocks a table.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.engine.cache import PagedBatch
+from chatglm.engine.fillings import Attend, Filling, register_filling
 
 Parts = Sequence[tuple[Tensor, Tensor]]  # keys and values [t, G, D] of the stretches a request's tokens lie in
-Attend = Callable[[Tensor, Parts, float], Tensor]
-NAMES = {"reference": "chatglm_paged_reference", "sdpa": "chatglm_paged_sdpa"}
+AttendOne = Callable[[Tensor, Parts, float], Tensor]
 
 
 def join(parts: Parts) -> tuple[Tensor, Tensor]:
@@ -80,14 +80,16 @@ def _attend_one_in_parts(query: Tensor, parts: Parts, scaling: float) -> Tensor:
 
 
 def _attend_many(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """A piece of a prompt: the heads of a group share their keys through a stride of zero."""
+    """A piece of a prompt: the heads of a group share their keys."""
     num_new, num_heads, head_dim = query.shape
     length, num_groups, _ = key.shape
+    if query.is_cuda:
+        return _attend_many_on_gpu(query, key, value, scaling)
     rows = num_heads // num_groups
     mask = None
     if length > num_new:
         mask = torch.ones(num_new, length, dtype=torch.bool, device=query.device).tril(length - num_new)
-    key, value = (part.transpose(0, 1)[:, None].expand(-1, rows, -1, -1) for part in (key, value))
+    key, value = (part.transpose(0, 1)[:, None].expand(-1, rows, -1, -1) for part in (key, value))  # stride 0
     out = nn.functional.scaled_dot_product_attention(
         query.view(num_new, num_groups, rows, head_dim).permute(1, 2, 0, 3),  # [G, rows, S, D]
         key,
@@ -99,7 +101,65 @@ def _attend_many(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> T
     return out.permute(2, 0, 1, 3).reshape(num_new, num_heads, head_dim)
 
 
-def _paged(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
+def _attend_many_on_gpu(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Through FlashAttention: it takes no mask tensor, but knows a causal mask that ends in the lower right corner."""
+    from torch.nn.attention.bias import causal_lower_right
+
+    length, rows = key.shape[0], query.shape[1] // key.shape[1]
+    query = query.transpose(0, 1)[None]  # [1, H, S, D]
+    key, value = (part.transpose(0, 1).repeat_interleave(rows, dim=0)[None] for part in (key, value))
+    bias: Any = causal_lower_right(query.shape[2], length)
+    out: Tensor = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling)
+    return out[0].transpose(0, 1)
+
+
+def each_alone(attend: AttendOne) -> Attend:
+    """A filling that attends one request after another, over the stretches its tokens lie in."""
+
+    def attend_all(query: Tensor, key: Tensor, value: Tensor, layer: int, batch: PagedBatch, scaling: float) -> Tensor:
+        batch.cache.write(layer, batch.slots, key, value)
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for sequence in batch.sequences:
+            rows = slice(sequence.start, sequence.start + sequence.num_new)
+            out[rows] = attend(query[rows].contiguous(), parts_of(batch, layer, sequence.runs), scaling)
+        return out
+
+    return attend_all
+
+
+def parts_of(batch: PagedBatch, layer: int, runs: Sequence[slice]) -> Parts:
+    """Keys and values of some stretches, after those of the prefix where there is one."""
+    parts = [batch.cache.read(layer, run) for run in runs]
+    if batch.prefix is not None:
+        parts.insert(0, (batch.prefix[layer, 0], batch.prefix[layer, 1]))
+    return parts
+
+
+def decode_gathered(query: Tensor, key: Tensor, value: Tensor, layer: int, batch: PagedBatch, scaling: float) -> Tensor:
+    """One token a request, fixed shapes, plain torch: every table is gathered whole, and a mask hides what is not
+    the request's. A kernel that reads the cache where it lies is better; this one runs anywhere."""
+    batch.cache.write(layer, batch.slots, key, value)
+    num_requests, num_heads, head_dim = query.shape
+    within = torch.arange(batch.block_size, device=query.device)
+    slots = (batch.block_tables.long()[..., None] * batch.block_size + within).flatten(1)  # [R, W * block_size]
+    # A padding row has no tokens, and a softmax needs one; its output is thrown away.
+    seen = torch.arange(slots.shape[1], device=query.device) < batch.lengths.clamp_min(1)[:, None]
+    # What lies in slots never written can be NaN, and 0 * NaN is NaN.
+    keys, values = (
+        states.masked_fill(~seen[..., None, None], 0).transpose(1, 2) for states in batch.cache.read(layer, slots)
+    )  # [R, G, T, D]
+    if batch.prefix is not None:
+        before = batch.prefix[layer].transpose(1, 2)[:, None].expand(-1, num_requests, -1, -1, -1)  # [2, R, G, P, D]
+        keys, values = torch.cat((before[0], keys), dim=2), torch.cat((before[1], values), dim=2)
+        seen = torch.cat((seen.new_ones(num_requests, before.shape[3]), seen), dim=1)
+    rows = query.reshape(num_requests, keys.shape[1], -1, head_dim)
+    out = nn.functional.scaled_dot_product_attention(
+        rows, keys, values, attn_mask=seen[:, None, None, :], scale=scaling
+    )
+    return out.reshape(num_requests, num_heads, head_dim)
+
+
+def _for_network(filling: Filling) -> Callable[..., tuple[Tensor, None]]:
     def attention(
         module: nn.Module,
         query: Tensor,
@@ -113,24 +173,24 @@ def _paged(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
     ) -> tuple[Tensor, None]:
         """query [1, H, N, D], key and value [1, G, N, D] -> [1, N, H, D]; new keys and values go into the cache."""
         layer: Any = module.layer_idx
+        attend = filling.decode if paged.static and filling.decode is not None else filling.attend
         queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))  # [N, heads, D]
-        paged.cache.write(layer, paged.slots, keys, values)
-        out = torch.empty_like(queries, memory_format=torch.contiguous_format)
-        for sequence in paged.sequences:
-            parts = [paged.cache.read(layer, run) for run in sequence.runs]
-            if paged.prefix is not None:
-                parts.insert(0, (paged.prefix[layer, 0], paged.prefix[layer, 1]))
-            rows = slice(sequence.start, sequence.start + sequence.num_new)
-            out[rows] = attend(queries[rows].contiguous(), parts, scaling)
-        return out[None], None
+        return attend(queries, keys, values, layer, paged, scaling)[None], None
 
     return attention
 
 
-def register() -> None:
-    """Make the fillings known to transformers' attention interface. Idempotent."""
+def name_for_network(filling: Filling) -> str:
+    """Make a filling known to transformers' attention interface -> the name it has there."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    for filling, attend in (("reference", attend_reference), ("sdpa", attend_sdpa)):
-        if NAMES[filling] not in ALL_ATTENTION_FUNCTIONS:
-            ALL_ATTENTION_FUNCTIONS.register(NAMES[filling], _paged(attend))
+    name = f"chatglm_paged_{filling.name}"
+    if _known.get(name) != filling:  # new, or replaced under its name
+        ALL_ATTENTION_FUNCTIONS.register(name, _for_network(filling))
+        _known[name] = filling
+    return name
+
+
+_known: dict[str, Filling] = {}
+register_filling("reference", each_alone(attend_reference), decode=decode_gathered, rank=-1)
+register_filling("sdpa", each_alone(attend_sdpa), decode=decode_gathered)

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from chatglm.engine.gaps import Gaps
 from chatglm.engine.request import Request
 
 
@@ -67,6 +68,7 @@ class BlockManager:
         # Unused blocks, the next one to hand out first: those without content, then by last use.
         self.empty: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self.reusable: OrderedDict[int, None] = OrderedDict()
+        self.gaps = Gaps(num_blocks)  # the empty ones again, as stretches of neighbours
         self.hopes: dict[Request, range] = {}  # where running requests would like to grow
         self.queried_tokens = 0
         self.hit_tokens = 0
@@ -130,6 +132,8 @@ class BlockManager:
         if not self.prefix_cache:
             return
         full = request.num_computed // self.block_size
+        if full == 0 or self.keys[request.block_table[full - 1]] is not None:
+            return
         start = full
         while start > 0 and self.keys[request.block_table[start - 1]] is None:
             start -= 1
@@ -144,13 +148,14 @@ class BlockManager:
         """Take back blocks beyond the first `num_tokens` tokens (drafts that were refused)."""
         while len(request.block_table) > self.blocks_for(num_tokens):
             self._release(request.block_table.pop())
+        request.num_laid_out = min(request.num_laid_out, len(request.block_table))
 
     def free(self, request: Request) -> None:
         """Take all blocks back; their content stays findable until the memory is needed."""
         for block in reversed(request.block_table):  # a beginning is worth more than an end: evict ends first
             self._release(block)
         request.block_table.clear()
-        request.num_computed = 0
+        request.num_computed = request.num_laid_out = 0
         self.hopes.pop(request, None)
 
     def forget(self, beginning: str) -> None:
@@ -159,7 +164,7 @@ class BlockManager:
             if key.beginning() == beginning:
                 self._forget(block)
                 del self.reusable[block]
-                self.empty[block] = None
+                self._put_back(block)
 
     def check_integrity(self, requests: Sequence[Request]) -> None:
         """Assert the invariants, given every request that holds blocks."""
@@ -173,6 +178,7 @@ class BlockManager:
         unused = {block for block, users in enumerate(self.users) if users == 0}
         assert set(self.empty) | set(self.reusable) == unused, "unused blocks and free lists differ"
         assert not set(self.empty) & set(self.reusable), "a block in both free lists"
+        assert {block for gap in self.gaps for block in gap} == set(self.empty), "empty blocks and gaps differ"
         assert all(self.keys[block] is None for block in self.empty), "an empty block with a key"
         assert all(self.keys[block] is not None for block in self.reusable), "a reusable block without a key"
         assert all(self.keys[block] == key for key, block in self.found.items()), "a key that finds another text"
@@ -191,16 +197,19 @@ class BlockManager:
         Tokens in neighbouring blocks can be read without copying them together first.
         """
         wanted = self.blocks_for(max(request.max_total, len(request.token_ids))) - len(request.block_table)
-        spoken_for = {block for hope in self.hopes.values() for block in hope}
-        best, start = range(0), 0
-        for block in range(self.num_blocks + 1):
-            if block < self.num_blocks and block in self.empty and block not in spoken_for:
-                if block - start + 1 >= wanted:
-                    return range(start, block + 1)
-                continue
-            if block - start > len(best):
-                best = range(start, block)
-            start = block + 1
+        spoken_for = sorted(((hope.start, hope.stop) for hope in self.hopes.values() if hope), reverse=True)
+        best = range(0)
+        for gap in self.gaps:
+            start = gap.start
+            while start < gap.stop:
+                while spoken_for and spoken_for[-1][1] <= start:
+                    spoken_for.pop()
+                stop = min(gap.stop, spoken_for[-1][0]) if spoken_for else gap.stop
+                if stop - start >= wanted:
+                    return range(start, start + wanted)
+                if stop - start > len(best):
+                    best = range(start, stop)
+                start = spoken_for[-1][1] if stop < gap.stop else gap.stop
         return best
 
     def _next_hope(self, request: Request) -> int | None:
@@ -210,11 +219,10 @@ class BlockManager:
         return wish if wish in hope and wish in self.empty else None
 
     def _take(self, wish: int | None) -> int:
-        if wish is not None:
-            del self.empty[wish]
-            block = wish
-        elif self.empty:
-            block, _ = self.empty.popitem(last=False)
+        if wish is not None or self.empty:
+            block = next(iter(self.empty)) if wish is None else wish
+            del self.empty[block]
+            self.gaps.remove(block)
         else:
             block, _ = self.reusable.popitem(last=False)
             self._forget(block)
@@ -231,7 +239,11 @@ class BlockManager:
             self.reusable[block] = None
         else:
             self.keys[block] = None
-            self.empty[block] = None
+            self._put_back(block)
+
+    def _put_back(self, block: int) -> None:
+        self.empty[block] = None
+        self.gaps.add(block)
 
     def _forget(self, block: int) -> None:
         key = self.keys[block]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from chatglm.errors import RequestError
 
+KV_DTYPE_NAMES = ("model", "float16", "bfloat16", "float32", "int8")
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -15,11 +17,18 @@ class EngineConfig:
         stop_token_ids: end every answer unless the request says `ignore_eos`.
         block_size: tokens per cache block.
         kv_memory: bytes for keys and values (None: a quarter of free memory, nine tenths on a GPU).
-        kv_dtype: "model", or "int8": half the memory of fp16 for a small loss (docs/architecture.md has it measured).
+        kv_dtype: "model"; "float16", "bfloat16", "float32": converted when written and when read; or "int8": half the
+            memory of fp16 for a small loss (docs/architecture.md has it measured).
         max_batch_tokens: tokens per step; a longer prompt is run in pieces of this size.
         max_running: requests generating at once.
         prefix_cache: find again what was computed for an earlier text with the same beginning.
-        attention: "sdpa", or "reference": slow and readable.
+        attention: which paged attention (see `fillings.py`); "auto": the best one there is for this cache.
+        num_threads: torch's threads during a step; None: as torch is set.
+        static_decode: run decode steps with fixed shapes, padded to a few batch sizes; None: on a GPU.
+        capture: record such steps as CUDA graphs (on a GPU).
+        compile: pass such steps through `torch.compile`.
+        run_ahead: begin a decode step before the tokens of the last one have been read, so that the device need not
+            wait for Python; None: with `static_decode` on a GPU. Answers are the same.
     """
 
     num_tokens: int | None = None
@@ -30,13 +39,22 @@ class EngineConfig:
     max_batch_tokens: int = 512
     max_running: int = 64
     prefix_cache: bool = True
-    attention: str = "sdpa"
+    attention: str = "auto"
+    num_threads: int | None = None
+    static_decode: bool | None = None
+    capture: bool = True
+    compile: bool = False
+    run_ahead: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_batch_tokens", "max_running"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise RequestError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for name, allowed in (("kv_dtype", ("model", "int8")), ("attention", ("sdpa", "reference"))):
-            if getattr(self, name) not in allowed:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        if self.num_threads is not None and (not isinstance(self.num_threads, int) or self.num_threads < 1):
+            raise RequestError(f"num_threads is {self.num_threads!r}; it must be None or a whole number of at least 1")
+        if self.kv_dtype not in KV_DTYPE_NAMES:
+            raise RequestError(f"kv_dtype is {self.kv_dtype!r}; it must be one of {', '.join(KV_DTYPE_NAMES)}")
+        for name in ("compile", "run_ahead"):
+            if getattr(self, name) and self.static_decode is False:
+                raise RequestError(f"{name} is for steps with fixed shapes, and static_decode is False")

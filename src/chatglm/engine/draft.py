@@ -79,7 +79,7 @@ class DraftModel:
 
     def __init__(self, model: Any, sampler: Sampler, cache: KVCache, block_size: int, filling: str) -> None:
         self.runner = ModelRunner(model, cache, block_size, sampler, filling)
-        self.blocks = BlockManager(cache.states.shape[2] // block_size, block_size, prefix_cache=False)
+        self.blocks = BlockManager(cache.num_slots // block_size, block_size, prefix_cache=False)
         self._shadows: WeakKeyDictionary[Request, Request] = WeakKeyDictionary()
 
     def propose(self, request: Request, limit: int) -> list[int]:

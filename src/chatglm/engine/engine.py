@@ -5,10 +5,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from chatglm.engine.adapters import LowRank
+from chatglm.engine.ahead import Flight, RunAhead
 from chatglm.engine.bad_words import BadWords, TokenTexts
 from chatglm.engine.blocks import BlockManager
-from chatglm.engine.cache import KVCache
+from chatglm.engine.cache import KVCache, stored_dtype
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.draft import Drafter, DraftModel
 from chatglm.engine.locking import FairLock
@@ -20,6 +23,7 @@ from chatglm.engine.sampling import INVALID, Sampled, Sampler
 from chatglm.engine.scheduler import Piece, Scheduler
 from chatglm.engine.scoring import score
 from chatglm.engine.stopping import Decoder, StopStrings
+from chatglm.engine.threads import torch_threads
 from chatglm.errors import RequestError
 
 
@@ -49,16 +53,18 @@ class Engine:
         self.model, self.new_decoder = model, new_decoder
         self.token_texts = lru_cache(maxsize=1)(lambda: TokenTexts(token_texts())) if token_texts else None
         self.context = int(model.config.max_position_embeddings)
-        quantized = config.kv_dtype == "int8"
+        stored = stored_dtype(config.kv_dtype, model.dtype)
         most = self.context * config.max_running
-        blocks = num_blocks(model, config.block_size, config.kv_memory, most, quantized)
+        blocks = num_blocks(model, config.block_size, config.kv_memory, most, stored)
         self.blocks = BlockManager(blocks, config.block_size, config.prefix_cache)
         self.sampler = Sampler(config.num_tokens)
-        cache = self._cache_for(model, blocks, quantized)
+        cache = self._cache_for(model, blocks, stored)
         self.runner = ModelRunner(model, cache, config.block_size, self.sampler, config.attention)
         self.drafter = Drafter(self._drafting(draft_model, blocks))
         max_running = min(config.max_running, config.max_batch_tokens)
         self.scheduler = Scheduler(self.blocks, config.max_batch_tokens, max_running, self.drafter)
+        self.ahead = self._running_ahead(max_running)
+        self._flight: Flight | None = None  # the step that runs already, if there is one
         self.lock = FairLock()
         self._steps = self._prompt_tokens = self._output_tokens = 0
 
@@ -105,24 +111,38 @@ class Engine:
 
     def step(self) -> list[Output]:
         """Run one step; what each request gained from it."""
-        with self.lock:
+        with self.lock, self.runner.on_device(), torch_threads(self.config.num_threads):
             if not self.scheduler.has_work:
+                self._flight = None
                 return []
-            pieces = self.scheduler.schedule()
+            pieces, read = self._begin_step()
             try:
-                sampled = self.runner.run(pieces)
+                sampled = read()
             except Exception as error:  # the step is lost, the engine and the other requests are not
-                outputs = [self._end(piece.request, "error", error=repr(error)) for piece in pieces]
+                ended = [piece.request for piece in pieces if not piece.request.finished]
+                gained = [(request, self._end(request, "error", error=repr(error))) for request in ended]
             else:
-                outputs = [
-                    output
+                gained = [
+                    (piece.request, output)
                     for piece, tokens in zip(pieces, sampled, strict=True)
                     if (output := self._commit(piece, tokens)) is not None
                 ]
             self._steps += 1
-            for output, request in zip(outputs, self._requests_of(outputs, pieces), strict=True):
+            for request, output in gained:
                 request.outputs.append(output)
-            return outputs
+            return [output for _, output in gained]
+
+    def _begin_step(self) -> tuple[Sequence[Piece], Callable[[], list[list[Sampled]]]]:
+        """The pieces of a step, and what gives their tokens: runs them, or waits for them where they run already."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            pieces = self.scheduler.schedule()
+            if self.ahead is None or not self.ahead.suits(pieces):
+                return pieces, lambda: self.runner.run(pieces)
+            flight = self.ahead.start(pieces)
+        assert self.ahead is not None
+        self._flight = self.ahead.follow(flight)
+        return flight.pieces, flight.read
 
     def stream(self, request: Request) -> Iterator[Output]:
         """The request's outputs as they come; the last one has a `finish_reason`. Closing the iterator aborts it."""
@@ -160,7 +180,7 @@ class Engine:
         Raises:
             RequestError: an empty prompt or continuation, or both together longer than the context.
         """
-        with self.lock:
+        with self.lock, self.runner.on_device(), torch_threads(self.config.num_threads):
             return score(self, prompt_ids, continuation_ids)
 
     def add_adapter(self, name: str, weights: Mapping[str, LowRank]) -> None:
@@ -315,13 +335,24 @@ class Engine:
             text += request.stops.finish()
         return Output(request.request_id, tuple(token_ids), text, tuple(logprobs), reason, error)
 
-    def _requests_of(self, outputs: Sequence[Output], pieces: Sequence[Piece]) -> list[Request]:
-        by_id = {piece.request.request_id: piece.request for piece in pieces}
-        return [by_id[output.request_id] for output in outputs]
-
-    def _cache_for(self, model: Any, blocks: int, quantized: bool) -> KVCache:
+    def _cache_for(self, model: Any, blocks: int, stored: torch.dtype) -> KVCache:
+        layers, heads, head_dim = cache_shape(model)
         slots = blocks * self.config.block_size
-        return KVCache(cache_shape(model)[0], slots, *cache_shape(model)[1:], model.dtype, model.device, quantized)
+        return KVCache(layers, slots, heads, head_dim, model.dtype, model.device, stored=stored)
+
+    def _running_ahead(self, max_running: int) -> RunAhead | None:
+        """Set up steps with fixed shapes, and running ahead, where they are wanted."""
+        config, runner = self.config, self.runner
+        on_gpu = runner.device.type == "cuda"
+        static = config.static_decode
+        if static is None:
+            static = config.compile or bool(config.run_ahead) or (on_gpu and runner.filling.decode is not None)
+        if not static:
+            return None
+        most_blocks = min(self.blocks.num_blocks, self.blocks.blocks_for(self.context))
+        runner.use_static_decode(max_running, most_blocks, config.capture, config.compile)
+        ahead = on_gpu if config.run_ahead is None else config.run_ahead
+        return RunAhead(runner, self.scheduler) if ahead else None
 
     def _drafting(self, draft_model: Any, blocks: int) -> DraftModel | None:
         if draft_model is None:
@@ -329,7 +360,7 @@ class Engine:
         sizes = (int(draft_model.config.vocab_size), int(self.model.config.vocab_size))
         if sizes[0] != sizes[1]:
             raise RequestError(f"the draft model has {sizes[0]} tokens and the model {sizes[1]}; they must be equal")
-        cache = self._cache_for(draft_model, blocks, quantized=False)
+        cache = self._cache_for(draft_model, blocks, draft_model.dtype)
         return DraftModel(draft_model, self.sampler, cache, self.config.block_size, self.config.attention)
 
 

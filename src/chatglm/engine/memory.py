@@ -25,15 +25,16 @@ def cache_shape(model: Any) -> tuple[int, int, int]:
     return config.num_hidden_layers, config.num_key_value_heads, config.head_dim
 
 
-def num_blocks(model: Any, block_size: int, limit: int | None, most_tokens: int, quantized: bool) -> int:
+def num_blocks(model: Any, block_size: int, limit: int | None, most_tokens: int, stored: torch.dtype) -> int:
     """Blocks that fit into `limit` bytes (None: a quarter of the free memory, nine tenths on a GPU).
 
-    Never more than `most_tokens` tokens could use. On a GPU what is free now has the weights taken off already.
+    `stored` is the cache's dtype. Never more than `most_tokens` tokens could use. On a GPU what is free now has the
+    weights taken off already.
     """
     device: torch.device = model.device
     share = 0.9 if device.type == "cuda" else 0.25
     allowed = limit if limit is not None else int(free_memory(device) * share)
-    per_block = KVCache.bytes_per_token(*cache_shape(model), model.dtype, quantized) * block_size
+    per_block = KVCache.bytes_per_token(*cache_shape(model), stored) * block_size
     fitting = min(allowed // per_block, -(-most_tokens // block_size))
     if fitting < 1:
         raise RequestError(

@@ -162,6 +162,7 @@ class Request:
     token_ids: list[int] = field(init=False)
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
+    num_laid_out: int = 0  # blocks of the table the runner has in its tensors; lowered when blocks are taken back
     draft_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     error: str | None = None

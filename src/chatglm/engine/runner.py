@@ -1,17 +1,21 @@
 """Turns the pieces of a step into tensors, runs the network once, and samples. Never decides what runs."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chatglm.engine import attention
+from chatglm.engine import attention, fillings, native_attention, triton_attention  # noqa: F401  # they register themselves
 from chatglm.engine.adapters import AdapterSet
-from chatglm.engine.cache import KVCache, PagedBatch, PagedSequence, runs_of
-from chatglm.engine.sampling import Row, Sampled, Sampler
+from chatglm.engine.cache import KVCache, PagedBatch, PagedSequence
+from chatglm.engine.layout import Layouts
+from chatglm.engine.request import Request
+from chatglm.engine.sampling import Context, Row, Sampled, Sampler, on_device
 from chatglm.engine.scheduler import Piece
+from chatglm.engine.static import CudaGraph, StaticDecoder
+from chatglm.errors import RequestError
 
 
 class ModelRunner:
@@ -22,66 +26,125 @@ class ModelRunner:
         cache: the pool.
         block_size: tokens per block.
         sampler: chooses the tokens.
-        filling: which paged attention.
+        filling: which paged attention; see `EngineConfig.attention`.
     """
 
     def __init__(self, model: Any, cache: KVCache, block_size: int, sampler: Sampler, filling: str) -> None:
         self.model, self.cache, self.block_size, self.sampler = model, cache, block_size, sampler
-        attention.register()
-        self.attention_name = attention.NAMES[filling]
         self.device: torch.device = model.device
         self.prefix = _prefix_of(model)
+        self.filling = fillings.choose(filling, cache, self.prefix is not None)
+        self.attention_name = attention.name_for_network(self.filling)
         self.adapters = AdapterSet(model)
+        self.layouts = Layouts(block_size)
+        self.static: StaticDecoder | None = None
+
+    def use_static_decode(self, most_requests: int, most_blocks: int, capture: bool, compiled: bool) -> None:
+        """From now on run decode steps with fixed shapes; see `StaticDecoder`.
+
+        Raises:
+            RequestError: the attention has no form for fixed shapes.
+        """
+        if self.filling.decode is None:
+            raise RequestError(f"attention {self.filling.name!r} has no form for static_decode; choose another")
+        forward: Callable[..., Tensor] = _compiled(self._network) if compiled else self._network
+        record = CudaGraph if capture and self.device.type == "cuda" else None
+        nothing = torch.zeros(0, dtype=torch.int32, device=self.device)
+        batch = PagedBatch(self.cache, nothing, (), nothing, nothing, nothing, self.block_size, self.prefix)
+
+        def run(ids: Tensor, positions: Tensor, batch: PagedBatch) -> Tensor:
+            with self._paged_attention() as extra, _evaluating(self.model):
+                return forward(ids, positions, batch, 0, extra)
+
+        self.static = StaticDecoder(run, batch, most_requests, most_blocks, record, compiled)
+
+    def on_device(self) -> AbstractContextManager[Any]:
+        """Make the model's GPU the current one: where there are several, kernels and recordings need to be told."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> list[list[Sampled]]:
         """One forward pass -> for each piece the tokens sampled after its last known token and after each draft."""
-        ids = [self._piece_ids(piece) for piece in pieces]
         rows = [self._rows(piece) for piece in pieces]
-        kept = self._kept_positions(pieces, rows)
-        logits = self._forward(pieces, ids, kept)
         flat = [row for piece_rows in rows for row in piece_rows]
+        if self.decodes(pieces):
+            logits = self.decode([piece.request for piece in pieces])
+        else:
+            logits = self._forward(pieces, self._kept_positions(pieces, rows))
         sampled = iter(self.sampler.sample(logits, flat) if flat else [])
         return [[next(sampled) for _ in piece_rows] for piece_rows in rows]
 
     @torch.inference_mode()
     def logits(self, piece: Piece, first: int) -> Tensor:
         """Float32 logits [n, vocab] of a piece's positions from its `first` on, for scoring."""
-        kept = list(range(first, piece.num_tokens))
-        return self._forward([piece], [self._piece_ids(piece)], kept).float()
+        return self._forward([piece], list(range(first, piece.num_tokens))).float()
 
-    def _forward(self, pieces: Sequence[Piece], ids: list[list[int]], kept: list[int]) -> Tensor:
-        device = self.device
+    def decodes(self, pieces: Sequence[Piece]) -> bool:
+        """Whether a step is one for fixed shapes: one token for each request, no drafts, no adapters."""
+        return self.static is not None and all(
+            piece.num_tokens == 1 and piece.samples and piece.request.adapter is None for piece in pieces
+        )
+
+    @torch.inference_mode()
+    def decode(self, requests: Sequence[Request], tokens: Tensor | None = None) -> Tensor:
+        """Logits [n, vocab] after the last token of each request, valid until the next call.
+
+        With `tokens` [n]: after those, which come next and are known only on the device. There must be room for them.
+        """
+        assert self.static is not None
+        ahead = 0 if tokens is None else 1
+        lengths = [len(request.token_ids) + ahead for request in requests]
+        slots = [self.layouts.slots(r, length - 1, length)[0] for r, length in zip(requests, lengths, strict=True)]
+        if tokens is None:
+            tokens = on_device([request.token_ids[-1] for request in requests], torch.long, self.device)
+        device_lengths = on_device(lengths, torch.int32, self.device)
+        batch = PagedBatch(
+            cache=self.cache,
+            slots=on_device(slots, torch.long, self.device),
+            sequences=(),
+            block_tables=self._tables(requests),
+            lengths=device_lengths,
+            query_starts=self.static.starts[: len(requests) + 1],
+            block_size=self.block_size,
+        )
+        return self.static.run(tokens, device_lengths - 1, batch)
+
+    def _forward(self, pieces: Sequence[Piece], kept: list[int]) -> Tensor:
         batch = self._batch(pieces)
-        positions = [piece.request.num_computed + offset for piece in pieces for offset in range(piece.num_tokens)]
+        ids = [token for piece in pieces for token in _piece_ids(piece)]
+        positions = [
+            position
+            for piece in pieces
+            for position in range(piece.request.num_computed, piece.request.num_computed + piece.num_tokens)
+        ]
         pairs = zip(batch.sequences, pieces, strict=True)
         rows = [(slice(s.start, s.start + s.num_new), piece.request.adapter) for s, piece in pairs]
+        ids_and_positions = on_device([ids, positions], torch.long, self.device)
         with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows):
-            outputs = self.model(
-                input_ids=torch.tensor([[token for piece_ids in ids for token in piece_ids]], device=device),
-                position_ids=torch.tensor([positions], device=device),
-                use_cache=False,
-                logits_to_keep=torch.tensor(kept, device=device, dtype=torch.long),
-                paged=batch,
-                **extra,
+            return self._network(
+                ids_and_positions[:1], ids_and_positions[1:], batch, on_device(kept, torch.long, self.device), extra
             )
+
+    def _network(
+        self, ids: Tensor, positions: Tensor, batch: PagedBatch, kept: Tensor | int, extra: dict[str, str]
+    ) -> Tensor:
+        """ids and positions [1, N] -> logits [kept, vocab]; `kept` 0: all N."""
+        outputs = self.model(
+            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=kept, paged=batch, **extra
+        )
         logits: Tensor = outputs.logits[0]
         return logits
-
-    @staticmethod
-    def _piece_ids(piece: Piece) -> list[int]:
-        request = piece.request
-        start = request.num_computed
-        known = [*request.token_ids, *request.draft_ids[: piece.num_drafts]]
-        return known[start : start + piece.num_tokens]
 
     @staticmethod
     def _rows(piece: Piece) -> list[Row]:
         if not piece.samples:
             return []
         request = piece.request
-        known = [*request.token_ids, *request.draft_ids[: piece.num_drafts]]
-        return [Row(request, known[: len(request.token_ids) + draft]) for draft in range(piece.num_drafts + 1)]
+        if piece.num_drafts == 0:
+            return [Row(request, request.token_ids)]
+        return [
+            Row(request, Context(request.token_ids, request.draft_ids, draft)) for draft in range(piece.num_drafts + 1)
+        ]
 
     @staticmethod
     def _kept_positions(pieces: Sequence[Piece], rows: Sequence[Sequence[Row]]) -> list[int]:
@@ -93,15 +156,30 @@ class ModelRunner:
         return kept
 
     def _batch(self, pieces: Sequence[Piece]) -> PagedBatch:
-        sequences, slots, start = [], [], 0
+        sequences, slots, starts, lengths = [], [], [0], []
         for piece in pieces:
-            request, length = piece.request, piece.request.num_computed + piece.num_tokens
-            table = request.block_table
-            for position in range(request.num_computed, length):
-                slots.append(table[position // self.block_size] * self.block_size + position % self.block_size)
-            sequences.append(PagedSequence(start, piece.num_tokens, runs_of(table, length, self.block_size)))
-            start += piece.num_tokens
-        return PagedBatch(self.cache, torch.tensor(slots, device=self.device), sequences, self.prefix)
+            request, start = piece.request, starts[-1]
+            length = request.num_computed + piece.num_tokens
+            slots.extend(self.layouts.slots(request, request.num_computed, length))
+            sequences.append(PagedSequence(start, piece.num_tokens, self.layouts.runs(request, length)))
+            starts.append(start + piece.num_tokens)
+            lengths.append(length)
+        return PagedBatch(
+            cache=self.cache,
+            slots=on_device(slots, torch.long, self.device),
+            sequences=sequences,
+            block_tables=self._tables([piece.request for piece in pieces]),
+            lengths=on_device(lengths, torch.int32, self.device),
+            query_starts=on_device(starts, torch.int32, self.device),
+            block_size=self.block_size,
+            prefix=self.prefix,
+        )
+
+    def _tables(self, requests: Sequence[Request]) -> Tensor:
+        tables = self.layouts.tables(requests)
+        if self.device.type != "cuda":
+            return tables
+        return tables.contiguous().pin_memory().to(self.device, non_blocking=True)
 
     @contextmanager
     def _paged_attention(self) -> Iterator[dict[str, str]]:
@@ -120,6 +198,23 @@ class ModelRunner:
             yield {}
         finally:
             config._attn_implementation = before
+
+
+def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    compiled = torch.compile(forward, dynamic=False)
+
+    def run(*arguments: Any) -> Tensor:
+        # There are more batch sizes than torch compiles a function for by default.
+        with torch._dynamo.config.patch(recompile_limit=64):
+            return compiled(*arguments)
+
+    return run
+
+
+def _piece_ids(piece: Piece) -> list[int]:
+    request, start = piece.request, piece.request.num_computed
+    ids = request.token_ids[start : start + piece.num_tokens]
+    return ids + request.draft_ids[: piece.num_drafts] if piece.num_drafts else ids
 
 
 @contextmanager

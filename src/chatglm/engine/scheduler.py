@@ -103,8 +103,8 @@ class Scheduler:
 
     def _make_room(self, request: Request, piece: Piece, scheduled: Iterable[Piece]) -> bool:
         """Room for a running request's piece, at the cost of later arrivals; False where it had to give way itself."""
-        busy = {id(other.request) for other in scheduled}
         while not self.blocks.extend(request, request.num_computed + piece.num_tokens):
+            busy = {id(other.request) for other in scheduled}
             victims = [other for other in self.running if id(other) not in busy]
             victim = victims[-1]
             self._preempt(victim)

@@ -34,6 +34,11 @@ class StopStrings:
         text, self.held = text + self.held, ""
         return text
 
+    def flush(self) -> str:
+        """`finish` under a decoder's name: whatever reads texts from a decoder can be given this one instead, and gets
+        them without stop strings."""
+        return self.finish()
+
     def _let_out(self, new: str) -> str:
         text = self.held + new
         ends = [position for word in self.stop if (position := text.find(word)) >= 0]

@@ -123,7 +123,8 @@ def attach_lora(model: "ChatGLMPreTrainedModel", folder: str | Path, *, merge: b
 
 def _is_stored_linear(module: nn.Module) -> bool:
     """A linear layer that is no nn.Linear: quantized storage, whatever its class."""
-    return not isinstance(module, nn.Linear) and hasattr(module, "in_features") and hasattr(module, "weight_scale")
+    stored = hasattr(module, "weight_scale") or hasattr(module, "packed_values")
+    return not isinstance(module, nn.Linear) and hasattr(module, "in_features") and stored
 
 
 def _verify_lora(model: nn.Module, folder: Path) -> None:

@@ -35,13 +35,14 @@ PREFIX = "transformer.prefix_encoder."
 CLASSIFIER = "classifier_head."
 _STORED = "stored_inv_freq"
 SCALE = "_scale"  # `.weight_scale` beside a row-wise `.weight`
+PACKED = ".packed_"  # `.packed_values` and others in place of a `.weight`
 
 
 def expected_shapes(config: ChatGLMConfig) -> dict[str, Shape]:
     """Name and shape of every tensor of an official file for this configuration, in file order.
 
     Includes `rotary_pos_emb.inv_freq`, the prefix encoder when `pre_seq_len` is set, and row-wise storage when
-    `quantization_bit` is.
+    `quantization_bit` is. A packed folder holds other tensors for the layers its scheme is about.
     """
     assert config.kv_channels is not None
     vocab = (config.padded_vocab_size, config.hidden_size)
@@ -53,7 +54,17 @@ def expected_shapes(config: ChatGLMConfig) -> dict[str, Shape]:
     shapes[OUTPUT] = vocab
     if config.pre_seq_len is not None:
         shapes.update(prefix_shapes(config, config.pre_seq_len, config.prefix_projection))
-    return shapes
+    return _packed(shapes, config)
+
+
+def _packed(shapes: dict[str, Shape], config: ChatGLMConfig) -> dict[str, Shape]:
+    if getattr(config, "quantization_config", None) is None:
+        return shapes
+    from chatglm.quant.files import packed_shapes  # this room knows the storage only here, on the way in and out
+    from chatglm.quant.model import scheme_of_config
+
+    scheme = scheme_of_config(config)
+    return shapes if scheme is None else packed_shapes(shapes, scheme)
 
 
 def prefix_shapes(config: ChatGLMConfig, pre_seq_len: int, projection: bool) -> dict[str, Shape]:
@@ -104,6 +115,11 @@ def verify_folder(
     return weights
 
 
+def is_storage(name: str) -> bool:
+    """Whether a tensor is part of a quantized weight: its dtype is that of the storage, not of the model."""
+    return name.endswith(SCALE) or PACKED in name
+
+
 def canonical_name(name: str) -> str:
     """The official name of a tensor, also when the file was saved from the inner model without `transformer.`."""
     return name if name.startswith(("transformer.", CLASSIFIER)) else f"transformer.{name}"
@@ -150,7 +166,10 @@ def official_sources(
     Raises:
         CheckpointError: the model holds tensors of an adapter, or of anything else official files do not have.
     """
+    official = _rowwise_sources(model) if model.config.quantization_bit and not state_dict else {}
     state = {canonical_name(name): tensor for name, tensor in (state_dict or model.state_dict()).items()}
+    if official:
+        state = {name: tensor for name, tensor in state.items() if PACKED not in name}
     order = [*expected_shapes(model.config), f"{CLASSIFIER}weight", f"{CLASSIFIER}bias"]
     if foreign := [name for name in state if name not in order]:
         raise CheckpointError(
@@ -158,7 +177,17 @@ def official_sources(
             "have; merge or remove an attached adapter before saving the whole model"
         )
     state.setdefault(INV_FREQ, inv_freq(model))
-    return {name: Source.of(state[name]) for name in order if name in state}
+    made = {name: Source.of(tensor) for name, tensor in state.items()} | official
+    return {name: made[name] for name in order if name in made}
+
+
+def _rowwise_sources(model: "ChatGLMPreTrainedModel") -> dict[str, Source]:
+    """The official tensors of layers that hold them in another form; each is made when it is written."""
+    sources: dict[str, Source] = {}
+    for name, module in model.named_modules():
+        for part, (shape, dtype, make) in getattr(module, "official_tensors", dict)().items():
+            sources[canonical_name(f"{name}.{part}")] = Source(shape, dtype, make)
+    return sources
 
 
 def inv_freq(model: "ChatGLMPreTrainedModel") -> Tensor:
@@ -225,7 +254,7 @@ def _source(
     dtype: torch.dtype | None,
 ) -> Source:
     if scale is None or dequantize is None:
-        castable = info.dtype.is_floating_point and not info.name.endswith(SCALE)  # a scale is part of the storage
+        castable = info.dtype.is_floating_point and not is_storage(info.name)
         target = dtype if dtype is not None and castable else info.dtype
         return Source(info.shape, target, lambda: weights.read(info.name).to(target))
     target = dtype or scale.dtype
@@ -294,6 +323,8 @@ def _wrong_shapes(found: Mapping[str, TensorInfo], expected: Mapping[str, Shape]
         info = found[name]
         if info.shape != shape:
             yield f"{info.file.name}: tensor {name!r} has shape {list(info.shape)}, expected {list(shape)}"
+        elif PACKED in name:
+            continue  # their dtypes follow the scheme; the layers check them
         elif info.dtype.is_floating_point == (f"{name}{SCALE}" in expected):
             wanted = "int8" if f"{name}{SCALE}" in expected else "floating point"
             yield f"{info.file.name}: tensor {name!r} {list(shape)} has dtype {info.dtype}, expected {wanted}"

@@ -155,19 +155,25 @@ class OfficialHabits:
         inputs["position_ids"] = torch.arange(len(ids))[None]
         return BatchEncoding(inputs).to(_device(self))
 
-    def quantize(self, bits: int, empty_init: bool = False, device: Any = None, **kwargs: Any) -> Any:
-        """Store the four linears of every layer in 8 or 4 bits, in place, in the official row-wise scheme.
+    def quantize(self, bits: int | str, empty_init: bool = False, device: Any = None, **kwargs: Any) -> Any:
+        """Store the linears of every layer in 8 or 4 bits, in place.
 
-        Unlike the official one it needs no GPU. A model that is quantized already with the same bits stays as it is.
+        `quantize(4)` and `quantize(8)` are the official row-wise scheme, bit for bit; unlike there no GPU is needed. A
+        name chooses another one: `quantize("int4")`, groups of 32 columns, loses far less (docs/quantization.md). A
+        model that is quantized already with the same bits stays as it is.
         """
         from chatglm.quant.linear import quantize_rowwise
+        from chatglm.quant.model import quantize_model
 
         if empty_init:
             raise PromptError("empty_init=True makes a model without weights; load a quantized folder instead")
         if kwargs:
             raise TypeError(f"quantize() got unknown options {sorted(kwargs)}; it takes bits and device")
         assert isinstance(self, nn.Module)
-        quantize_rowwise(self, bits)
+        if isinstance(bits, str):
+            quantize_model(self, bits)
+        else:
+            quantize_rowwise(self, bits)
         return self if device is None else self.to(device)
 
 

@@ -51,6 +51,26 @@ class GLMTransformer(nn.Module):
             self.final_layernorm = make_norm(config)
         self.post_layer_norm = config.post_layer_norm
 
+    def forward(
+        self,
+        hidden_states: Tensor,
+        prefixes: Tensor | None = None,
+        keep_hidden: bool = False,
+        keep_weights: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor | None, ...] | None]:
+        """[B, S, hidden] -> (the same after the final norm, the input of each layer and the output of the last one, the
+        attention weights of each layer), the latter two where asked for."""
+        all_hidden, all_weights = [hidden_states], []
+        for layer, prefix in zip(self.layers, repeat(None) if prefixes is None else prefixes, strict=False):
+            hidden_states, weights = layer(hidden_states, prefix, **kwargs)
+            if keep_hidden:
+                all_hidden.append(hidden_states)
+            if keep_weights:
+                all_weights.append(weights)
+        last = self.final_norm(hidden_states)
+        return last, tuple(all_hidden) if keep_hidden else None, tuple(all_weights) if keep_weights else None
+
     def final_norm(self, hidden_states: Tensor) -> Tensor:
         if not self.post_layer_norm:
             return hidden_states
@@ -174,18 +194,9 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             "past_key_values": past_key_values,
         }
         hidden_states = inputs_embeds.float() if self.config.fp32_residual_connection else inputs_embeds
-        all_hidden, all_weights = [hidden_states], []
-        for layer, prefix in zip(self.encoder.layers, repeat(None) if prefixes is None else prefixes, strict=False):
-            hidden_states, weights = layer(hidden_states, prefix, **kwargs)
-            if keep_hidden:
-                all_hidden.append(hidden_states)
-            if keep_weights:
-                all_weights.append(weights)
+        last, all_hidden, all_weights = self.encoder(hidden_states, prefixes, keep_hidden, keep_weights, **kwargs)
         return BaseModelOutputWithPast(
-            last_hidden_state=self.encoder.final_norm(hidden_states),
-            past_key_values=past_key_values,
-            hidden_states=tuple(all_hidden) if keep_hidden else None,
-            attentions=tuple(all_weights) if keep_weights else None,
+            last_hidden_state=last, past_key_values=past_key_values, hidden_states=all_hidden, attentions=all_weights
         )
 
     def _prefixes_and_mask(

@@ -42,16 +42,34 @@ def engine_for(model: Any, tokenizer: Any) -> "Engine":
     from chatglm.engine.memory import context_memory
 
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kv_dtype = _ready_for_cpu(model)
     kept: _Kept = model.__dict__.setdefault(_ATTRIBUTE, _Kept())
     with kept.lock:
         num_tokens = len(tokenizer)
         fingerprint = hash((_fingerprint(model), num_tokens))
         if kept.engine is None or kept.fingerprint != fingerprint:
             kept.engine = None  # frees its cache before the next one is sized
-            config = EngineConfig(num_tokens=num_tokens, kv_memory=context_memory(model), max_running=8)
+            config = EngineConfig(
+                num_tokens=num_tokens, kv_memory=context_memory(model), kv_dtype=kv_dtype, max_running=8
+            )
             kept.engine = Engine(model, config, token_texts=partial(token_texts, tokenizer))
             kept.fingerprint = fingerprint
         return kept.engine
+
+
+def _ready_for_cpu(model: Any) -> str:
+    """Lay quantized layers out for the CPU kernels, where these can be used -> the dtype for keys and values.
+
+    A quantized model computes in float32 there; its keys and values take half of that, as in the official code.
+    """
+    from chatglm import native
+    from chatglm.quant.fused import fuse
+    from chatglm.quant.model import pack_rowwise
+
+    if model.device.type != "cpu" or not native.available():
+        return "model"
+    fused = fuse(pack_rowwise(model))
+    return "float16" if fused and model.dtype == torch.float32 else "model"
 
 
 def forget_engine(model: Any) -> None:

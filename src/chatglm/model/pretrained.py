@@ -59,15 +59,20 @@ class OfficialCheckpoints(PreTrainedModel):
         config = cls._resolve_config(name, config, kwargs)
         weights = cls._verify(Path(name) / kwargs.get("subfolder", ""), config, kwargs)
         options = kwargs | {"output_loading_info": True}
-        if weights is not None and (dequantize or _needs_cast(weights, config, kwargs)):
-            model, info = cls._load_from_sources(weights, config, dequantize, model_args, options)
+        packed = getattr(config, "quantization_config", None) is not None
+        if weights is not None and (dequantize and not packed or _needs_cast(weights, config, kwargs)):
+            model, info = cls._load_from_sources(weights, config, dequantize and not packed, model_args, options)
         else:
-            options |= _quantized_options(name, config, weights, dequantize)
+            options |= _quantized_options(name, config, weights, dequantize and not packed)
             loaded: Any = super().from_pretrained(name, *model_args, config=config, **options)
             model, info = loaded
         _check_loaded(info, name, bool(kwargs.get("ignore_mismatched_sizes")))
         if weights is not None:
             checkpoint.keep_inv_freq(model, weights)
+        if packed and dequantize:
+            from chatglm.quant.model import unpack_model  # this room knows the storage only here, on the way in
+
+            unpack_model(model)
         return (model, info) if kwargs.get("output_loading_info") else model
 
     def save_pretrained(  # type: ignore[override]
@@ -166,14 +171,17 @@ def _needs_cast(weights: WeightFolder, config: ChatGLMConfig, kwargs: dict[str, 
     target = _target_dtype(config, kwargs)
     if target is None or kwargs.get("device_map") is not None:
         return False
-    dtypes = {info.dtype for name, info in weights.tensors.items() if not name.endswith(checkpoint.SCALE)}
+    dtypes = {info.dtype for name, info in weights.tensors.items() if not checkpoint.is_storage(name)}
     return any(dtype.is_floating_point and dtype != target for dtype in dtypes)
 
 
 def _quantized_options(
     name: str | Path, config: ChatGLMConfig, weights: WeightFolder | None, dequantize: bool
 ) -> dict[str, Any]:
-    """What tells transformers that the weights are stored row-wise; nothing for full weights."""
+    """What tells transformers that the weights are stored row-wise; nothing for full weights. A packed folder says it
+    by itself, once its quantizer is registered."""
+    if getattr(config, "quantization_config", None) is not None:
+        import chatglm.quant.hf  # noqa: F401
     if not config.quantization_bit:
         return {}
     if dequantize:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from chatglm.chat.message import Event, Message, Role, as_messages
-from chatglm.chat.parser import Segment, StreamParser
+from chatglm.chat.answer import Answer, Token
+from chatglm.chat.message import Message, Role, as_messages
+from chatglm.chat.parser import StreamParser
 from chatglm.chat.template import tool_names
 from chatglm.errors import PromptError
 from chatglm.model.own_engine import engine_for
@@ -18,6 +19,7 @@ from chatglm.model.streaming import stream_generate
 
 if TYPE_CHECKING:
     from chatglm.engine.request import SamplingParams
+    from chatglm.engine.stopping import StopStrings
 
 # Our names on the left, generate()'s on the right; whatever is not here is for generate() alone.
 _ENGINE_OPTIONS = {
@@ -29,7 +31,7 @@ _ENGINE_ONLY = {"presence_penalty", "frequency_penalty", "bad_words", "draft"}
 _SAMPLING_ONLY = ("temperature", "top_p", "top_k", "min_p")
 
 
-class Reply:
+class Reply(Answer):
     """The answer to `messages`, while it is made.
 
     Iterating it runs the model and gives `TextDelta`, `ToolCallDelta`, `ToolCallDone`, `CodeDone` and at the end
@@ -40,6 +42,7 @@ class Reply:
         tokenizer: its tokenizer; it decides between the ChatGLM2 and the ChatGLM3 format.
         messages: messages or official dicts.
         stop: setting it ends the answer after the token it is at.
+        stop_strings: texts that end the answer, wherever the token borders fall; neither they nor what follows is said.
         seed: same seed, same answer.
         tools: names the answer may call, for telling calls from text; None reads them from the messages.
         options: as for `generate()`: max_length or max_new_tokens, do_sample, temperature, top_p, ...
@@ -55,6 +58,7 @@ class Reply:
         messages: Sequence[Message | Mapping[str, Any]],
         *,
         stop: threading.Event | None = None,
+        stop_strings: Sequence[str] = (),
         seed: int | None = None,
         tools: Collection[str] | bool | None = None,
         **options: Any,
@@ -62,44 +66,17 @@ class Reply:
         conversation = as_messages(messages)
         self.model, self.stop, self.seed = model, stop or threading.Event(), seed
         self.tokenizer = tokenizer
-        self.prompt_ids: list[int] = tokenizer.render(conversation).ids
         self.stop_ids = _ids(options.pop("eos_token_id", None)) or frozenset(tokenizer.stop_ids)
-        self.parser: StreamParser = tokenizer.stream_parser(offered_names(conversation) if tools is None else tools)
-        self.parser.stop_ids = self.stop_ids
-        self.token_ids: list[int] = []
+        parser = tokenizer.stream_parser(offered_names(conversation) if tools is None else tools)
+        parser.stop_ids = self.stop_ids
+        self._stops = _watch(parser, stop_strings)
+        super().__init__(tokenizer.render(conversation).ids, parser, self.stop.is_set)
         _refuse_other_results(options)
         self.options = {key: value for key, value in options.items() if _NEUTRAL.get(key, self) != value}
         self.max_new_tokens = self._room()
 
-    @property
-    def prompt_tokens(self) -> int:
-        return len(self.prompt_ids)
-
-    @property
-    def new_tokens(self) -> int:
-        return len(self.token_ids)
-
-    @property
-    def segments(self) -> list[Segment]:
-        """The finished segments, and after the end all."""
-        return self.parser.segments
-
-    def messages(self) -> list[Message]:
-        """What was said, one message for each segment, with its ids."""
-        self.parser.finish("abort")
-        return [segment.message() for segment in self.segments if segment.ids]
-
-    def __iter__(self) -> Iterator[Event]:
-        reason = "abort"
-        try:
-            for token_id, ended in self._tokens():
-                if token_id is not None:
-                    self.token_ids.append(token_id)
-                    yield from self.parser.feed(token_id)
-                reason = ended or reason
-        finally:
-            last = self.parser.finish("abort" if self.stop.is_set() else reason)
-        yield from last
+    def _cut_off(self) -> bool:
+        return self._stops is not None and self._stops.found
 
     def _room(self) -> int:
         """Tokens the answer may have: what `max_length`, the context and `max_new_tokens` all allow."""
@@ -117,7 +94,7 @@ class Reply:
         room = limit - self.prompt_tokens
         return room if wanted is None else min(room, int(wanted))
 
-    def _tokens(self) -> Iterator[tuple[int | None, str | None]]:
+    def _tokens(self) -> Iterator[Token]:
         """(token, None) for every token of the answer, then (stop token or None, "stop" or "length")."""
         only_generate = sorted(set(self.options) - _ENGINE_OPTIONS)
         if not only_generate:
@@ -128,18 +105,11 @@ class Reply:
             raise PromptError(f"{', '.join(only_generate)} cannot be combined with {', '.join(mixed)}")
         yield from self._tokens_of_generate()
 
-    def _tokens_of_engine(self) -> Iterator[tuple[int | None, str | None]]:
+    def _tokens_of_engine(self) -> Iterator[Token]:
+        from chatglm.engine.tokens import stream_tokens
+
         engine = engine_for(self.model, self.tokenizer)
-        request = engine.submit(self.prompt_ids, self._sampling())
-        for output in engine.stream(request):
-            for token_id in output.token_ids:
-                yield token_id, None
-            if output.finish_reason == "error":
-                raise RuntimeError(f"generation failed after {self.new_tokens} tokens: {output.error}")
-            if self.stop.is_set():
-                engine.abort(request)
-                return
-        yield request.stop_id, request.finish_reason
+        yield from stream_tokens(engine, engine.submit(self.prompt_ids, self._sampling()), self.stop.is_set)
 
     def _sampling(self) -> "SamplingParams":
         from chatglm.engine.request import SamplingParams
@@ -160,7 +130,7 @@ class Reply:
             **options,
         )
 
-    def _tokens_of_generate(self) -> Iterator[tuple[int | None, str | None]]:
+    def _tokens_of_generate(self) -> Iterator[Token]:
         device = self.model.device
         inputs = {"input_ids": torch.tensor([self.prompt_ids], device=device)}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -195,6 +165,19 @@ def offered_names(messages: Sequence[Message]) -> Collection[str] | bool:
     """Names of the tools the system message offers; True where it offers something without names; False: nothing."""
     tools = messages[0].tools if messages and messages[0].role is Role.SYSTEM else None
     return False if tools is None else tool_names(tools) or True
+
+
+def _watch(parser: StreamParser, stop_strings: Sequence[str]) -> "StopStrings | None":
+    """Have a parser see the text up to the first stop string only."""
+    if isinstance(stop_strings, str) or not all(isinstance(text, str) and text for text in stop_strings):
+        raise PromptError(f"stop_strings is {stop_strings!r}; it must be a list of texts, none empty")
+    if not stop_strings:
+        return None
+    from chatglm.engine.stopping import StopStrings
+
+    stops = StopStrings(parser.decoder, stop_strings)
+    parser.decoder = stops
+    return stops
 
 
 def _ids(given: int | Sequence[int] | None) -> frozenset[int]:

@@ -43,6 +43,10 @@ class Source:
         """`source[...]` makes the tensor, so that transformers can take sources for an opened file."""
         return self.read()[index]
 
+    def is_floating_point(self) -> bool:
+        """As of a tensor."""
+        return self.dtype.is_floating_point
+
     @property
     def num_bytes(self) -> int:
         return int(torch.Size(self.shape).numel()) * self.dtype.itemsize

@@ -8,7 +8,7 @@
 Nothing here chooses: `quant` and `engine` ask `available()` and use torch where the answer is no.
 """
 
-from chatglm.native.kernels import attention, dequantize, gather, layer_forward, linear, read_rate
+from chatglm.native.kernels import attention, dequantize, gather, layers_forward, linear, read_rate
 from chatglm.native.library import (
     available,
     computing,
@@ -19,20 +19,24 @@ from chatglm.native.library import (
     use_level,
     why_not,
 )
-from chatglm.native.paged import readable, structures
-from chatglm.native.structures import Batch, Cache, Layer, Weight
+from chatglm.native.paged import batch_of, cache_of, readable
+from chatglm.native.structures import Batch, Cache, Caches, Layer, Layers, Weight
 
 __all__ = [
     "Batch",
     "Cache",
+    "Caches",
     "Layer",
+    "Layers",
     "Weight",
     "attention",
     "available",
+    "batch_of",
+    "cache_of",
     "computing",
     "dequantize",
     "gather",
-    "layer_forward",
+    "layers_forward",
     "level",
     "levels",
     "linear",
@@ -40,7 +44,6 @@ __all__ = [
     "read_rate",
     "readable",
     "set_num_threads",
-    "structures",
     "use_level",
     "why_not",
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from chatglm.native.library import library
-from chatglm.native.structures import Batch, Cache, Layer, Weight
+from chatglm.native.structures import Batch, Cache, Caches, Layers, Weight
 
 
 def _done(status: int) -> None:
@@ -55,12 +55,16 @@ def attention(cache: Cache, batch: Batch, query: Tensor, key: Tensor, value: Ten
     return out
 
 
-def layer_forward(layer: Layer, cache: Cache, batch: Batch, cosines: Tensor, sines: Tensor, stream: Tensor) -> None:
-    """One decoder layer, in place: stream float32 [N, hidden], cosines and sines float32 [N, rotary_dim / 2]."""
+def layers_forward(
+    layers: Layers, caches: Caches, batch: Batch, cosines: Tensor, sines: Tensor, stream: Tensor
+) -> None:
+    """Decoder layers one after another, in place: stream float32 [N, hidden], cosines and sines [N, rotary_dim / 2]."""
     assert stream.dtype == cosines.dtype == sines.dtype == torch.float32
     assert all(tensor.is_contiguous() for tensor in (stream, cosines, sines))
+    assert len(layers.structs) == len(caches.structs)
     pointers = (cosines.data_ptr(), sines.data_ptr(), stream.data_ptr())
-    _done(library().chatglm_layer_forward(byref(layer.struct), byref(cache.struct), byref(batch.struct), *pointers))
+    call = library().chatglm_layers_forward
+    _done(call(layers.structs, caches.structs, len(layers.structs), byref(batch.struct), *pointers))
 
 
 def read_rate(num_bytes: int = 2**30, repeats: int = 5) -> float:

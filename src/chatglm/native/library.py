@@ -13,6 +13,7 @@ from chatglm.errors import ConfigError
 from chatglm.native import structures
 
 ABI = 1
+MOST_THREADS = 1024  # CHATGLM_MOST_THREADS
 FILE = Path(__file__).with_name("libchatglm.so")
 
 
@@ -52,7 +53,7 @@ def _opened() -> tuple[ctypes.CDLL | None, str]:
         library = _open(FILE)
     except _Missing as error:
         return None, str(error)
-    library.chatglm_set_num_threads(torch.get_num_threads())
+    library.chatglm_set_num_threads(min(torch.get_num_threads(), MOST_THREADS))
     return library, ""
 
 
@@ -112,10 +113,11 @@ def set_num_threads(threads: int) -> None:
     """Compute with this many threads from now on; at first torch's number.
 
     Raises:
-        ConfigError: not a positive number.
+        ConfigError: not a number from 1 to 1024.
     """
-    if library().chatglm_set_num_threads(threads) != 0:
-        raise ConfigError(f"the number of threads is {threads!r}; it must be at least 1")
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"the number of threads is {threads!r}; it must be a whole number from 1 to {MOST_THREADS}")
+    library().chatglm_set_num_threads(threads)
 
 
 @contextmanager

@@ -17,9 +17,12 @@ def readable(paged: Any) -> bool:
     return fits and paged.prefix is None and available()
 
 
-def structures(paged: Any, layer: int) -> tuple[Cache, Batch]:
-    """A layer's part of the cache, and the tables of a step."""
-    cache = paged.cache
+def cache_of(cache: Any, layer: int, block_size: int) -> Cache:
+    """A layer's part of the engine's cache."""
     scales = None if cache.scales is None else (cache.scales[0, layer], cache.scales[1, layer])
-    of_layer = Cache(cache.states[0, layer], cache.states[1, layer], scales, paged.block_size)
-    return of_layer, Batch(paged.slots, paged.lengths, paged.query_starts, paged.block_tables)
+    return Cache(cache.states[0, layer], cache.states[1, layer], scales, block_size)
+
+
+def batch_of(paged: Any) -> Batch:
+    """The tables of a step."""
+    return Batch(paged.slots, paged.lengths, paged.query_starts, paged.block_tables)

@@ -1,6 +1,7 @@
 """The C structures of `native/include/chatglm_native.h`, made from tensors. Each keeps its tensors alive."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ FUNCTIONS: dict[str, list[Any]] = {
     "chatglm_dequantize": [_AsWeight, _Pointer, _Long, _Long],
     "chatglm_gather": [_AsWeight, _Pointer, _Pointer, _Long, _Long],
     "chatglm_attention": [_AsCache, _AsBatch, _Pointer, _Pointer, _Pointer, _Pointer, _Long, _Float],
-    "chatglm_layer_forward": [_AsLayer, _AsCache, _AsBatch, _Pointer, _Pointer, _Pointer],
+    "chatglm_layers_forward": [_AsLayer, _AsCache, _Long, _AsBatch, _Pointer, _Pointer, _Pointer],
     "chatglm_read": [_Pointer, _Long],
     "chatglm_set_num_threads": [_Int],
 }
@@ -141,6 +142,13 @@ class Cache:
         )
 
 
+class Caches:
+    """The caches of several layers in a row. Does not keep their memory alive: whoever uses it does."""
+
+    def __init__(self, caches: Sequence[Cache]) -> None:
+        self.structs = (_Cache * len(caches))(*(cache.struct for cache in caches))
+
+
 class Batch:
     """The tokens of a step: `slots` [N] int64, `lengths` [R], `query_starts` [R + 1], `block_tables` [R, W] int32."""
 
@@ -186,3 +194,11 @@ class Layer:
             head_dim,
             scaling,
         )
+
+
+class Layers:
+    """Several layers in a row."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.kept = tuple(layers)
+        self.structs = (_Layer * len(layers))(*(layer.struct for layer in layers))

@@ -1,8 +1,8 @@
-"""Whole decoder layers through one native call, put on a model from outside.
+"""The stack of decoder layers through one native call, put on a model from outside.
 
-A fused layer is the network's own block whose `forward` asks first: are these plain weights on the CPU, a step of the
-engine, no gradient, no adapter, no hook? Then one call does norm, attention and MLP. Otherwise the block's own code
-runs, and both give the same numbers up to float32 rounding.
+A fused stack is the network's own module whose `forward` asks first: are these packed weights on the CPU, a step of the
+engine, no gradient, no adapter, no hook? Then one call runs all layers. Otherwise the module's own code runs, and both
+give the same numbers up to float32 rounding.
 """
 
 from collections.abc import Callable
@@ -16,84 +16,113 @@ from chatglm.quant.kernels.ops import native_weight
 from chatglm.quant.packed import PackedLinear
 
 
-def fuse(model: nn.Module) -> int:
-    """Give every decoder layer that can have it the fused forward -> how many. Idempotent."""
+def fuse(model: nn.Module) -> bool:
+    """Give the stack of decoder layers the fused forward -> whether it could have it. Idempotent."""
     if not native.available():
-        return 0
-    count = 0
-    for layer in model.modules():
-        if _fits(layer):
-            layer.__dict__["forward"] = FusedForward(layer)
-            count += 1
-    return count
+        return False
+    stacks = [module for module in model.modules() if _fits(module)]
+    for stack in stacks:
+        stack.__dict__["forward"] = FusedForward(stack)
+    return bool(stacks)
 
 
 def unfuse(model: nn.Module) -> None:
     """Take the fused forward off again."""
-    for layer in model.modules():
-        if isinstance(layer.__dict__.get("forward"), FusedForward):
-            del layer.__dict__["forward"]
+    for module in model.modules():
+        if isinstance(module.__dict__.get("forward"), FusedForward):
+            del module.__dict__["forward"]
 
 
 class FusedForward:
-    """The forward of one decoder layer."""
+    """The forward of a stack of decoder layers."""
 
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
-        self.plain: Callable[..., Any] = type(layer).forward.__get__(layer)
+    def __init__(self, stack: Any) -> None:
+        self.stack = stack
+        self.plain: Callable[..., Any] = type(stack).forward.__get__(stack)
         self.modules: tuple[nn.Module, ...] = ()
-        self.native: native.Layer | None = None
-        self._key: tuple[Any, ...] = ()
+        self.layers: native.Layers | None = None
+        self.caches: native.Caches | None = None
+        self._weights: tuple[int, ...] = ()
+        self._states: Any = None  # a weak reference: an engine that is gone must not live on here
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedForward":
-        copied = memo.get(id(self.layer))
-        return FusedForward(self.layer if copied is None else copied)
+        return FusedForward(memo.get(id(self.stack), self.stack))
 
-    def __call__(self, hidden_states: Tensor, prefix: Tensor | None = None, **kwargs: Any) -> Any:
+    def __reduce__(self) -> Any:
+        return FusedForward, (self.stack,)
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        prefixes: Tensor | None = None,
+        keep_hidden: bool = False,
+        keep_weights: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         paged = kwargs.get("paged")
-        if paged is None or prefix is not None or not self._ready(hidden_states, paged):
-            return self.plain(hidden_states, prefix, **kwargs)
-        stream = hidden_states[0].float()
-        if stream.data_ptr() == hidden_states.data_ptr():
-            stream = stream.clone()
+        if (
+            paged is None
+            or prefixes is not None
+            or keep_hidden
+            or keep_weights
+            or not self._ready(hidden_states, paged)
+        ):
+            return self.plain(hidden_states, prefixes, keep_hidden, keep_weights, **kwargs)
+        if self._cache is not paged.cache.states:
+            layers = range(len(self.stack.layers))
+            self.caches = native.Caches([native.cache_of(paged.cache, layer, paged.block_size) for layer in layers])
+            self._cache = paged.cache.states
+        assert self.layers is not None
+        assert self.caches is not None
+        stream = hidden_states[0].to(torch.float32, copy=True).contiguous()
         cosines, sines = (table[0, 0].float().contiguous() for table in kwargs["position_embeddings"])
-        assert self.native is not None
-        cache, batch = native.structures(paged, self.layer.self_attention.layer_idx)
-        native.layer_forward(self.native, cache, batch, cosines, sines, stream)
-        return stream.to(hidden_states.dtype)[None], None
+        native.layers_forward(self.layers, self.caches, native.batch_of(paged), cosines, sines, stream)
+        return self.stack.final_norm(stream.to(hidden_states.dtype)[None]), None, None
 
     def _ready(self, hidden_states: Tensor, paged: Any) -> bool:
         if torch.is_grad_enabled() and hidden_states.requires_grad:
             return False
         if not hidden_states.is_cpu or hidden_states.shape[0] != 1 or not native.readable(paged):
             return False
-        linears = linears_of(self.layer)
+        linears = [linear for layer in self.stack.layers for linear in linears_of(layer)]
         if not all(isinstance(linear, PackedLinear) for linear in linears):
             return False  # an adapter was put around one
-        key = tuple(linear.packed_values.data_ptr() for linear in linears)
-        if key != self._key:  # the weights were moved or replaced since the kernels were told where they are
-            self._build(linears)
-            self._key = key
+        weights = tuple(linear.packed_values.data_ptr() for linear in linears)
+        if weights != self._weights:  # moved or replaced since the kernels were told where they are
+            self._build()
+            self._weights = weights
         return not any(module._forward_hooks or module._forward_pre_hooks for module in self.modules)
 
-    def _build(self, linears: list[Any]) -> None:
-        layer, attention = self.layer, self.layer.self_attention
-        config = attention.config
-        self.modules = tuple(layer.modules())
-        norms = (layer.input_layernorm, layer.post_attention_layernorm)
-        query_key_value, dense, up, down = (_as_native(linear) for linear in linears)
-        first, second = (norm.weight.detach().float().contiguous() for norm in norms)
-        self.native = native.Layer(
-            (query_key_value, dense, up, down),
-            (first, second),
-            norm_eps=norms[0].eps,
-            rotary_dim=config.rotary_dim,
-            hidden=config.hidden_size,
-            heads=attention.num_heads,
-            groups=attention.num_groups,
-            head_dim=attention.head_dim,
-            scaling=attention.scaling,
-        )
+    def _build(self) -> None:
+        self.modules = tuple(module for layer in self.stack.layers for module in layer.modules())
+        self.layers = native.Layers([native_layer(layer) for layer in self.stack.layers])
+
+
+def native_layer(layer: Any) -> native.Layer:
+    """One decoder layer as the kernels take it."""
+    attention, config = layer.self_attention, layer.self_attention.config
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    query_key_value, dense, up, down = (_as_native(linear) for linear in linears_of(layer))
+    first, second = (norm.weight.detach().float().contiguous() for norm in norms)
+    return native.Layer(
+        (query_key_value, dense, up, down),
+        (first, second),
+        norm_eps=norms[0].eps,
+        rotary_dim=config.rotary_dim,
+        hidden=config.hidden_size,
+        heads=attention.num_heads,
+        groups=attention.num_groups,
+        head_dim=attention.head_dim,
+        scaling=attention.scaling,
+    )
+
+
+def linears_of(layer: Any) -> list[Any]:
+    """The four linears of a decoder layer, in the order of the kernels; empty for other modules."""
+    attention, mlp = getattr(layer, "self_attention", None), getattr(layer, "mlp", None)
+    if attention is None or mlp is None or not hasattr(mlp, "dense_h_to_4h"):
+        return []
+    return [attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h]
 
 
 def _as_native(linear: PackedLinear) -> native.Weight:
@@ -110,15 +139,14 @@ def _as_native(linear: PackedLinear) -> native.Weight:
     )
 
 
-def linears_of(layer: Any) -> list[Any]:
-    """The four linears of a decoder layer, in the order of the kernels; empty for other modules."""
-    attention, mlp = getattr(layer, "self_attention", None), getattr(layer, "mlp", None)
-    if attention is None or mlp is None or not hasattr(mlp, "dense_h_to_4h"):
-        return []
-    return [attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h]
+def _fits(stack: Any) -> bool:
+    layers = getattr(stack, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not hasattr(stack, "final_norm") or len(layers) == 0:
+        return False
+    return all(_layer_fits(layer) for layer in layers)
 
 
-def _fits(layer: Any) -> bool:
+def _layer_fits(layer: Any) -> bool:
     linears = linears_of(layer)
     if not linears or not all(isinstance(linear, PackedLinear) and linear.packed_values.is_cpu for linear in linears):
         return False

@@ -1,4 +1,6 @@
-"""The door to transformers: `from_pretrained` on an official INT8 / INT4 folder keeps the weights quantized in memory.
+"""The door to transformers: `from_pretrained` on a quantized folder keeps the weights quantized in memory.
+
+Two formats: the official row-wise INT8 / INT4 files, and packed folders, whose `config.json` holds a scheme.
 
 transformers offers one hook that may change the modules of an empty model before its weights are read: a quantizer.
 Ours swaps the modules and then takes itself off again, so that `.half()`, `.float()`, `.to()` and saving keep working.
@@ -12,7 +14,11 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from chatglm.quant.linear import RowwiseLinear, quantize_empty
+from chatglm.quant.model import METHOD as PACKED_METHOD
+from chatglm.quant.model import quantize_empty_model, record
+from chatglm.quant.packed import PackedEmbedding, PackedLinear
 from chatglm.quant.rowwise import check_bits
+from chatglm.quant.scheme import QuantScheme
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +56,45 @@ class RowwiseQuantizer(HfQuantizer):
             if isinstance(getattr(module, "config", None), type(model.config)):
                 module.config.__dict__.pop("_is_quantized", None)
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        return model
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+
+@register_quantization_config(PACKED_METHOD)
+class PackedConfig(QuantizationConfigMixin):
+    """The `quantization_config` of a packed folder: `scheme` is a QuantScheme or its dict."""
+
+    def __init__(self, scheme: QuantScheme | dict[str, Any], **_: Any) -> None:
+        super().__init__(quant_method=PACKED_METHOD)  # type: ignore[arg-type]
+        self.scheme = scheme if isinstance(scheme, QuantScheme) else QuantScheme.from_dict(scheme)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"quant_method": PACKED_METHOD, "scheme": self.scheme.to_dict()}
+
+
+@register_quantizer(PACKED_METHOD)
+class PackedQuantizer(HfQuantizer):
+    """Puts packed layers into the empty model, and leaves once the weights are in."""
+
+    quantization_config: PackedConfig
+
+    def _process_model_before_weight_loading(self, model: "PreTrainedModel", **_: Any) -> None:
+        quantize_empty_model(model, self.quantization_config.scheme)
+
+    def _process_model_after_weight_loading(self, model: "PreTrainedModel", **_: Any) -> "PreTrainedModel":
+        for module in model.modules():
+            if isinstance(module, (PackedLinear, PackedEmbedding)):
+                module.check()
+            if isinstance(getattr(module, "config", None), type(model.config)):
+                module.config.__dict__.pop("_is_quantized", None)
+        self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        record(model, self.quantization_config.scheme)
         return model
 
     def is_serializable(self) -> bool:

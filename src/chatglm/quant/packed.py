@@ -53,6 +53,10 @@ class _PackedWeight(nn.Module):
         check_shapes(packed, self.scheme)
         self.packed_values, self.packed_scales, self.packed_zeros = packed.values, packed.scales, packed.zeros
 
+    def check(self) -> None:
+        """Raise CheckpointError unless the stored tensors are what the scheme says: kernels trust them blindly."""
+        check_shapes(self.packed, self.scheme)
+
     def dequantize(self) -> Tensor:
         """The full weight, float32 [rows, columns]."""
         return dequantize(self.packed, self.scheme)
@@ -166,12 +170,16 @@ class PackedLinear(_PackedWeight):
         layer.bias = self.bias
         return layer.train(self.training)
 
-    def official_tensors(self) -> dict[str, Tensor]:
-        """`weight` and `weight_scale` as official files hold them; empty for other schemes."""
+    def official_tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype, Callable[[], Tensor]]]:
+        """`weight` and `weight_scale` as official files hold them, as (shape, dtype, how to make it); empty for other
+        schemes."""
         if not self.scheme.is_official:
             return {}
-        layer = self.to_rowwise()
-        return {"weight": layer.weight.data, "weight_scale": layer.weight_scale.data}
+        width = self.in_features * self.scheme.bits // 8
+        return {
+            "weight": ((self.out_features, width), torch.int8, lambda: self.to_rowwise().weight.data),
+            "weight_scale": ((self.out_features,), self.scale_dtype, lambda: self.to_rowwise().weight_scale.data),
+        }
 
     def forward(self, states: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (states.requires_grad or (self.bias is not None and self.bias.requires_grad)):

@@ -66,8 +66,8 @@ class QuantScheme:
         match = re.fullmatch(r"(?:int)?([48])(?:-(rowwise|g\d+))?(-asym)?", str(text).lower())
         if match is None or isinstance(text, bool):
             raise ConfigError(
-                f"no quantization scheme is called {text!r}; there are int4, int4-g64 and int4-g128, also with "
-                "-asym, int8, int8-g32, and the official int4-rowwise and int8-rowwise"
+                f"quantize is {text!r}; it must be int4, int4-g64, int4-g128 (also with -asym), int8, int8-g32, "
+                "or the official int4-rowwise or int8-rowwise"
             )
         bits, layout, asymmetric = int(match[1]), match[2], match[3] is not None
         if layout == "rowwise":

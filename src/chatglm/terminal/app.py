@@ -8,18 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from chatglm.chat.saved import load_file
 from chatglm.errors import ChatGLMError
 from chatglm.terminal.commands import COMMANDS, Do, Unknown, read_line
-from chatglm.terminal.conversation import Conversation, load_file
+from chatglm.terminal.conversation import Conversation
 from chatglm.terminal.keyboard import typing_hidden
 from chatglm.terminal.language import Texts
 from chatglm.terminal.responder import Responder
 from chatglm.terminal.sampling import LARGEST_SEED, Sampling
-from chatglm.terminal.screen import Screen
+from chatglm.terminal.screen import Screen, printable
 from chatglm.terminal.turn import Timing, Turn, interrupts_ignored, take_turn
 
 if TYPE_CHECKING:
     from chatglm.terminal.editor import Editor
+    from chatglm.terminal.workbench import Workbench
 
 
 class Chat:
@@ -36,11 +38,13 @@ class Chat:
         seed: int | None = None,
         statistics: TextIO | None = None,
         tracebacks: bool = False,
+        bench: Workbench | None = None,
     ) -> None:
         self.responder, self.conversation = responder, conversation
         self.screen, self.texts = screen, texts
         self.sampling, self.seed = sampling, seed
         self.statistics, self.tracebacks = statistics, tracebacks
+        self.bench = bench
         self.draft = ""  # what stands on the next input line already
         self.leaving = False
         self._answers = 0
@@ -50,6 +54,10 @@ class Chat:
             "/save": self._save,
             "/load": self._load,
             "/retry": self._retry,
+            "/undo": self._undo,
+            "/upload": self._upload,
+            "/files": self._files,
+            "/get": self._get,
             "/tokens": self._tokens,
             "/help": self._help,
             "/exit": self._exit,
@@ -125,7 +133,7 @@ class Chat:
 
     def _load(self, name: str) -> None:
         path = Path(name).expanduser()
-        self.conversation, same_vocabulary = load_file(path).open(self.responder.vocabulary)
+        self.conversation, same_vocabulary = Conversation.of(load_file(path), self.responder.vocabulary)
         self._note("loaded", count=len(self.conversation), path=os.fspath(path))
         if not same_vocabulary:
             self._note("other_vocabulary")
@@ -136,10 +144,39 @@ class Chat:
             self._note("nothing_to_retry")
             return
         question, answer = last
-        if not self._answer(question, ""):
+        if not self._ask(question, ""):
             # The new attempt gave nothing: the old answer stands.
             self.conversation.ask(question)
             self.conversation.answer(answer)
+
+    def _undo(self, _: str) -> None:
+        last = self.conversation.take_back()
+        if last is None:
+            self._note("nothing_to_undo")
+        else:
+            self._note("undone", text=last[0])
+
+    def _upload(self, path: str) -> None:
+        if bench := self._with_code("/upload"):
+            name, size = bench.upload(os.path.expanduser(path))
+            self._note("uploaded", name=printable(name), size=size)
+
+    def _files(self, _: str) -> None:
+        if bench := self._with_code("/files"):
+            found = bench.sandbox.list()
+            lines = [f"{printable(file.name)}  {file.size}" for file in found]
+            self.screen.note("\n".join(lines) or self.texts.no_files)
+
+    def _get(self, name: str) -> None:
+        if bench := self._with_code("/get"):
+            self._note("fetched", name=printable(name), path=bench.fetch(name))
+
+    def _with_code(self, command: str) -> Workbench | None:
+        """The workbench, if there is an interpreter on it."""
+        if self.bench is not None and self.bench.sandbox is not None:
+            return self.bench
+        self._note("needs_code", command=command)
+        return None
 
     def _tokens(self, _: str) -> None:
         count = len(self.conversation)
@@ -155,6 +192,15 @@ class Chat:
     # answers
 
     def _answer(self, text: str, line: str) -> bool:
+        """Ask the model and tell it what was uploaded; see `_ask`."""
+        if self.bench is None:
+            return self._ask(text, line)
+        answered = self._ask(self.bench.announced(text), line)
+        if answered:
+            self.bench.uploaded = []
+        return answered
+
+    def _ask(self, text: str, line: str) -> bool:
         """Ask the model; whether there was an answer. If not, the conversation is as before and `line` to be edited."""
         self.conversation.ask(text)
         turn = self._turn()
@@ -192,6 +238,8 @@ class Chat:
             self._note("said_nothing")
         elif turn.reason == "length":
             self._note("limit_reached")
+        elif turn.reason != "stop":
+            self._note("turn_over", reason=turn.reason)
         elif turn.messages and turn.messages[-1].metadata:
             self._note("tool_wanted")
         if self.statistics is not None:
@@ -205,7 +253,7 @@ class Chat:
         self._answers += 1
         return None if self.seed is None else (self.seed + self._answers - 1) % (LARGEST_SEED + 1)
 
-    def _note(self, name: str, **values: object) -> None:
+    def _note(self, name: str, /, **values: object) -> None:
         self.screen.note(getattr(self.texts, name).format(**values))
 
     def _show_error(self, error: Exception) -> None:

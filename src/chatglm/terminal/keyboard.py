@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 LOCAL_MODES = 3  # place in the list that tcgetattr gives
 
@@ -15,20 +16,36 @@ def typing_hidden() -> Iterator[None]:
 
     Nothing happens where the input is no terminal, or the system has no termios.
     """
+    with _echo(False):
+        yield
+
+
+@contextlib.contextmanager
+def typing_shown() -> Iterator[None]:
+    """For a question in the midst of an answer: what was typed before it is no answer to it, and is forgotten."""
+    with _echo(True) as termios:
+        if termios is not None:
+            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+        yield
+
+
+@contextlib.contextmanager
+def _echo(shown: bool) -> Iterator[Any]:
+    """The terminal with typing shown or not; gives the module that steers it, None where there is no terminal."""
     try:
         import termios
     except ImportError:
-        yield
+        yield None
         return
     if sys.stdin is None or not sys.stdin.isatty():
-        yield
+        yield None
         return
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
-    hidden = before[:]
-    hidden[LOCAL_MODES] &= ~termios.ECHO
-    termios.tcsetattr(terminal, termios.TCSADRAIN, hidden)
+    wanted = before[:]
+    wanted[LOCAL_MODES] = wanted[LOCAL_MODES] | termios.ECHO if shown else wanted[LOCAL_MODES] & ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSADRAIN, wanted)
     try:
-        yield
+        yield termios
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)

@@ -39,9 +39,30 @@ class Texts:
     loaded: str
     other_vocabulary: str
     nothing_to_retry: str
+    nothing_to_undo: str
+    undone: str
     tokens: str
     no_history_file: str
     no_argument: str
+    needs_code: str
+    uploaded: str
+    no_files: str
+    fetched: str
+    figure: str
+    no_figure: str
+    produced: str
+    result_of: str
+    more_characters: str
+    notice: str
+    ask: str
+    refused: str
+    turn_over: str
+    plan: str
+    step: str
+    step_failed: str
+    task_over: str
+    replay_same: str
+    replay_different: str
     statistics: str
 
 
@@ -55,6 +76,10 @@ ENGLISH = Texts(
 /save FILE      write the conversation to a JSON file
 /load FILE      go on with a saved conversation
 /retry          have the last message answered again
+/undo           take back the last message and its answer
+/upload FILE    give a file to the code interpreter (with --code); the next message tells the model
+/files          list the code interpreter's files
+/get FILE       save one of them here
 /tokens         how much of the model's context the conversation takes
 /help           show this
 /exit           leave; so do the word stop and Ctrl-D
@@ -88,9 +113,30 @@ A message that begins with a slash: begin it with two, //like this.""",
     loaded="Loaded {count} messages from {path}.",
     other_vocabulary="They were made with another vocabulary; their text is encoded anew.",
     nothing_to_retry="There is no answer to try again.",
+    nothing_to_undo="There is nothing to take back.",
+    undone="Taken back: {text}",
     tokens="{tokens} of {limit} tokens are taken by {count} messages.",
     no_history_file="Input history is not kept: {error}",
     no_argument="{command} takes nothing after it, but {argument!r} stood there. Nothing was done.",
+    needs_code="{command} needs the code interpreter; start with --code.",
+    uploaded="{name} ({size} bytes) is at /mnt/data/{name}; your next message tells the model.",
+    no_files="There are no files under /mnt/data.",
+    fetched="Saved {name} to {path}.",
+    figure="[figure saved as {path}]",
+    no_figure="[a figure could not be saved: {error}]",
+    produced="[file /mnt/data/{name}, {size} bytes; /get {name} saves it here]",
+    result_of="[{name}: {status}, {seconds} s]",
+    more_characters="[{count} more characters]",
+    notice="[note: {text}]",
+    ask="The model wants to use {name}({arguments}). Allow it? [y/N] ",
+    refused="[not allowed: {name}]",
+    turn_over="[ended: {reason}]",
+    plan="Plan:\n{steps}",
+    step="--- step {number}: {text}",
+    step_failed="--- step {number} failed: {text}",
+    task_over="[{reason}: {steps} steps, {revisions} changes of the plan, {seconds} s]",
+    replay_same="[the same now]",
+    replay_different="[different now]\n{text}",
     statistics="{prompt} prompt tokens, first token after {first} s; {new} tokens in {total} s, {speed} tokens/s",
 )
 
@@ -104,6 +150,10 @@ CHINESE = Texts(
 /save 文件      把对话写入 JSON 文件
 /load 文件      继续已保存的对话
 /retry          重新回答最后一条消息
+/undo           撤回最后一条消息和它的回答
+/upload 文件    把文件交给代码解释器（需要 --code）；下一条消息会告诉模型
+/files          列出代码解释器里的文件
+/get 文件       把其中一个保存到这里
 /tokens         对话占用了模型上下文的多少
 /help           显示本帮助
 /exit           退出；输入 stop 或按 Ctrl-D 也可以
@@ -137,9 +187,30 @@ CHINESE = Texts(
     loaded="已从 {path} 读入 {count} 条消息。",
     other_vocabulary="它们来自另一个词表；文本将重新编码。",
     nothing_to_retry="没有可以重新生成的回答。",
+    nothing_to_undo="没有可以撤回的消息。",
+    undone="已撤回：{text}",
     tokens="{count} 条消息占用 {tokens} 个 token，上限 {limit}。",
     no_history_file="输入历史不会保存：{error}",
     no_argument="{command} 后面不应有内容，却看到 {argument!r}。没有执行任何操作。",
+    needs_code="{command} 需要代码解释器；启动时请加 --code。",
+    uploaded="{name}（{size} 字节）已放到 /mnt/data/{name}；您的下一条消息会告诉模型。",
+    no_files="/mnt/data 下没有文件。",
+    fetched="已将 {name} 保存到 {path}。",
+    figure="[图片已保存为 {path}]",
+    no_figure="[图片无法保存：{error}]",
+    produced="[文件 /mnt/data/{name}，{size} 字节；用 /get {name} 保存到这里]",
+    result_of="[{name}：{status}，{seconds} 秒]",
+    more_characters="[还有 {count} 个字符]",
+    notice="[注意：{text}]",
+    ask="模型想调用 {name}({arguments})。允许吗？[y/N] ",
+    refused="[未允许：{name}]",
+    turn_over="[已结束：{reason}]",
+    plan="计划：\n{steps}",
+    step="--- 第 {number} 步：{text}",
+    step_failed="--- 第 {number} 步失败：{text}",
+    task_over="[{reason}：{steps} 步，计划修改 {revisions} 次，{seconds} 秒]",
+    replay_same="[现在结果相同]",
+    replay_different="[现在结果不同]\n{text}",
     statistics="提示 {prompt} 个 token，首个 token 用时 {first} 秒；{total} 秒内生成 {new} 个 token，每秒 {speed} 个",
 )
 

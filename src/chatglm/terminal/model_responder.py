@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from chatglm.chat.message import Message
+from chatglm.chat.saved import vocabulary_of
 from chatglm.terminal.responder import EMBEDDED, Reply
 from chatglm.terminal.sampling import Sampling
 
@@ -21,12 +20,17 @@ class ModelResponder:
         self.model, self.tokenizer = model, tokenizer
         self.name = name
         self.context_length = int(model.config.seq_length)
-        content = Path(tokenizer.vocab_file).read_bytes()
-        self.vocabulary = hashlib.sha256(tokenizer.version.encode() + b"\n" + content).hexdigest()
+        self.vocabulary = vocabulary_of(tokenizer)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a conversation, up to where the next answer begins."""
         return len(self.tokenizer.render(messages).ids)
+
+    def engine(self) -> Any:
+        """The engine that answers."""
+        from chatglm.model.own_engine import engine_for
+
+        return engine_for(self.model, self.tokenizer)
 
     def reply(
         self, messages: Sequence[Message], sampling: Sampling, *, seed: int | None, stop: threading.Event

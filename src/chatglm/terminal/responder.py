@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from chatglm.chat.message import Event, Message
 from chatglm.terminal.sampling import Sampling
+
+if TYPE_CHECKING:
+    from chatglm.agent.events import TaskEvent
 
 EMBEDDED = "tiny-glm"  # what the embedded model is called
 
@@ -23,7 +26,7 @@ class Reply(Protocol):
     def new_tokens(self) -> int:
         """Tokens generated so far."""
 
-    def __iter__(self) -> Iterator[Event]: ...
+    def __iter__(self) -> Iterator[Event | TaskEvent]: ...
 
     def messages(self) -> list[Message]:
         """What was said so far, one message for each segment, with its token ids; right at any moment, also after an

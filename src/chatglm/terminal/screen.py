@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from chatglm.chat.message import CodeDone, Event, TextDelta, ToolCallDelta, ToolCallDone
+from chatglm.chat.message import CodeDone, TextDelta, ToolCallDelta, ToolCallDone
 
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 # Control characters other than tab and newline: text of a model must not steer the terminal.
@@ -33,8 +33,8 @@ class Screen:
         self.end_line()
         self._write(f"{DIM}{text}{RESET}\n" if self.color else f"{text}\n")
 
-    def show(self, event: Event) -> None:
-        """One event of an answer, as soon as it comes."""
+    def show(self, event: object) -> None:
+        """One event of an answer, as soon as it comes; of those that show nothing, nothing."""
         if isinstance(event, TextDelta):
             self._text(event.text)
         elif isinstance(event, ToolCallDelta):

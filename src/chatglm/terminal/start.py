@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from chatglm.chat.saved import SavedConversation, load_file
 from chatglm.errors import ChatGLMError
+from chatglm.terminal.acting import ActingResponder, ActingScreen, person_decides, read_answer
 from chatglm.terminal.app import Chat, describe, statistics_line
-from chatglm.terminal.conversation import Conversation, SavedConversation, load_file
+from chatglm.terminal.conversation import Conversation
 from chatglm.terminal.keyboard import typing_hidden
 from chatglm.terminal.language import CHINESE, ENGLISH, Texts, choose
 from chatglm.terminal.responder import EMBEDDED, Responder
 from chatglm.terminal.sampling import Sampling, check_seed
 from chatglm.terminal.screen import Screen
 from chatglm.terminal.turn import take_turn
+from chatglm.terminal.workbench import Workbench, open_workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +42,7 @@ def start(options: argparse.Namespace, load: Callable[[argparse.Namespace], Resp
         options: as `chatglm.cli` parses them.
         load: loads the model the options name (tests put a small fake here).
     """
-    sampling, seed = _sampling(options), check_seed(options.seed)
+    sampling, seed = sampling_of(options), check_seed(options.seed)
     saved = load_file(Path(options.load)) if options.load else None
     prompt = _prompt(options.prompt)
     if prompt is None and not sys.stdout.isatty():
@@ -49,7 +52,10 @@ def start(options: argparse.Namespace, load: Callable[[argparse.Namespace], Resp
 
         load = load_responder
     wishes = _Wishes(options, sampling, seed, saved)
-    return _interactive(wishes, load) if prompt is None else _one_answer(wishes, load(options), prompt)
+    with open_workbench(options) as bench:
+        return (
+            _interactive(wishes, load, bench) if prompt is None else _one_answer(wishes, load(options), prompt, bench)
+        )
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,18 @@ class _Wishes:
 
     def open(self, responder: Responder) -> tuple[Conversation, bool]:
         """The conversation to go on with, and whether its token ids mean the same to this model."""
-        conversation, same = self.saved.open(responder.vocabulary) if self.saved else (Conversation(), True)
+        conversation, same = Conversation.of(self.saved, responder.vocabulary) if self.saved else (Conversation(), True)
         if self.options.system is not None:
             conversation.set_system(self.options.system)
         return conversation, same
 
 
-def _sampling(options: argparse.Namespace) -> Sampling:
+def sampling_of(options: argparse.Namespace) -> Sampling:
+    """The sampling options, checked.
+
+    Raises:
+        ChatGLMError: a value no sampler can use, or options that contradict each other.
+    """
     chosen = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k")}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     against = [name for name, value in chosen.items() if (name, value) != ("temperature", 0)]
@@ -126,12 +137,17 @@ def _standard_input() -> str:
 # one answer
 
 
-def _one_answer(wishes: _Wishes, responder: Responder, prompt: str) -> int:
+def _one_answer(wishes: _Wishes, responder: Responder, prompt: str, bench: Workbench | None) -> int:
     texts = choose(wishes.options.lang)
+    screen = Screen(tolerant(sys.stdout), steer=sys.stdout.isatty(), color=False)
+    if bench is not None:
+        aside = Screen(tolerant(sys.stderr), color=False)
+        screen = ActingScreen(screen.stream, steer=screen.steer, color=False, texts=texts, bench=bench, aside=aside)
+        responder = ActingResponder(responder, bench, person_decides(texts, aside, None))
+        prompt = bench.announced(prompt)
     conversation, _ = wishes.open(responder)
     conversation.ask(prompt)
     _check_length(responder, conversation, wishes.sampling)
-    screen = Screen(_tolerant(sys.stdout), steer=sys.stdout.isatty(), color=False)
     turn = take_turn(responder, conversation.messages, wishes.sampling, screen, seed=wishes.seed)
     if wishes.options.stats:
         sys.stderr.write(statistics_line(turn.timing, texts) + "\n")
@@ -141,6 +157,9 @@ def _one_answer(wishes: _Wishes, responder: Responder, prompt: str) -> int:
         raise ChatGLMError(describe(turn.error)) from turn.error
     if turn.reason == "length":
         sys.stderr.write(texts.limit_reached_once + "\n")
+    elif turn.reason in ("rounds", "errors"):
+        sys.stderr.write(texts.turn_over.format(reason=turn.reason) + "\n")
+        return 1
     return INTERRUPTED if turn.reason == "abort" else 0
 
 
@@ -151,7 +170,7 @@ def _check_length(responder: Responder, conversation: Conversation, sampling: Sa
         raise UsageError(f"the prompt has {tokens} tokens; with its answer it must stay within {limit}")
 
 
-def _tolerant(stream: TextIO) -> TextIO:
+def tolerant(stream: TextIO) -> TextIO:
     """A stream that writes ? for a character its encoding lacks, rather than breaking off the answer."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
@@ -161,13 +180,17 @@ def _tolerant(stream: TextIO) -> TextIO:
 # interactive
 
 
-def _interactive(wishes: _Wishes, load: Callable[[argparse.Namespace], Responder]) -> int:
+def _interactive(wishes: _Wishes, load: Callable[[argparse.Namespace], Responder], bench: Workbench | None) -> int:
     options = wishes.options
     texts, color = choose(options.lang), _wants_color(options)
-    screen = Screen(_tolerant(sys.stdout), color=color)
+    screen = Screen(tolerant(sys.stdout), color=color)
+    if bench is not None:
+        screen = ActingScreen(screen.stream, color=color, texts=texts, bench=bench)
     screen.note(texts.loading.format(model=options.model or EMBEDDED))
     with typing_hidden():
         responder = load(options)
+    if bench is not None:
+        responder = ActingResponder(responder, bench, person_decides(texts, screen, read_answer))
     conversation, same_vocabulary = wishes.open(responder)
     _greet(screen, texts, options, responder)
     if wishes.saved is not None:
@@ -183,6 +206,7 @@ def _interactive(wishes: _Wishes, load: Callable[[argparse.Namespace], Responder
         seed=wishes.seed,
         statistics=sys.stderr if options.stats else None,
         tracebacks=options.traceback,
+        bench=bench,
     )
     _run(chat, screen, texts, color)
     return 0

@@ -36,7 +36,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Turn:
-    """The outcome: the messages said, why it ended (stop, length, abort or error), the error, the timing."""
+    """The outcome: the messages said, why it ended (a word of `Done` or `TurnDone`; error), the error, the timing."""
 
     messages: list[Message]
     reason: str
@@ -60,6 +60,8 @@ def take_turn(
     clock: Clock = time.monotonic,
 ) -> Turn:
     """Have `messages` answered on the screen. Ctrl-C ends the answer, an error is part of the outcome: none escapes."""
+    from chatglm.agent.events import TurnDone
+
     stop = threading.Event()
     reply: Reply | None = None
     reason, error, first, began = "error", None, None, clock()
@@ -69,7 +71,7 @@ def take_turn(
             for event in reply:
                 first = clock() if first is None else first
                 screen.show(event)
-                if isinstance(event, Done):
+                if isinstance(event, (Done, TurnDone)):
                     reason = event.reason
     except KeyboardInterrupt:
         reason = "abort"

@@ -1,0 +1,103 @@
+"""Builds and runs the library's own tests: `python native/tests/run.py [address|thread|none] [--compiler C] [--runner R]`.
+
+By default under the address and undefined-behaviour sanitizers, for every instruction set this processor has. Exits 1
+on a finding; where there is no compiler or no sanitizer it says so and exits 0. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import build  # noqa: E402
+
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1"],
+    "thread": ["-fsanitize=thread", "-g1"],
+    "none": ["-O1"],
+}
+# Sanitized code is slow to optimise: without, all of it is compiled in a quarter of the time.
+COMMON = ["-std=c++17", "-O0", "-fvisibility=hidden", "-fno-math-errno", "-pthread"]
+# The VNNI instruction of 256 bits exists in two encodings; the arithmetic is the same.
+EVEX = ["-mavx2", "-mfma", "-mf16c", "-mavx512vl", "-mavx512vnni"]
+
+
+def flags_by_file(machine: str) -> dict[str, list[str]]:
+    """As the library is built; the level of AVX-VNNI in the encoding this processor can run."""
+    flags = {name: list(own) for name, own in build.flags_by_file(machine).items()}
+    seen = Path("/proc/cpuinfo").read_text(errors="replace") if Path("/proc/cpuinfo").exists() else ""
+    if "level_avx_vnni" in flags and "avx512_vnni" in seen and "avx_vnni" not in seen.split():
+        flags["level_avx_vnni"] = EVEX
+        flags["api"].append("-DCHATGLM_AVX_VNNI_IS_EVEX")
+    return flags
+
+
+def make(program: Path, compiler: list[str], machine: str, sanitizer: list[str]) -> None:
+    """Compile the tests and the library into one program.
+
+    Raises:
+        BuildError: with what the compiler said.
+    """
+    sources = {build.SOURCE / f"{name}.cpp": own for name, own in flags_by_file(machine).items()}
+    sources[HERE / "kernels_test.cpp"] = []
+    objects = [program.with_name(f"{source.stem}.o") for source in sources]
+
+    def compile_one(source: Path, own: list[str], target: Path) -> None:
+        build._run([*compiler, *COMMON, *sanitizer, *own, "-c", str(source), "-o", str(target)])
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources, sources.values(), objects))
+    static = ["-static"] if machine != platform.machine() else []  # an emulator need not find this system's libraries
+    build._run([*compiler, *sanitizer, *static, "-pthread", *map(str, objects), "-o", str(program)])
+
+
+def can_link(folder: Path, compiler: list[str], sanitizer: list[str]) -> str:
+    """Why a program with this sanitizer cannot be made or run here; empty where it can."""
+    source = folder / "empty.cpp"
+    source.write_text("int main() { return 0; }\n")
+    try:
+        build._run([*compiler, *sanitizer, str(source), "-o", str(folder / "empty")])
+        build._run([str(folder / "empty")])
+    except (build.BuildError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sanitizer", nargs="?", choices=list(SANITIZERS), default="address")
+    parser.add_argument("--compiler", help="command; by default the one the library is built with")
+    parser.add_argument("--machine", default=platform.machine(), help="processor family to compile for")
+    parser.add_argument("--runner", default="", help="command that runs the program (qemu-aarch64)")
+    options = parser.parse_args()
+    try:
+        compiler = shlex.split(options.compiler or build.find_compiler())
+    except build.BuildError as error:
+        print(f"native/tests: not run, {error}")
+        return 0
+    sanitizer = SANITIZERS[options.sanitizer]
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.runner and (reason := can_link(Path(folder), compiler, sanitizer)):
+            print(f"native/tests: not run, {options.sanitizer} cannot be used here: {reason}")
+            return 0
+        program = Path(folder, "kernels_test")
+        try:
+            make(program, compiler, options.machine, sanitizer)
+        except build.BuildError as error:
+            print(f"native/tests: {error}")
+            return 1
+        command = [*shlex.split(options.runner), str(program), *(["no forks"] if options.runner else [])]
+        return 0 if subprocess.run(command, check=False).returncode == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What a turn tells while it goes on, besides the text and the calls of the answer itself."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from chatglm.chat.message import CodeDone, TextDelta, ToolCallDelta, ToolCallDone
+
+NoticeKind = Literal["history_cut", "no_room", "restarted", "failed"]
+TurnReason = Literal["stop", "length", "abort", "rounds", "errors", "seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The result of a call or of code, as the model is told it.
+
+    Attributes:
+        name: the tool; `interpreter` for code.
+        text: what came out, or what was wrong.
+        ok: whether it was carried out and did not fail.
+        status: "ok"; "error": it failed; "invalid": the call was wrong and nothing was carried out; "refused": not
+            allowed; "stopped", "timeout" or "killed": it was ended.
+        seconds: how long it took.
+        cut: whether the text is only the beginning of what came out.
+    """
+
+    name: str
+    text: str
+    ok: bool
+    status: str
+    seconds: float
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProduced:
+    """Code has shown a picture."""
+
+    mime: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileProduced:
+    """Code has written a file; `session.sandbox.get(name)` has its bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something was done that nobody asked for, or left undone: `text` says what."""
+
+    kind: NoticeKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDone:
+    """The turn is over; the last event of every turn that did not raise.
+
+    Attributes:
+        reason: "stop": the model was done; "length": no tokens were left; "abort": somebody stopped it; "rounds",
+            "errors", "seconds": that limit was reached.
+        rounds: how many times the model was answered with results.
+        prompt_tokens: tokens of the first prompt.
+        new_tokens: tokens written, of all rounds together.
+        seconds: how long the turn took.
+        kept: whether the turn stands in the history; one in which nothing was said does not.
+    """
+
+    reason: TurnReason
+    rounds: int
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+    kept: bool
+
+
+Event = (
+    TextDelta | ToolCallDelta | ToolCallDone | CodeDone | Observation | ImageProduced | FileProduced | Notice | TurnDone
+)
+
+
+# What a task tells besides.
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMade:
+    """The steps that are to be done from here on; `revision` counts the plans before this one."""
+
+    steps: tuple[str, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepBegun:
+    """A step begins; `number` counts the steps begun, over all plans."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """A step is over: `text` is what the model says came of it, or why it failed."""
+
+    number: int
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBegun:
+    """The steps are over; the text that follows is the final answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDone:
+    """The task is over.
+
+    Attributes:
+        answer: the final answer; "" if there was no time or will for one.
+        reason: "done"; "failed": a step failed and the plan could not be changed any more; "steps", "seconds" or
+            "tokens": that limit was reached; "abort": somebody stopped it.
+        steps: steps carried out.
+        revisions: how often the plan was changed.
+        seconds: how long it took.
+    """
+
+    answer: str
+    reason: str
+    steps: int
+    revisions: int
+    seconds: float
+
+
+TaskEvent = Event | PlanMade | StepBegun | StepEnded | AnswerBegun | TaskDone

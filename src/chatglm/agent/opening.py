@@ -1,0 +1,48 @@
+"""What is checked and opened before a session begins."""
+
+from typing import Any
+
+from chatglm.chat.message import Message
+from chatglm.chat.template import tool_names
+from chatglm.chat.tools import ToolBox
+from chatglm.engine.request import SamplingParams
+from chatglm.errors import SessionError
+
+
+def context_of(engine: Any, wanted: int | None) -> int:
+    """Tokens a conversation and its answer may have: the model's context, the engine's cache, and what is wished."""
+    most = min(int(engine.context), int(engine.stats().cache_tokens))
+    if wanted is None:
+        return most
+    if not 1 <= wanted <= most:
+        raise SessionError(f"context_length is {wanted}; it must be from 1 to {most}, what the engine has room for")
+    return wanted
+
+
+def check_version(tokenizer: Any, system: str | None, tools: ToolBox, sandbox: Any) -> None:
+    if tokenizer.version != "chatglm2":
+        return
+    given = {"a system prompt": system is not None, "tools": len(tools) > 0, "a code interpreter": sandbox is not None}
+    wrong = [what for what, there in given.items() if there]
+    if wrong:
+        raise SessionError(f"ChatGLM2 was given {' and '.join(wrong)}; it has plain turns only, ChatGLM3 has them all")
+
+
+def checked_params(params: SamplingParams) -> SamplingParams:
+    if params.stop:
+        raise SessionError(f"params.stop is {params.stop!r}; in a session the model's own stop tokens end an answer")
+    return params
+
+
+def opened(sandbox: Any) -> Any:
+    if sandbox is None or not isinstance(sandbox, str):
+        return sandbox
+    from chatglm.agent.sandbox import open_sandbox
+
+    return open_sandbox(sandbox)
+
+
+def check_tools(system: Message, tools: ToolBox) -> None:
+    missing = sorted({*tool_names(system.tools)} - set(tools.names))
+    if missing:
+        raise SessionError(f"the conversation offers the tools {', '.join(missing)}; give them with tools=")

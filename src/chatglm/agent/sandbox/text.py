@@ -1,0 +1,112 @@
+"""Text and pictures that come from a guest: what of them is let through."""
+
+import re
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from .result import Image, Kind, Output
+
+_ESCAPES = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # operating system commands: titles, links, the clipboard
+    r"|\x1b[PX^_][^\x1b]*(?:\x1b\\)?"  # device control and other strings
+    r"|[\x1b\x9b]\[?[0-?]*[ -/]*[@-~]"  # colours, cursor movements and all two-character sequences
+)
+# C0 without tab and newline, C1, the marks that reorder or hide text, and those nobody can type.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+
+def clean(text: str) -> str:
+    """The text without anything that would steer a terminal, hide or reorder words, or fail to encode."""
+    text = text.encode("utf-8", "replace").decode("utf-8", "replace")  # lone surrogates become "?"
+    text = _ESCAPES.sub("", text).replace("\r\n", "\n")
+    if "\r" in text:  # a progress bar that went back to the start of its line: its last state stays
+        text = "\n".join(line.rpartition("\r")[2] for line in text.split("\n"))
+    return _CONTROL.sub("", text)
+
+
+def png_or_jpeg(data: bytes) -> Image | None:
+    """The picture if the bytes begin like one with a size, else None. Nothing is decoded."""
+    if len(data) >= 33 and data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+        width, height = struct.unpack(">II", data[16:24])
+        return Image("image/png", data, width, height) if width and height else None
+    if data[:3] == b"\xff\xd8\xff":
+        size = _jpeg_size(data)
+        return Image("image/jpeg", data, *size) if size else None
+    return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height from the frame header of a JPEG file."""
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
+            return (width, height) if width and height else None
+        if length < 2:
+            return None
+        position += 2 + length
+    return None
+
+
+class Transcript:
+    """Outputs in order, with a bound on their text: the first half of the bound and the last half are kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._half = max(1, limit // 2)
+        self._head: list[Output] = []
+        self._middle: list[Output] = []  # pictures whose surroundings were dropped
+        self._tail: deque[Output] = deque()
+        self._room, self._tail_chars, self._lost = self._half, 0, 0
+        self._lost_kind: Kind = "stdout"
+
+    def add(self, kind: Kind, text: str, image: Image | None = None) -> None:
+        """One more piece."""
+        if self._room > 0 and not self._tail:
+            first, text = text[: self._room], text[self._room :]
+            self._room -= len(first)
+            self._head.append(Output(kind, first, image))
+            image = None
+            if not text:
+                return
+        self._tail.append(Output(kind, text, image))
+        self._tail_chars += len(text)
+        self._drop()
+
+    def _drop(self) -> None:
+        while self._tail_chars > self._half:
+            oldest = self._tail.popleft()
+            over = min(self._tail_chars - self._half, len(oldest.text))
+            self._lost_kind = oldest.kind if not self._lost else self._lost_kind
+            self._lost += over
+            self._tail_chars -= over
+            if over < len(oldest.text):
+                self._tail.appendleft(Output(oldest.kind, oldest.text[over:], oldest.image))
+            elif oldest.image is not None:
+                self._middle.append(Output(oldest.kind, "", oldest.image))
+
+    @property
+    def num_lost(self) -> int:
+        """Characters left out."""
+        return self._lost
+
+    def outputs(self) -> tuple[Output, ...]:
+        """Everything kept, cleaned, with a marker where something is missing."""
+        marker = f"\n... [{self._lost} characters left out] ...\n"
+        lost = [Output(self._lost_kind, marker)] if self._lost else []
+        pieces = [*self._head, *lost, *self._middle, *self._tail]
+        cleaned = (Output(piece.kind, clean(piece.text), piece.image) for piece in _merge(pieces))
+        return tuple(piece for piece in cleaned if piece.text or piece.image is not None or piece.kind == "result")
+
+
+def _merge(pieces: Iterable[Output]) -> Iterator[Output]:
+    """Neighbouring pieces of one stream as one, so that escape sequences split over two writes are seen whole."""
+    for (kind, picture), group in groupby(pieces, key=lambda piece: (piece.kind, piece.image is not None)):
+        if kind in ("stdout", "stderr") and not picture:
+            yield Output(kind, "".join(piece.text for piece in group))
+        else:
+            yield from group
