@@ -101,7 +101,7 @@ def prefill_rate(engine: Engine, length: int, repeats: int) -> float:
 def llama(program: str, model: str, prompts: list[int], contexts: list[int], threads: int) -> dict[str, float]:
     """The same measures by llama.cpp's own benchmark."""
     rates = {}
-    common = [program, "-m", model, "-t", str(threads), "-r", "2", "-o", "json"]
+    common = [program, "-m", model, "-t", str(threads), "-r", "1", "-o", "json"]
     for length in prompts:
         rates[f"prefill {length}"] = _llama_rate([*common, "-p", str(length), "-n", "0"])
     for context in contexts:

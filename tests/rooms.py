@@ -21,7 +21,13 @@ PACKAGE = "chatglm"
 ROOT = "(root)"  # the package's own __init__.py
 
 # Distributions whose import name is not their own name with "-" as "_".
-IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "pillow": "PIL", "ipython": "IPython", "opencv-python": "cv2"}
+IMPORT_NAMES = {
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "ipython": "IPython",
+    "opencv-python": "cv2",
+}
 
 
 @dataclass(frozen=True)

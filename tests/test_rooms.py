@@ -65,7 +65,13 @@ RULES = Rules(
             inside=names("chat model load engine quant agent demo terminal serve train evaluate") | {ROOT},
         ),
     },
-    files={"loading": "load", "hub": "load", "inspect": "load", "_registration": "registration", "__main__": "cli"},
+    files={
+        **dict.fromkeys(("loading", "hub", "inspect", "disk", "gguf", "gguf_vocabulary"), "load"),
+        **dict.fromkeys(("quantize_folder", "calibrated_folder", "perplexity"), "load"),
+        "weight_commands": "cli",
+        "_registration": "registration",
+        "__main__": "cli",
+    },
     file_inside={
         "model.compat": names("quant"),  # model.quantize(4)
         "model.reply": names("engine"),  # model.chat answers through the engine

@@ -34,39 +34,45 @@ inline Floats load_scale(const chatglm_weight &w, int64_t index, int v) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Activations
 
-// `tile` tokens lie side by side: values [tokens / tile][columns / 4][tile][4], scales and sums [..][columns / 32][tile].
+// `tile` tokens lie side by side; a slab holds some columns of all tokens, in the order in which they are read:
+// values [slabs][tokens / tile][slab / 4][tile][4], scales and sums [slabs][tokens / tile][slab / 32][tile].
 struct Activations {
     int8_t *values;
     float *scales;
     int32_t *sums;
+    int64_t rows;  // tokens, padded to whole tiles
     int64_t columns;
+    int64_t slab;
     int tile;
 
     static int64_t floats(int64_t tokens, int64_t columns, int tile) {
         const int64_t rows = divide_up(tokens, tile) * tile;
         return rows * columns / 4 + 2 * rows * (columns / group);
     }
-    Activations(float *memory, int64_t tokens, int64_t columns, int tile) : columns(columns), tile(tile) {
-        const int64_t rows = divide_up(tokens, tile) * tile;
+    Activations(float *memory, int64_t tokens, int64_t columns, int tile, int64_t slab)
+        : rows(divide_up(tokens, tile) * tile), columns(columns), slab(slab), tile(tile) {
         values = reinterpret_cast<int8_t *>(memory);
         scales = memory + rows * columns / 4;
         sums = reinterpret_cast<int32_t *>(scales + rows * (columns / group));
     }
     int64_t groups() const { return columns / group; }
-    const int8_t *tile_values(int64_t index) const { return values + index * tile * columns; }
-    const float *tile_scales(int64_t index) const { return scales + index * tile * groups(); }
-    const int32_t *tile_sums(int64_t index) const { return sums + index * tile * groups(); }
+    // Where the tile's numbers of a column begin, counted in columns of one token; the column must begin a group.
+    int64_t offset(int64_t index, int64_t column) const {
+        const int64_t first = column / slab * slab, width = smaller(slab, columns - first);
+        return first * rows + index * tile * width + (column - first) * tile;
+    }
+    const int8_t *tile_values(int64_t index, int64_t column) const { return values + offset(index, column); }
+    const float *tile_scales(int64_t index, int64_t column) const { return scales + offset(index, column) / group; }
+    const int32_t *tile_sums(int64_t index, int64_t column) const { return sums + offset(index, column) / group; }
 };
 
 // Rounds one row of `count` numbers; columns beyond count as zero. Where the row holds a number that is not finite the
 // scales become NaN, so that the outputs do too.
 void quantize_row(const float *row, int64_t count, const Activations &x, int64_t token) {
     const int64_t index = token / x.tile, within = token % x.tile;
-    int8_t *values = x.values + index * x.tile * x.columns + within * 4;
-    float *scales = x.scales + index * x.tile * x.groups() + within;
-    int32_t *sums = x.sums + index * x.tile * x.groups() + within;
     Floats check = set(0);
     for (int64_t g = 0; g < x.groups(); ++g) {
+        const int64_t offset = x.offset(index, g * group);
         alignas(64) float padded[group];
         const float *p = row + g * group;
         if (g * group + group > count) {
@@ -85,14 +91,15 @@ void quantize_row(const float *row, int64_t count, const Activations &x, int64_t
         uint32_t total = 0;  // what is not finite may overflow it
         for (int i = 0; i < group; i += lanes)
             total += static_cast<uint32_t>(store_int8(rounded + i, mul(load(p + i), inverse)));
-        for (int i = 0; i < group / 4; ++i) memcpy(values + (g * group / 4 + i) * x.tile * 4, rounded + i * 4, 4);
-        scales[g * x.tile] = top / 127.0f;
-        sums[g * x.tile] = static_cast<int32_t>(total);
+        for (int i = 0; i < group / 4; ++i) memcpy(x.values + offset + (i * x.tile + within) * 4, rounded + i * 4, 4);
+        x.scales[offset / group + within] = top / 127.0f;
+        x.sums[offset / group + within] = static_cast<int32_t>(total);
     }
     if (sum(check) == 0) return;
     for (int64_t g = 0; g < x.groups(); ++g) {
-        scales[g * x.tile] = __builtin_nanf("");
-        sums[g * x.tile] = 0;
+        const int64_t place = x.offset(index, g * group) / group + within;
+        x.scales[place] = __builtin_nanf("");
+        x.sums[place] = 0;
     }
 }
 
@@ -135,9 +142,9 @@ inline void gemv_blocks(const chatglm_weight &w, const Activations &x, int64_t t
                         Floats (&out)[NB][MR][vectors]) {
     constexpr int lines = BITS == 4 ? 4 : 8;  // of 64 bytes, for 32 columns
     const int64_t weight_groups = w.columns / w.group_size, inner = w.group_size / group;
-    const int8_t *x_values = x.tile_values(tile);
-    const float *x_scales = x.tile_scales(tile);
-    const int32_t *x_sums = x.tile_sums(tile);
+    const int8_t *x_values = x.tile_values(tile, 0);
+    const float *x_scales = x.tile_scales(tile, 0);
+    const int32_t *x_sums = x.tile_sums(tile, 0);
     const uint8_t *values[NB];
     for (int b = 0; b < NB; ++b) values[b] = block_values(w, block + b);
     for (auto &of_block : out)
@@ -262,7 +269,7 @@ void gemv_some(const chatglm_weight &w, const Activations &x, const Target &targ
 // Many tokens: a panel of weights is unpacked once into cache and meets all of them
 
 constexpr int panel_rows = tile_vectors * lanes;
-constexpr int64_t panel_columns = 256;
+constexpr int64_t panel_columns = 512;
 constexpr int64_t most_tokens = 768;    // whose sums stay in cache beside a panel
 static_assert(panel_rows % block_rows == 0, "a panel holds whole blocks");
 
@@ -379,10 +386,10 @@ void gemm_panel(const chatglm_weight &w, const Activations &x, const Target &tar
             const int64_t columns = smaller(w.columns - column, panel_columns);
             unpack<BITS, ASYMMETRIC>(w, block, blocks, column, columns, panel);
             for (int64_t t = 0; t < tiles; ++t) {
-                const int64_t tile = first / tile_tokens + t, offset = column / group * tile_tokens;
-                tile_product<BITS, ASYMMETRIC>(panel, x.tile_values(tile) + column * tile_tokens,
-                                               x.tile_scales(tile) + offset, x.tile_sums(tile) + offset,
-                                               columns / group, sums + t * tile_tokens * panel_rows);
+                const int64_t tile = first / tile_tokens + t;
+                tile_product<BITS, ASYMMETRIC>(panel, x.tile_values(tile, column), x.tile_scales(tile, column),
+                                               x.tile_sums(tile, column), columns / group,
+                                               sums + t * tile_tokens * panel_rows);
             }
         }
         for (int64_t token = 0; token < count; ++token)
@@ -431,7 +438,9 @@ void multiply(const chatglm_weight &w, const Activations &x, const Target &targe
 template <class Make>
 Activations quantize(int64_t tokens, int64_t count, int64_t columns, int slot, Make make) {
     const int tile = tile_for(tokens);
-    const Activations x(chatglm::scratch(slot, Activations::floats(tokens, columns, tile)), tokens, columns, tile);
+    const int64_t slab = tokens > most_gemv_tokens ? panel_columns : columns;
+    float *memory = chatglm::scratch(slot, Activations::floats(tokens, columns, tile));
+    const Activations x(memory, tokens, columns, tile, slab);
     const int64_t step = tokens <= gemv_tile ? tokens : 8;
     chatglm::parallel(divide_up(tokens, step), [&](int64_t part, int thread) {
         for (int64_t token = part * step; token < smaller(tokens, (part + 1) * step); ++token)

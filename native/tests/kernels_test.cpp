@@ -3,10 +3,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <thread>
 #include <vector>
 
@@ -128,11 +128,11 @@ void test_linear(const Weight &w, int64_t tokens, bool with_outlier) {
         }
     }
     char shape[128];
-    if (getenv("SHOW")) printf("%d tokens, %d x %d, %d bits, g %d z %d: %g %g\n", int(tokens), int(w.rows), int(w.columns), w.bits, int(w.group_size), int(w.zeros.size()), sqrt(error/size), sqrt(rounding/size));
     snprintf(shape, sizeof shape, "%d tokens, %d x %d, %d bits, groups of %d%s", int(tokens), int(w.rows), int(w.columns),
              w.bits, int(w.group_size), w.zeros.empty() ? "" : ", zeros");
     check(sqrt(error / size) < 2e-6, "linear", shape, sqrt(error / size));
-    check(sqrt(rounding / size) < 1.5e-2, "linear beside full activations", shape, sqrt(rounding / size));
+    // Rows this short: an outlier's 31 neighbours are a third of all.
+    check(sqrt(rounding / size) < (with_outlier ? 2e-2 : 5e-3), "linear beside full activations", shape, sqrt(rounding / size));
 }
 
 void test_broken_rows() {
@@ -400,8 +400,10 @@ void test_threads() {
 void test_fork() {
     const Weight w(300, 64, 4, 32, false);
     const std::vector<float> input = uniforms(40 * 64), expected = product(w, input);
-    std::thread busy([&] {
-        for (int i = 0; i < 30; ++i) product(w, input);
+    std::vector<float> out(expected.size());
+    std::atomic<bool> ending{false};
+    std::thread busy([&] {  // without a call of malloc, whose lock a sanitizer leaves closed in a child
+        while (!ending) chatglm_linear(&w.c, input.data(), 64, 64, out.data(), 40);
     });
     for (int i = 0; i < 5; ++i) {
         const pid_t child = fork();
@@ -413,6 +415,7 @@ void test_fork() {
         waitpid(child, &status, 0);
         check(WIFEXITED(status) && WEXITSTATUS(status) == 0, "fork", "the child computes", status);
     }
+    ending = true;
     busy.join();
     check(product(w, input) == expected, "fork", "the parent still computes");
 }

@@ -1,4 +1,4 @@
-"""Builds and runs the library's own tests: `python native/tests/run.py [address|thread|none] [--compiler C] [--runner R]`.
+"""Builds and runs the library's own tests: `python native/tests/run.py [address|thread|none]`.
 
 By default under the address and undefined-behaviour sanitizers, for every instruction set this processor has. Exits 1
 on a finding; where there is no compiler or no sanitizer it says so and exits 0. Standard library only.
@@ -72,6 +72,11 @@ def can_link(folder: Path, compiler: list[str], sanitizer: list[str]) -> str:
     return ""
 
 
+def _say(words: str, status: int) -> int:
+    sys.stdout.write(f"native/tests: {words}\n")
+    return status
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sanitizer", nargs="?", choices=list(SANITIZERS), default="address")
@@ -82,19 +87,16 @@ def main() -> int:
     try:
         compiler = shlex.split(options.compiler or build.find_compiler())
     except build.BuildError as error:
-        print(f"native/tests: not run, {error}")
-        return 0
+        return _say(f"not run, {error}", 0)
     sanitizer = SANITIZERS[options.sanitizer]
     with tempfile.TemporaryDirectory() as folder:
         if not options.runner and (reason := can_link(Path(folder), compiler, sanitizer)):
-            print(f"native/tests: not run, {options.sanitizer} cannot be used here: {reason}")
-            return 0
+            return _say(f"not run, {options.sanitizer} cannot be used here: {reason}", 0)
         program = Path(folder, "kernels_test")
         try:
             make(program, compiler, options.machine, sanitizer)
         except build.BuildError as error:
-            print(f"native/tests: {error}")
-            return 1
+            return _say(str(error), 1)
         command = [*shlex.split(options.runner), str(program), *(["no forks"] if options.runner else [])]
         return 0 if subprocess.run(command, check=False).returncode == 0 else 1
 

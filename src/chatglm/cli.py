@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from chatglm.errors import ChatGLMError
+from chatglm.weight_commands import GGUF_DTYPES, add_perplexity_arguments, add_quantize_arguments
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -77,7 +78,16 @@ def build_parser() -> Parser:
     parser = Parser(prog="chatglm", description="Run ChatGLM3-6B and ChatGLM2-6B on today's PyTorch and transformers.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for add in (_add_chat, _add_agent, _add_sandbox, _add_doctor, _add_info, _add_convert):
+    for add in (
+        _add_chat,
+        _add_agent,
+        _add_sandbox,
+        _add_doctor,
+        _add_info,
+        _add_convert,
+        _add_quantize,
+        _add_perplexity,
+    ):
         add(commands)
     return parser
 
@@ -129,7 +139,11 @@ def _add_loading(command: Parser) -> None:
         choices=("float32", "float16", "bfloat16", "auto"),
         help="number format of the weights; auto: as stored (default: what fits the device)",
     )
-    group.add_argument("--quantize", type=int, choices=(4, 8), help="bits per weight (default: as stored)")
+    group.add_argument(
+        "--quantize",
+        metavar="SCHEME",
+        help="int4, int8, int4-g64, int4-g128, int4-rowwise (the official format), ... (default: as stored)",
+    )
     group.add_argument("--adapter", metavar="FOLDER", help="LoRA folder or hub name to attach")
     group.add_argument("--prefix", metavar="FILE", help="P-Tuning v2 file or folder")
     _add_rope_ratio_meaning(group)
@@ -318,16 +332,59 @@ def _add_convert(commands: Any) -> None:
     command.add_argument(
         "--to",
         required=True,
-        choices=("glm", "official"),
-        help="glm: stock GlmForCausalLM of transformers; official: the names and fusions of the official files",
+        choices=("glm", "official", "gguf"),
+        help="glm: stock GlmForCausalLM of transformers; official: the names and fusions of the official files; gguf: "
+        "one file for llama.cpp",
     )
+    command.add_argument("--dtype", choices=GGUF_DTYPES, help="number format of a gguf file (default: f16)")
     _add_rope_ratio_meaning(command)
 
 
 def _convert(options: argparse.Namespace) -> int:
+    from chatglm.errors import ConfigError
     from chatglm.inspect import convert
+    from chatglm.weight_commands import run_gguf
 
+    if options.to == "gguf":
+        return run_gguf(options)
+    if options.dtype is not None:
+        raise ConfigError("--dtype is for --to gguf; the other layouts keep the stored number format")
     meaning = options.rope_ratio_meaning
     folder = convert(options.source, options.destination, to=options.to, rope_ratio_meaning=meaning)
     sys.stdout.write(f"Wrote {folder}\n")
     return 0
+
+
+# quantize, perplexity
+
+
+def _add_quantize(commands: Any) -> None:
+    command = _command(
+        commands,
+        "quantize",
+        _quantize,
+        "write a model folder with smaller weights",
+        "Write a model folder with 4-bit or 8-bit weights, layer by layer: memory holds one layer at a time. "
+        "docs/quantization.md tells what each scheme costs and loses.",
+    )
+    add_quantize_arguments(command)
+    _add_rope_ratio_meaning(command)
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    from chatglm.weight_commands import run_quantize
+
+    return run_quantize(options)
+
+
+def _add_perplexity(commands: Any) -> None:
+    command = _command(commands, "perplexity", _perplexity, "tell how well a model foresees a text")
+    add_perplexity_arguments(command)
+    _add_loading(command)
+
+
+def _perplexity(options: argparse.Namespace) -> int:
+    from chatglm.weight_commands import run_perplexity
+
+    names = ("dtype", "device", "quantize", "hub", "adapter", "prefix", "rope_ratio_meaning")
+    return run_perplexity(options, **{name: getattr(options, name) for name in names})

@@ -23,6 +23,7 @@ from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, r
 from chatglm.model.saving import Source, make_folder, save_tensors
 from chatglm.model.weights import INDEX_FILES, SINGLE_FILES
 from chatglm.quant import packing, rowwise
+from chatglm.quant.files import SCALES, VALUES, ZEROS
 from chatglm.quant.model import EMBEDDINGS, METHOD, effective_scheme, quantized_layer, scheme_of_layer
 from chatglm.quant.packed import PackedEmbedding, PackedLinear
 from chatglm.quant.rounding import Method, Numbers, round_weight
@@ -36,7 +37,7 @@ Parts = dict[str, Tensor]  # the tensors a matrix becomes, by the last part of t
 Rounding = Callable[[str], Parts]
 
 _SHARD_SIZE = "1GB"
-_ROWS_AT_ONCE = 2048  # a multiple of the rows of a packed block
+_CHUNK = 2**20  # numbers rounded at a time
 _SIDE_FILES = (
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "LICENSE",
     "MODEL_LICENSE",
@@ -161,11 +162,11 @@ def _sources(
         announced = {"weight": ((rows, width), torch.int8), f"weight{SCALE}": ((rows,), weight.dtype)}
     else:
         announced = {
-            "packed_values": (shapes.values, shapes.values_dtype),
-            "packed_scales": (shapes.scales, shapes.scales_dtype),
+            VALUES: (shapes.values, shapes.values_dtype),
+            SCALES: (shapes.scales, shapes.scales_dtype),
         }
         if not scheme.symmetric:
-            announced["packed_zeros"] = (shapes.scales, torch.uint8)
+            announced[ZEROS] = (shapes.scales, torch.uint8)
     return {f"{layer}.{part}": Source(*kind, partial(parts.take, part)) for part, kind in announced.items()}
 
 
@@ -177,7 +178,8 @@ def _official_parts(weight: Tensor, scheme: QuantScheme) -> Parts:
 def _native_parts(layer: str, weight: Tensor, scheme: QuantScheme) -> Parts:
     """Rounded to nearest as `quantize_model` does it, some rows at a time: the float32 copies stay small."""
     parts: list[Parts] = []
-    for rows in weight.split(_ROWS_AT_ONCE):
+    step = max(1, _CHUNK // (weight.shape[1] * packing.BLOCK_ROWS)) * packing.BLOCK_ROWS
+    for rows in weight.split(step):
         made = quantized_layer(_shell(layer, rows), scheme)
         assert isinstance(made, (PackedLinear, PackedEmbedding))
         parts.append(_packed_parts(made.packed))
@@ -208,8 +210,8 @@ def _finish(tensors: Mapping[str, Source], scheme: QuantScheme, format: Format, 
 
 
 def _packed_parts(packed: packing.Packed) -> Parts:
-    zeros = {} if packed.zeros is None else {"packed_zeros": packed.zeros}
-    return {"packed_values": packed.values, "packed_scales": packed.scales, **zeros}
+    zeros = {} if packed.zeros is None else {ZEROS: packed.zeros}
+    return {VALUES: packed.values, SCALES: packed.scales, **zeros}
 
 
 def _rounding(

@@ -34,7 +34,7 @@ def fresh_kernels(interpreted: bool) -> Iterator[None]:
     """
     name = "chatglm.quant.kernels.triton_kernels"
     path = Path(triton_linear.__file__).with_name("triton_kernels.py")
-    before = _take_triton()
+    before, number = _take_triton(), len(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         try:
             patch.setenv("TRITON_INTERPRET", "1" if interpreted else "0")
@@ -47,7 +47,8 @@ def fresh_kernels(interpreted: bool) -> Iterator[None]:
             spec.loader.exec_module(module)
             yield
         finally:
-            _take_triton()
+            # Kept until the end under another name: Triton's C++ part complains about what it finds alive then.
+            sys.modules.update({f"{number}:{name}": used for name, used in _take_triton().items()})
             sys.modules.update(before)
 
 

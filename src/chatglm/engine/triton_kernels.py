@@ -131,6 +131,7 @@ def write(batch: PagedBatch, layer: int, key: Tensor, value: Tensor) -> None:
         key, value, batch.slots, keys, values, key_scales, value_scales,
         key.stride(0), key.stride(1), value.stride(0), value.stride(1),
         D=head_dim, D_PADDED=_power_of_two(head_dim), QUANTIZED=batch.cache.quantized,
+        enable_fp_fusion=True,  # Triton 3.9 warns where nothing is said
     )  # fmt: skip
 
 
@@ -153,11 +154,13 @@ def decode(
         BLOCK_SIZE=batch.block_size, HEADS=num_heads // groups,
         ROWS=max(_LEAST_ROWS, _power_of_two(num_heads // groups)),
         D=head_dim, D_PADDED=padded, TILE=_TILE, QUANTIZED=batch.cache.quantized,
+        enable_fp_fusion=True,  # Triton 3.9 warns where nothing is said
     )  # fmt: skip
     out = query.new_empty(num_requests, num_heads, head_dim)
     _merge_kernel[(num_requests * num_heads,)](
-        shares, log_sums, out, num_shares, S_PADDED=_power_of_two(num_shares), D=head_dim, D_PADDED=padded
-    )
+        shares, log_sums, out, num_shares, S_PADDED=_power_of_two(num_shares), D=head_dim, D_PADDED=padded,
+        enable_fp_fusion=True,
+    )  # fmt: skip
     return out
 
 

@@ -5,6 +5,7 @@ engine, no gradient, no adapter, no hook? Then one call runs all layers. Otherwi
 give the same numbers up to float32 rounding.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,7 @@ class FusedForward:
         self.modules: tuple[nn.Module, ...] = ()
         self.layers: native.Layers | None = None
         self.caches: native.Caches | None = None
-        self._weights: tuple[int, ...] = ()
+        self._weights: tuple[tuple[int, int], ...] = ()
         self._states: Any = None  # a weak reference: an engine that is gone must not live on here
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedForward":
@@ -60,18 +61,13 @@ class FusedForward:
         **kwargs: Any,
     ) -> Any:
         paged = kwargs.get("paged")
-        if (
-            paged is None
-            or prefixes is not None
-            or keep_hidden
-            or keep_weights
-            or not self._ready(hidden_states, paged)
-        ):
+        asked_for_more = prefixes is not None or keep_hidden or keep_weights
+        if paged is None or asked_for_more or not self._ready(hidden_states, paged):
             return self.plain(hidden_states, prefixes, keep_hidden, keep_weights, **kwargs)
-        if self._cache is not paged.cache.states:
+        if self._states is None or self._states() is not paged.cache.states:
             layers = range(len(self.stack.layers))
             self.caches = native.Caches([native.cache_of(paged.cache, layer, paged.block_size) for layer in layers])
-            self._cache = paged.cache.states
+            self._states = weakref.ref(paged.cache.states)
         assert self.layers is not None
         assert self.caches is not None
         stream = hidden_states[0].to(torch.float32, copy=True).contiguous()
@@ -87,7 +83,7 @@ class FusedForward:
         linears = [linear for layer in self.stack.layers for linear in linears_of(layer)]
         if not all(isinstance(linear, PackedLinear) for linear in linears):
             return False  # an adapter was put around one
-        weights = tuple(linear.packed_values.data_ptr() for linear in linears)
+        weights = tuple(_mark(tensor) for layer in self.stack.layers for tensor in _tensors(layer))
         if weights != self._weights:  # moved or replaced since the kernels were told where they are
             self._build()
             self._weights = weights
@@ -123,6 +119,17 @@ def linears_of(layer: Any) -> list[Any]:
     if attention is None or mlp is None or not hasattr(mlp, "dense_h_to_4h"):
         return []
     return [attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h]
+
+
+def _tensors(layer: Any) -> list[Tensor]:
+    linears = linears_of(layer)
+    found = [layer.input_layernorm.weight, layer.post_attention_layernorm.weight]
+    return found + [t for linear in linears for t in (linear.packed_values, linear.bias) if t is not None]
+
+
+def _mark(tensor: Tensor) -> tuple[int, int]:
+    """Changes when a tensor is replaced, moved or written."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def _as_native(linear: PackedLinear) -> native.Weight:

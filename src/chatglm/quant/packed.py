@@ -267,6 +267,8 @@ class PackedEmbedding(_PackedWeight):
             raise CheckpointError(
                 f"ids reach from {int(ids.min())} to {int(ids.max())}; there are {self.num_embeddings}"
             )
+        if ids.is_cuda and (gathered := self._gather_on_gpu(ids)) is not None:
+            return gathered
         # [rows / 16, columns / 4, 16, 4] -> the columns of one row each
         flat = ids.reshape(-1)
         rows = self.packed_values[flat // 16, :, flat % 16].flatten(1)[:, : self.embedding_dim]
@@ -279,6 +281,14 @@ class PackedEmbedding(_PackedWeight):
         probe = torch.empty(0, dtype=self.dtype, device=self.packed_values.device)
         self.dtype = fn(probe).dtype if probe.device.type != "meta" else self.dtype
         return self
+
+    def _gather_on_gpu(self, ids: Tensor) -> Tensor | None:
+        from chatglm.quant.kernels.triton_linear import gather, unsuited
+
+        if unsuited(ids.device, self.dtype) is not None:
+            return None
+        rows, columns = self.num_embeddings, self.embedding_dim
+        return gather(ids, self.packed_values, self.packed_scales, None, rows, columns, 8, None, self.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, scheme={self.scheme.name}"

@@ -199,4 +199,5 @@ def dequantize(packed: Packed, scheme: QuantScheme) -> Tensor:
     groups = values.unflatten(1, (scales.shape[1], -1)).float()
     if zeros is not None:
         groups = groups - zeros[..., None].float()
-    return (groups * scales[..., None].float()).flatten(1)[:, : packed.columns]
+    weight: Tensor = (groups * scales[..., None].float()).flatten(1)[:, : packed.columns]
+    return weight

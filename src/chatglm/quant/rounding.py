@@ -19,7 +19,7 @@ METHODS: tuple[Method, ...] = ("gptq", "mse", "nearest")
 Numbers = tuple[Tensor, Tensor, Tensor | None]
 
 _BLOCK = 128  # columns rounded before the rest of the matrix hears of it; whole groups fit
-_CHUNK = 2**21  # numbers whose scales are searched at a time
+_CHUNK = 2**20  # numbers whose scales are searched at a time
 _REFINEMENTS = 2
 
 
@@ -145,13 +145,13 @@ def _candidates(groups: Tensor, scheme: QuantScheme) -> list[tuple[Tensor, Tenso
     """Scales that cut off more and more of the extremes, the plain ones first."""
     if not scheme.symmetric:
         low, high = groups.amin(-1).clamp_max(0), groups.amax(-1).clamp_min(0)
-        return [_asymmetric(low * share, high * share) for share in torch.linspace(1, 0.5, 21).tolist()]
+        return [_asymmetric(low * share, high * share) for share in torch.linspace(1, 0.6, 11).tolist()]
     if scheme.bits == 8:
         extreme = groups.abs().amax(-1)
         return [(extreme / steps, None) for steps in (127.0, 128.0, 130.0, 132.0, 135.0, 138.0, 142.0, 147.0)]
     extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))[..., 0]
     # -8 is the widest number: towards the extreme it reaches to 8 steps, on the other side to 7.
-    steps = [-8.0, 7.0, *torch.linspace(-7.5, -13, 23).tolist(), *torch.linspace(6.5, 11.5, 21).tolist()]
+    steps = (-8.0, 7.0, -8.5, -9.0, -9.75, -10.75, -12.0, 7.5, 8.0, 8.75, 9.75, 11.0)  # 46 of them gain 0.4 %
     return [(extreme / step, None) for step in steps]
 
 

@@ -68,9 +68,12 @@ def _(
     group_size: int | None,
     precise: bool,
 ) -> Tensor:
-    from chatglm.quant.kernels.triton_linear import linear
+    from chatglm.quant.kernels.triton_linear import linear, unsuited
 
-    if precise:
+    reason = None if precise else unsuited(states.device, states.dtype)
+    if reason is not None:
+        _say_once(reason)
+    if precise or reason is not None:
         return reference_linear(states, values, scales, zeros, bias, out_features, bits, group_size)
     return linear(states, values, scales, zeros, bias, out_features, bits, group_size)
 
