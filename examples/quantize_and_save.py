@@ -1,4 +1,4 @@
-"""Store a model in 4 bits (the official row-wise form), load it again, and export it for stock transformers."""
+"""Store a model in 4 bits, load it again, and export it for stock transformers."""
 
 import tempfile
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import chatglm
 from chatglm.inspect import convert, info_text
 
-model, tokenizer = chatglm.load(quantize=4)
+model, tokenizer = chatglm.load(quantize="int4")
 with tempfile.TemporaryDirectory() as name:
     folder = Path(name) / "tiny-int4"
     model.save_pretrained(folder)

@@ -1,6 +1,6 @@
 """Compiles the kernels into one shared library: `python native/build.py OUTPUT`.
 
-Every file of an instruction set is compiled with flags of its own; which one runs is decided when the library is loaded.
+Every file of an instruction set is compiled with flags of its own; which one runs is decided when the library loads.
 Called by the package's build (see `hatch_build.py`), by the tests and by hand. Standard library only.
 """
 

@@ -43,7 +43,7 @@ def test_help(capsys, command):
         (["chat", "--qqqqqq"], "unknown option --qqqqqq\n"),
         (["chta"], "unknown value 'chta'; did you mean chat?"),
         (["chat", "--hub", "modelscop"], "unknown value 'modelscop'; did you mean modelscope?"),
-        (["chat", "--quantize", "5"], "unknown value 5; it must be one of: 4, 8"),
+        (["chat", "--quantize", "5"], "quantize is '5'; it must be int4"),
         (["chat", "--top-k", "many"], "--top-k: invalid int value: 'many'"),
         (["convert", "a", "b"], "the following arguments are required: --to"),
         ([], "a command is missing"),

@@ -52,7 +52,8 @@ def test_the_six_billion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     total = sum(torch.Size(shape).numel() for name, shape in shapes.items() if "inv_freq" not in name)
     linears = {n: s for n, s in shapes.items() if n.endswith((".weight",)) and ("dense" in n or "query_key" in n)}
     info = FolderInfo(
-        folder=tmp_path, variant="", reason="", config=config, num_parameters=total, quantization_bit=0, dtypes={},
+        folder=tmp_path, variant="", reason="", config=config, num_parameters=total, quantization_bit=0, scheme=None,
+        dtypes={},
         files={}, linear_parameters=sum(torch.Size(s).numel() for s in linears.values()),
         linear_rows=sum(s[0] for s in linears.values()),
     )  # fmt: skip

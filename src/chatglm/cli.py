@@ -141,12 +141,24 @@ def _add_loading(command: Parser) -> None:
     )
     group.add_argument(
         "--quantize",
+        type=_scheme,
         metavar="SCHEME",
         help="int4, int8, int4-g64, int4-g128, int4-rowwise (the official format), ... (default: as stored)",
     )
     group.add_argument("--adapter", metavar="FOLDER", help="LoRA folder or hub name to attach")
     group.add_argument("--prefix", metavar="FILE", help="P-Tuning v2 file or folder")
     _add_rope_ratio_meaning(group)
+
+
+def _scheme(text: str) -> str:
+    from chatglm.errors import ConfigError
+    from chatglm.quant.scheme import QuantScheme
+
+    try:
+        QuantScheme.parse(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _add_rope_ratio_meaning(target: Any) -> None:

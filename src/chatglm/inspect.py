@@ -7,15 +7,17 @@ import copy
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from chatglm.errors import CheckpointError, ConfigError
-from chatglm.model.checkpoint import INV_FREQ, SCALE, canonical_name, expected_shapes, verify_folder
+from chatglm.model.checkpoint import INV_FREQ, PACKED, SCALE, canonical_name, expected_shapes, verify_folder
 from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_json, read_settings
 from chatglm.model.vocabulary import Vocabulary
-from chatglm.model.weights import INDEX_FILES, SINGLE_FILES
+from chatglm.model.weights import INDEX_FILES, SINGLE_FILES, TensorInfo
+from chatglm.quant.model import scheme_of_config
 
 Layout = Literal["glm", "official"]
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
@@ -31,6 +33,7 @@ class FolderInfo:
     config: ChatGLMConfig
     num_parameters: int
     quantization_bit: int
+    scheme: str | None  # of a packed folder
     dtypes: dict[str, int]  # dtype as stored -> number of tensors
     files: dict[str, int]  # weight file -> size
     linear_parameters: int  # in the four linears of every layer, which quantization makes smaller
@@ -74,13 +77,21 @@ def describe(folder: str | Path) -> FolderInfo:
         variant=variant,
         reason=reason,
         config=config,
-        num_parameters=sum(_size(full.get(n, i.shape)) for n, i in stored.items() if _is_parameter(n)),
+        num_parameters=_num_parameters(full, stored),
         quantization_bit=config.quantization_bit,
+        scheme=None if (scheme := scheme_of_config(config)) is None else scheme.name,
         dtypes=dict(Counter(str(info.dtype).removeprefix("torch.") for info in stored.values())),
         files={file.name: file.stat().st_size for file in weights.files},
         linear_parameters=sum(_size(shape) for shape in linears.values()),
         linear_rows=sum(shape[0] for shape in linears.values()),
     )
+
+
+def _num_parameters(full: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo]) -> int:
+    """Those of the full model: a packed weight counts as the matrix it stands for."""
+    layers = {name.rpartition(".")[0] for name in stored if PACKED in name}
+    packed = sum(_size(full[f"{layer}.weight"]) for layer in layers)
+    return packed + sum(_size(full.get(n, i.shape)) for n, i in stored.items() if PACKED not in n and _is_parameter(n))
 
 
 def guess_variant(folder: Path, config: ChatGLMConfig) -> tuple[str, str]:
@@ -112,7 +123,7 @@ def info_text(folder: str | Path) -> str:
                   f"feed-forward {config.ffn_hidden_size}, vocabulary {config.padded_vocab_size}"),
         ("context", f"{config.seq_length:,} tokens; {_rope_text(config)}"),
         ("stored as", ", ".join(f"{dtype} ({count} tensors)" for dtype, count in info.dtypes.items())),
-        ("quantized", f"row-wise INT{info.quantization_bit}" if info.quantization_bit else "no"),
+        ("quantized", info.scheme or (f"row-wise INT{info.quantization_bit}" if info.quantization_bit else "no")),
         ("files", f"{len(info.files)}, together {size_text(info.bytes_on_disk)}"),
         *[("", f"{name}  {size_text(size)}") for name, size in info.files.items()],
         ("memory for weights", "  ".join(f"{p} {size_text(info.weight_bytes(p))}" for p in PRECISIONS)),
@@ -195,6 +206,7 @@ def full_shapes(config: ChatGLMConfig) -> dict[str, tuple[int, ...]]:
     """`expected_shapes` of the same network in full precision."""
     config = copy.deepcopy(config)
     config.quantization_bit = 0
+    config.__dict__.pop("quantization_config", None)
     return expected_shapes(config)
 
 

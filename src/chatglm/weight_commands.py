@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 GGUF_DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
-_ROUNDINGS = ("nearest", "mse", "gptq")
+ROUNDINGS = ("nearest", "mse", "gptq")
 _FULL = 16  # how the command line says "leave it as it is"
 
 
@@ -54,7 +54,7 @@ def add_quantize_arguments(command: Any) -> None:
 def _add_calibration(group: Any) -> None:
     group.add_argument(
         "--rounding",
-        choices=_ROUNDINGS,
+        choices=ROUNDINGS,
         help="nearest; mse: scales of least error; gptq: errors made up for, needs --calibrate "
         "(default: gptq with --calibrate, else nearest)",
     )
@@ -120,7 +120,7 @@ def run_perplexity(options: argparse.Namespace, **loading: Any) -> int:
 
     text = read_text(options.text)
     model, tokenizer = load(options.model, **loading)
-    context = options.context or min(2048, model.config.max_position_embeddings)
+    context = min(2048, model.config.max_position_embeddings) if options.context is None else options.context
     step = _progress()
     progress = None if step is None else lambda done, total: step("tokens", done, total)
     sys.stdout.write(report(options.text, perplexity(model, tokenizer, text, context, options.stride, progress)))

@@ -20,7 +20,7 @@ class FakeSandbox:
             return Result("error", (Output("error", "KeyboardInterrupt"),))
         return step if isinstance(step, Result) else Result("ok", (Output("stdout", step),))
 
-    def put(self, name, content):
+    def put(self, name, content, folders=False):
         self.files[name] = content
 
     def get(self, name):

@@ -249,11 +249,15 @@ def test_exceptions_are_told_in_a_line(error, says):
         ("<Foo object at 0x7f12ab>", "<Foo object >"),
         ("'/mnt/data/a b/c.csv' and /mnt/data/d/e.csv", "'/mnt/data/a b/c.csv' and /mnt/data/d/e.csv"),
         ("1/2 and a/b and 3 / 4", "1/2 and a/b and 3 / 4"),
-        (f"{os.getcwd()}/tests", "~/tests"),
     ],
 )
 def test_paths_are_left_out(text, expected):
     assert without_paths(text) == expected
+
+
+def test_the_working_folder_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert without_paths(f"{os.getcwd()}/tests") == "~/tests"
 
 
 @given(st.text(alphabet="/\\ab. '\"~:0x", max_size=60))

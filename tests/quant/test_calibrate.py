@@ -56,7 +56,7 @@ def test_the_output_error_is_smaller_than_that_of_rounding_to_nearest(name: str,
     name=st.sampled_from(SCHEMES),
     seed=st.integers(0, 2**31),
     rows=st.integers(1, 20),
-    columns=st.integers(1, 150),
+    columns=st.integers(1, 75).map(lambda half: 2 * half),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
     size=st.sampled_from([1e-3, 1.0, 100.0]),
 )
@@ -67,7 +67,7 @@ def test_searched_scales_never_lose_and_everything_fits_the_layout(
     weight, inputs = random_case(seed, rows, columns, 30)
     weight = (weight * size).to(dtype)
     hessian = inputs.T @ inputs
-    plain = packing.quantize(weight, scheme)
+    plain = round_weight(weight, scheme, "nearest")
     errors = {}
     for method in ("mse", "gptq"):
         numbers = round_weight(weight, scheme, method, hessian if method == "gptq" else None)  # type: ignore[arg-type]
@@ -76,8 +76,7 @@ def test_searched_scales_never_lose_and_everything_fits_the_layout(
         assert limit[0] <= int(numbers[0].min()) <= int(numbers[0].max()) <= limit[1]
         assert torch.equal(packing.dequantize(packed, scheme), restore(numbers, columns))
         errors[method] = float((restore(numbers, columns) - weight.float()).norm())
-    slack = 1 + 2 * torch.finfo(dtype).eps if scheme.group_size is None else 1  # scales of rows take the weight's dtype
-    assert errors["mse"] <= slack * float((restore(plain, columns) - weight.float()).norm()) + 1e-6 * size
+    assert errors["mse"] <= (1 + 1e-5) * float((restore(plain, columns) - weight.float()).norm())
 
 
 def test_a_hessian_that_says_nothing_is_rounding_one_by_one() -> None:
@@ -264,9 +263,9 @@ def test_the_embedded_model_loses_less() -> None:
     """Perplexity of answers to held-out phrasings: calibrated 4 bits a row against plain ones."""
     encoder = Encoder(WEIGHTS / "tokenizer.model")
     model = ChatGLMForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32)
-    texts = [encoder.example(one) for one in islice(stream(5, "train"), 40)]
+    texts = [encoder.example(one) for one in islice(stream(5, "train"), 15)]
     ids = [torch.tensor(text.ids[:1024]) for text in texts]
-    held_out = [encoder.example(one) for one in islice(stream(77, "phrasing"), 120)]
+    held_out = [encoder.example(one) for one in islice(stream(77, "phrasing"), 60)]
     scheme, found = QuantScheme.parse("int4-rowwise"), {}
     for method in ("nearest", "gptq"):
         quantized: Any = quantize_calibrated(copy.deepcopy(model), ids, scheme, method)  # type: ignore[arg-type]

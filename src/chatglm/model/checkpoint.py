@@ -3,6 +3,7 @@
 A folder is judged from headers alone, before any model is built. Loading itself is transformers' `from_pretrained`.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -147,6 +148,36 @@ def stored_tensors(
         source = _source(weights, info, scale, bits, dequantize, dtype)
         sources[rename(name)] = Source(source.shape, source.dtype, partial(_in_turn, turn, source.read))
     return sources
+
+
+def unpacked_tensors(
+    sources: dict[str, Source], config: ChatGLMConfig, dtype: torch.dtype | None = None
+) -> dict[str, Source]:
+    """The tensors of a packed folder as full weights, each made when it is read; those of other folders as they are.
+
+    `dtype` of the made weights; by default that of the norms, which is what the rest of the model was stored in.
+    """
+    if not any(PACKED in name for name in sources):
+        return sources
+    from chatglm.quant.files import packed_weight
+    from chatglm.quant.model import scheme_of_config
+
+    scheme = scheme_of_config(config)
+    assert scheme is not None
+    plain = copy.copy(config)
+    plain.__dict__.pop("quantization_config")
+    dtype = dtype or next(source.dtype for name, source in sources.items() if "layernorm" in name)
+
+    def made(layer: str, shape: Shape) -> Source:
+        return Source(shape, dtype, lambda: packed_weight(layer, shape, scheme, lambda n: sources[n].read()).to(dtype))
+
+    result: dict[str, Source] = {}
+    for name, shape in expected_shapes(plain).items():
+        if name in sources:
+            result[name] = sources[name]
+        elif f"{(layer := name.rpartition('.')[0])}.packed_values" in sources:
+            result[name] = made(layer, shape)
+    return result
 
 
 def keep_inv_freq(model: "ChatGLMPreTrainedModel", weights: WeightFolder) -> None:

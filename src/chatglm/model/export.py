@@ -25,6 +25,7 @@ from chatglm.model.checkpoint import (
     expected_shapes,
     official_inv_freq,
     stored_tensors,
+    unpacked_tensors,
     verify_folder,
 )
 from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_json, read_settings
@@ -83,13 +84,15 @@ def to_glm(
         )
     weights = verify_folder(source, config)
     official = stored_tensors(weights, bits=config.quantization_bit, dequantize=dequantize)
+    official = unpacked_tensors(official, config)
+    packed = getattr(config, "quantization_config", None) is not None
     eos, tokenizer = end_ids(source, config), _stock_tokenizer(source, config)
     save_tensors(target, _glm_sources(config, official), max_shard_size or _shard_size(weights))
     dtype = official[EMBEDDING].dtype
     _write_json(target / "config.json", glm_config(config, dtype, eos))
     generation = {"eos_token_id": eos, "pad_token_id": config.pad_token_id, "do_sample": True}
     _write_json(target / GENERATION, generation | {"top_p": 0.8, "temperature": 0.8})
-    if not config.quantization_bit:
+    if not config.quantization_bit and not packed:
         _write_json(target / SIDE_FILE, _side_file(source, config, weights))
     if tokenizer is not None:
         _write_stock_tokenizer(source, target, config, tokenizer)

@@ -1,11 +1,11 @@
 """What packed weights are called in a weight folder, and which shapes a scheme gives them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-import torch
+from torch import Tensor
 
 from chatglm.quant.model import scheme_of_layer
-from chatglm.quant.packing import Shapes
+from chatglm.quant.packing import Packed, Shapes, dequantize
 from chatglm.quant.scheme import QuantScheme
 
 VALUES, SCALES, ZEROS = "packed_values", "packed_scales", "packed_zeros"
@@ -28,15 +28,15 @@ def packed_shapes(shapes: Mapping[str, tuple[int, ...]], scheme: QuantScheme) ->
     return result
 
 
-def is_packed(name: str) -> bool:
-    """Whether a tensor of this name is part of a packed weight, whose dtype is not the model's business."""
-    return name.endswith((VALUES, SCALES, ZEROS))
+def packed_weight(layer: str, shape: tuple[int, ...], scheme: QuantScheme, read: Callable[[str], Tensor]) -> Tensor:
+    """The full weight of a layer of a packed folder, float32 of its `shape`; `read` gives the folder's tensors.
 
-
-def packed_dtype(name: str, scheme: QuantScheme) -> torch.dtype:
-    """The dtype a packed tensor of this name has."""
-    layer, _, part = name.rpartition(".")
+    Raises:
+        CheckpointError: the tensors are not what the scheme says.
+    """
     wanted = scheme_of_layer(layer, scheme)
     assert wanted is not None
-    shapes = Shapes(1, 1, wanted)
-    return {VALUES: shapes.values_dtype, SCALES: shapes.scales_dtype, ZEROS: torch.uint8}[part]
+    zeros = None if wanted.symmetric else read(f"{layer}.{ZEROS}")
+    packed = Packed(read(f"{layer}.{VALUES}"), read(f"{layer}.{SCALES}"), zeros, shape[0], shape[1])
+    Shapes(shape[0], shape[1], wanted).check(packed)
+    return dequantize(packed, wanted)

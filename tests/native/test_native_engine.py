@@ -1,4 +1,4 @@
-"""The engine with attention="native": requests may be cut, batched, thrown out and guessed as with any other filling."""
+"""The engine with attention="native": however requests are cut, batched, thrown out or guessed, the same tokens."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,8 +15,8 @@ from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
 
 pytestmark = needs_kernels
-GREEDY = SamplingParams(temperature=0, max_tokens=16)
-SEEDED = SamplingParams(seed=6, temperature=0.9, top_p=0.9, repetition_penalty=1.1, max_tokens=16)
+GREEDY = SamplingParams(temperature=0, max_tokens=10)
+SEEDED = SamplingParams(seed=6, temperature=0.9, top_p=0.9, repetition_penalty=1.1, max_tokens=10)
 
 
 def make(**options: Any) -> Any:
@@ -57,9 +57,16 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("draft", [None, "lookup", "model"])
-@pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "params", "draft"),
+    [
+        *((name, SEEDED, None) for name in CONFIGS),
+        ("batched", GREEDY, None),
+        ("batched", GREEDY, "lookup"),
+        ("chunked", SEEDED, "model"),
+    ],
+    ids=lambda value: "greedy" if value is GREEDY else "seeded" if value is SEEDED else str(value),
+)
 def test_the_tokens_are_the_same(model: Any, expected: Any, name: str, params: SamplingParams, draft: Any) -> None:
     engine = Engine(model, EngineConfig(attention="native", **CONFIGS[name]), draft_model=model)
     assert engine.runner.filling.name == "native"
