@@ -70,3 +70,22 @@ def test_tests_have_no_network():
         socket.create_connection(("example.org", 80), timeout=1)
     with socket.socket() as connection, pytest.raises(OSError, match="without network"):
         connection.connect(("192.0.2.1", 80))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from transformers import GlmForCausalLM",  # its modules import an auto module while they are being loaded
+        "import transformers.modeling_layers",
+        "import transformers.modeling_utils",
+        "from transformers import AutoModel",
+        "import chatglm.model.network",
+    ],
+)
+def test_whatever_is_imported_first_our_classes_are_registered(first: str) -> None:
+    check = (
+        f"import chatglm; {first}; from transformers import AutoModel; "
+        "from chatglm.model.config import ChatGLMConfig; "
+        "assert ChatGLMConfig in AutoModel._model_mapping"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)

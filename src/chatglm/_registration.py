@@ -6,7 +6,7 @@ been imported, and registers ours then; where they are loaded already, at once. 
 always: the finder only adds a step after it. Nothing else in the process is touched.
 
 Importing ours imports parts of transformers, and those may import an auto module in turn; so a registration waits until
-none of our modules is in the middle of being loaded.
+none of our modules, and none of the modules they need, is in the middle of being loaded.
 """
 
 import importlib
@@ -61,10 +61,16 @@ _REGISTRATIONS: tuple[tuple[str, Callable[[], None]], ...] = (
     (_AUTO + "modeling_auto", _register_models),
 )
 _OURS = "chatglm.model."
+# What our modules import; in some releases these import an auto module themselves.
+_NEEDED = frozenset(
+    f"transformers.{name}"
+    for name in ("modeling_layers", "modeling_utils", "modeling_outputs", "cache_utils", "masking_utils", "generation")
+)
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Finds nothing itself; adds a step after the loading of transformers' auto modules and of our own."""
+    """Finds nothing itself; adds a step after the loading of transformers' auto modules, of our own, and of what ours
+    need."""
 
     def __init__(self) -> None:
         self.loading: set[str] = set()
@@ -73,7 +79,8 @@ class _Watcher(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname in self.loading or not (fullname in self.pending or fullname.startswith(_OURS)):
+        watched = fullname in self.pending or fullname in _NEEDED or fullname.startswith(_OURS)
+        if fullname in self.loading or not watched:
             return None
         self.loading.add(fullname)  # so that the search below passes over this finder
         try:
@@ -85,8 +92,8 @@ class _Watcher(importlib.abc.MetaPathFinder):
         return spec
 
     def register(self) -> None:
-        """Make the registrations whose auto module is there, unless one of our modules is being loaded."""
-        if any(name.startswith(_OURS) for name in self.loading):
+        """Make the registrations whose auto module is there, unless something they need is being loaded."""
+        if any(name.startswith(_OURS) or name in _NEEDED for name in self.loading):
             return
         for name in list(self.pending):
             if name in sys.modules and name not in self.loading and (register := self.pending.pop(name, None)):

@@ -18,6 +18,7 @@ from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.quant.fused import FusedForward, fuse, unfuse
 from chatglm.quant.model import quantize_model
+from chatglm.quant.packed import PackedLinear
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"no native kernels: {native.why_not()}")
 SIZES = {
@@ -75,32 +76,59 @@ def logits_of(model: Any, config: EngineConfig | None = None) -> torch.Tensor:
     return torch.cat(seen)
 
 
+def exactly(model: Any) -> None:
+    """From now on without rounding activations."""
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            module.precise = True
+
+
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("scheme", ["int4", "int4-g64-asym", "int8", "int4-rowwise", "int8-rowwise", "int8-g32"])
+SCHEMES = ["int4", "int4-g64-asym", "int8", "int4-rowwise", "int8-rowwise", "int8-g32"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("kv_dtype", ["model", "bfloat16", "int8"])
-def test_equals_the_networks_own_code(scheme: str, kv_dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to activations that fall to the other side of a rounding step: each is 1/254 of its group's largest."""
-    model = make(scheme)
+def test_a_layer_equals_the_networks_own_code(scheme: str, kv_dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To float32 rounding, but for tokens one of whose activations falls to the other side of a rounding step."""
+    model = make(scheme, num_layers=1)
     config = EngineConfig(max_batch_tokens=16, kv_dtype=kv_dtype, attention="reference")
     plain = logits_of(model, config)
     assert fuse(model)
     assert native_calls(model, monkeypatch, lambda: logits_of(model, config)) > 0
-    assert relative(logits_of(model, config), plain) < 5e-3
+    fused = logits_of(model, config)
+    of_tokens = (fused - plain).norm(dim=1) / plain.norm(dim=1)
+    assert of_tokens.median() < (1e-6 if kv_dtype == "model" else 2e-3)  # what is stored coarsely is rounded as well
+    assert relative(fused, plain) < 5e-3
     unfuse(model)
     assert torch.equal(logits_of(model, config), plain)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_stack_is_as_close_to_the_weights(scheme: str) -> None:
+    """An activation that is rounded otherwise changes those of the next layers: the distance between two roundings is
+    that of either to none. It must not be more."""
+    model = make(scheme)
+    plain = logits_of(model)
+    assert fuse(model)
+    fused = logits_of(model)
+    exactly(model)
+    exact = logits_of(model)
+    assert relative(fused, plain) < 1.2 * relative(plain, exact)
+    assert relative(fused, exact) < 1.2 * relative(plain, exact) < 3e-2
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_no_worse_than_the_networks_own(dtype: torch.dtype) -> None:
-    """The kernels keep the stream in float32 between the layers, so they come closer to the float32 model."""
+    """The kernels keep the stream in float32 between the layers."""
     model = make(dtype=dtype)
     exact = logits_of(copy.deepcopy(model).float())
     plain = relative(logits_of(model), exact)
     assert fuse(model)
-    assert relative(logits_of(model), exact) < max(plain, 5e-3)
+    assert relative(logits_of(model), exact) < max(plain, 1.5e-2)
 
 
 def test_requests_of_all_kinds_get_the_same_tokens() -> None:
@@ -146,7 +174,7 @@ def test_hooks_see_their_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for path in (QKV, "transformer.encoder.layers.0", "transformer.encoder.layers.2.mlp"):
         for register in ("register_forward_hook", "register_forward_pre_hook"):
-            handle = getattr(model.get_submodule(path), register)(lambda *_: seen.append(path))
+            handle = getattr(model.get_submodule(path), register)(lambda *_, path=path: seen.append(path))
             assert native_calls(model, monkeypatch, lambda: logits_of(model)) == 0
             assert seen.pop() == path
             handle.remove()
@@ -157,16 +185,14 @@ def test_hooks_see_their_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = model.transformer.encoder.layers[1]
     layer.forward = lambda hidden_states, *_, **__: (hidden_states, None)  # as accelerate and users do
     assert native_calls(model, monkeypatch, lambda: logits_of(model)) == 0
-    assert relative(logits_of(model), plain) > 0.01
+    assert relative(logits_of(model), plain) > 0.1
     del layer.forward
-    assert relative(logits_of(model), plain) < 5e-3
+    assert relative(logits_of(model), plain) < 2e-2
 
 
 def test_an_exact_layer_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make()
-    for linear in model.modules():
-        if hasattr(linear, "precise"):
-            linear.precise = True
+    exactly(model)
     plain = logits_of(model)
     assert fuse(model)
     assert native_calls(model, monkeypatch, lambda: logits_of(model)) == 0
@@ -191,20 +217,25 @@ def test_adapters_of_requests() -> None:
     assert answers[0][0::2] != answers[0][1::2], "the adapter changes nothing"
 
 
+class Wrapped(nn.Module):
+    """As adapters do it: the linear inside, an update beside it."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = linear
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.base_layer(states) * 1.5  # type: ignore[no-any-return]
+
+
 def test_an_adapter_put_around_a_linear(monkeypatch: pytest.MonkeyPatch) -> None:
-    peft = pytest.importorskip("peft")
     model = make()
     assert fuse(model)
     before = logits_of(model)
-    config = peft.LoraConfig(r=4, target_modules=["query_key_value"], init_lora_weights=False)
-    inner = model.transformer.encoder
-    try:
-        peft.inject_adapter_in_model(config, model)
-    except ValueError as error:  # peft knows only layers it has a class for
-        pytest.skip(f"peft refuses packed layers: {error}")
+    attention = model.transformer.encoder.layers[1].self_attention
+    attention.query_key_value = Wrapped(attention.query_key_value)
     assert native_calls(model, monkeypatch, lambda: logits_of(model)) == 0
-    assert inner is model.transformer.encoder
-    assert relative(logits_of(model), before) > 1e-3
+    assert relative(logits_of(model), before) > 0.05
 
 
 def test_a_prefix() -> None:
@@ -230,7 +261,7 @@ def test_weights_that_change_are_noticed(dtype: torch.dtype) -> None:
     assert isinstance(wide.transformer.encoder.forward, FusedForward)
     unfused = copy.deepcopy(wide)
     unfuse(unfused)
-    assert relative(logits_of(wide), logits_of(unfused)) < 5e-3
+    assert relative(logits_of(wide), logits_of(unfused)) < 2e-2
     quantize = make("int8", dtype)
     model.transformer.encoder.layers[0] = quantize.transformer.encoder.layers[0]  # another layer, another scheme
     plain = copy.deepcopy(model)
