@@ -60,6 +60,7 @@ check: $(dev_ready)
 	$(python) -m pytest --quiet tests/test_rooms.py
 	$(python) docs/generate_cli.py --check
 	$(python) tests/fuzz_parser.py --seconds 10
+	$(python) native/tests/run.py
 
 format: $(dev_ready)
 	$(python) -m ruff format .

@@ -50,7 +50,7 @@ RULES = Rules(
         ROOT: Room(may=names("registration"), inside=names("errors chat engine quant model load agent")),
         "terminal": Room(
             may=names("chat errors"),
-            inside=names("model load engine quant agent demo") | {ROOT},
+            inside=names("model load engine quant native agent demo") | {ROOT},
             third_party=names("prompt_toolkit"),
         ),
         "serve": Room(may=names("chat errors"), inside=names("model load engine quant agent demo") | {ROOT}),

@@ -22,12 +22,21 @@ def report() -> Iterator[str]:
     for package in ("torch", "transformers"):
         yield f"{package} {metadata.version(package)}"
     yield f"device: {_device()}"
+    yield f"CPU kernels: {_kernels()}"
     for package, (extra, purpose) in EXTRAS.items():
         state = "installed" if find_spec(package) else f"missing; pip install 'chatglm[{extra}]'"
         yield f"{package} ({purpose}): {state}"
     from chatglm.agent.sandbox import doctor
 
     yield from doctor()
+
+
+def _kernels() -> str:
+    from chatglm import native
+
+    if not native.available():
+        return f"not here, torch is used instead: {native.why_not()}"
+    return f"{native.level()} (of {', '.join(native.levels())}), {native.num_threads()} threads"
 
 
 def _device() -> str:
