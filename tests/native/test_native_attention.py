@@ -93,7 +93,7 @@ requests = st.lists(st.tuples(st.integers(1, 90), st.integers(1, 50)), min_size=
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(
     requests=requests,
     groups=st.sampled_from([1, 2, 3]),

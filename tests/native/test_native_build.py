@@ -12,7 +12,7 @@ import pytest
 
 from chatglm import native
 from chatglm.errors import ConfigError
-from chatglm.native import library
+from chatglm.native import library, structures
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "native" / "build.py"
@@ -57,6 +57,23 @@ def test_a_library_that_cannot_be_used(tmp_path: Path, text: str | None) -> None
         path.write_text(text)
     with pytest.raises(library._Missing, match="C\\+\\+ compiler" if text is None else "does not load"):
         library._open(path)
+
+
+@pytest.mark.skipif(not native.available(), reason="no native kernels")
+@pytest.mark.parametrize(
+    ("table", "name", "value", "words"),
+    [
+        (vars(library), "ABI", 99, "has interface .*, this version needs 99"),
+        (structures.FUNCTIONS, "chatglm_next", [], "lacks a function: .*chatglm_next"),
+        (structures.BY_NAME, "weight", structures._Cache, "lays out 'weight' differently"),
+    ],
+)
+def test_a_library_of_another_version(
+    monkeypatch: pytest.MonkeyPatch, table: dict[str, object], name: str, value: object, words: str
+) -> None:
+    monkeypatch.setitem(table, name, value)
+    with pytest.raises(library._Missing, match=words):
+        library._open(library.FILE)
 
 
 WITHOUT = """

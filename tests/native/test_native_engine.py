@@ -15,8 +15,8 @@ from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
 
 pytestmark = needs_kernels
-GREEDY = SamplingParams(temperature=0, max_tokens=10)
-SEEDED = SamplingParams(seed=6, temperature=0.9, top_p=0.9, repetition_penalty=1.1, max_tokens=10)
+GREEDY = SamplingParams(temperature=0, max_tokens=7)
+SEEDED = SamplingParams(seed=6, temperature=0.9, top_p=0.9, repetition_penalty=1.1, max_tokens=7)
 
 
 def make(**options: Any) -> Any:
@@ -35,7 +35,7 @@ def model() -> Any:
 
 def prompts() -> list[list[int]]:
     generator = torch.Generator().manual_seed(2)
-    return [torch.randint(3, 290, (length,), generator=generator).tolist() for length in (1, 70, 13, 40, 41)]
+    return [torch.randint(3, 290, (length,), generator=generator).tolist() for length in (1, 70, 41)]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_tokens_are_the_same(model: Any, expected: Any, name: str, params: S
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_scores_are_those_of_the_reference(model: Any, level: str, dtype: Any) -> None:
-    prompt, continuation = prompts()[1], prompts()[3]
+    prompt, continuation = prompts()[1], prompts()[2]
     with using(level):
         found, wanted = (
             Engine(model, EngineConfig(attention=name, kv_dtype=dtype)).score(prompt, continuation).token_logprobs

@@ -56,7 +56,7 @@ products = {
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(**products)
 def test_the_product_of_rounded_activations_is_exact(
     level: str, rows: int, columns: int, tokens: int, scheme: QuantScheme, with_bias: bool, seed: int
@@ -110,7 +110,7 @@ def test_threads_change_no_bit_and_levels_hardly_one(scheme: QuantScheme, tokens
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     tokens=st.sampled_from([2, 7, 9, 40]),
     bad=st.sampled_from([torch.nan, torch.inf, -torch.inf]),
@@ -146,7 +146,7 @@ def test_nothing_and_zeros(level: str, scheme: QuantScheme) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     rows=st.integers(1, 70), columns=st.integers(1, 200), scheme=st.sampled_from(SCHEMES), seed=st.integers(0, 99),
     data=st.data(),

@@ -34,13 +34,16 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _checked(library: ctypes.CDLL) -> ctypes.CDLL:
-    library.chatglm_level_name.restype = ctypes.c_char_p
-    library.chatglm_sizeof.restype = ctypes.c_int64
-    library.chatglm_read.restype = ctypes.c_uint64
-    for name, count in structures.FUNCTIONS.items():
-        getattr(library, name).argtypes = count
     if (seen := library.chatglm_abi()) != ABI:
         raise _Missing(f"the library has interface {seen}, this version needs {ABI}; reinstall chatglm")
+    try:
+        library.chatglm_level_name.restype = ctypes.c_char_p
+        library.chatglm_sizeof.restype = ctypes.c_int64
+        library.chatglm_read.restype = ctypes.c_uint64
+        for name, types in structures.FUNCTIONS.items():
+            getattr(library, name).argtypes = types
+    except AttributeError as error:
+        raise _Missing(f"the library lacks a function: {error}; reinstall chatglm") from error
     for name, structure in structures.BY_NAME.items():
         if library.chatglm_sizeof(name.encode()) != ctypes.sizeof(structure):
             raise _Missing(f"the library lays out {name!r} differently; reinstall chatglm")

@@ -81,13 +81,16 @@ class FusedForward:
         if not hidden_states.is_cpu or hidden_states.shape[0] != 1 or not native.readable(paged):
             return False
         linears = [linear for layer in self.stack.layers for linear in linears_of(layer)]
-        if not all(isinstance(linear, PackedLinear) for linear in linears):
-            return False  # an adapter was put around one
+        if not all(isinstance(linear, PackedLinear) and not linear.precise for linear in linears):
+            return False  # an adapter was put around one, or its product is to be exact
         weights = tuple(_mark(tensor) for layer in self.stack.layers for tensor in _tensors(layer))
         if weights != self._weights:  # moved or replaced since the kernels were told where they are
             self._build()
             self._weights = weights
-        return not any(module._forward_hooks or module._forward_pre_hooks for module in self.modules)
+        return not any(
+            module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+            for module in self.modules
+        )
 
     def _build(self) -> None:
         self.modules = tuple(module for layer in self.stack.layers for module in layer.modules())

@@ -219,7 +219,7 @@ class _Matmul(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        bias = gradient.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        bias = gradient.reshape(-1, gradient.shape[-1]).sum(0) if ctx.needs_input_grad[1] else None
         return gradient @ ctx.layer.dequantize().to(gradient.dtype), bias, None
 
 
@@ -273,8 +273,7 @@ class PackedEmbedding(_PackedWeight):
         flat = ids.reshape(-1)
         rows = self.packed_values[flat // 16, :, flat % 16].flatten(1)[:, : self.embedding_dim]
         scales = self.packed_scales[flat // 16, 0, flat % 16]
-        found: Tensor = (rows.float() * scales[:, None]).to(self.dtype).unflatten(0, ids.shape)
-        return found
+        return (rows.float() * scales[:, None]).to(self.dtype).reshape(*ids.shape, self.embedding_dim)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedEmbedding":
         super()._apply(fn, recurse)

@@ -37,8 +37,7 @@ def packed_linear(
         return reference_linear(states, values, scales, zeros, bias, out_features, bits, group_size)
     rows = states.reshape(-1, states.shape[-1]).float()
     weight = native_weight(values, scales, zeros, bias, out_features, states.shape[-1], bits, group_size)
-    out: Tensor = native.linear(weight, rows).to(states.dtype).unflatten(0, states.shape[:-1])
-    return out
+    return native.linear(weight, rows).to(states.dtype).reshape(*states.shape[:-1], out_features)
 
 
 @packed_linear.register_fake
