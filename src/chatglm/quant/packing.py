@@ -75,6 +75,10 @@ class Shapes:
     def check(self, packed: Packed) -> None:
         """Raises CheckpointError where tensors do not have these shapes and dtypes."""
         expected = [("values", self.values, self.values_dtype), ("scales", self.scales, self.scales_dtype)]
+        if self.scheme.symmetric and packed.zeros is not None:
+            raise CheckpointError(
+                f"a {self.scheme.name} weight has no zeros, but {list(packed.zeros.shape)} were found"
+            )
         if not self.scheme.symmetric:
             expected.append(("zeros", self.scales, torch.uint8))
         for name, shape, dtype in expected:
@@ -106,6 +110,10 @@ def quantize(weight: Tensor, scheme: QuantScheme) -> tuple[Tensor, Tensor, Tenso
     """
     if weight.dim() != 2:
         raise ConfigError(f"cannot quantize a tensor of shape {list(weight.shape)}; a matrix is needed")
+    if weight.numel() == 0:
+        raise ConfigError(f"cannot quantize a matrix {list(weight.shape)}: it has no rows or no columns")
+    if not weight.is_floating_point():
+        raise ConfigError(f"cannot quantize {weight.dtype}; a floating point matrix is needed")
     if not torch.isfinite(weight).all():
         raise ConfigError("cannot quantize a weight that holds NaN or infinity; every value must be finite")
     rows, columns = weight.shape

@@ -36,6 +36,9 @@ class QuantScheme:
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        given: object = self.skip
+        if isinstance(given, str):
+            raise ConfigError(f"skip is {given!r}; it must be a list of names, such as [{given!r}]")
         object.__setattr__(self, "skip", tuple(self.skip))
         for name, allowed in (("bits", (4, 8)), ("head_bits", (None, 4, 8)), ("embedding_bits", (None, 8))):
             value = getattr(self, name)
