@@ -91,12 +91,14 @@ def arguments(config: SandboxConfig, python: program.Python, data: dict[str, int
     return [
         "--unshare-all", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL",
         "--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv",
-        *_variables(python.program), *_system(), *_prefixes(python.folders),
+        *_variables(python.program), *_system(),
+        # Before the folders of Python, which may lie below it.
+        "--size", str(config.temporary), "--perms", "0700", "--tmpfs", "/tmp",
+        *_prefixes(python.folders),
         *(word for path, fd in data.items() for word in ("--perms", "0444", "--ro-bind-data", str(fd), path)),
         *_proc(),
         "--dev", "/dev", "--size", str(config.temporary), "--perms", "1777", "--tmpfs", "/dev/shm",
         "--remount-ro", "/dev",
-        "--size", str(config.temporary), "--perms", "0700", "--tmpfs", "/tmp",
         "--size", str(config.disk), "--perms", "0700", "--tmpfs", program.WORK,
         "--remount-ro", "/", "--chdir", program.WORK,
     ]  # fmt: skip
