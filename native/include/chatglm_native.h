@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define CHATGLM_ABI 1
+#define CHATGLM_ABI 2
 #define CHATGLM_MOST_THREADS 1024
 
 typedef struct {
