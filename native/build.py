@@ -30,7 +30,7 @@ COMMON = [
 ]
 X86 = {
     "level_avx512_vnni": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c"],
-    "level_avx_vnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
+    "level_avx_vnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],  # see `_known`
     "level_avx2": ["-mavx2", "-mfma", "-mf16c"],
 }
 ARM = {"level_neon_dotprod": ["-march=armv8.2-a+dotprod"]}

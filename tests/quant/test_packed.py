@@ -11,6 +11,8 @@ from torch import nn
 
 from chatglm import native
 from chatglm.errors import CheckpointError, ConfigError
+from chatglm.quant import packed
+from chatglm.quant.kernels import torch_int4
 from chatglm.quant.linear import RowwiseLinear
 from chatglm.quant.packed import PackedEmbedding, PackedLinear
 from chatglm.quant.scheme import OFFICIAL, QuantScheme
@@ -222,3 +224,22 @@ def test_it_is_the_kernels_that_multiply(monkeypatch: pytest.MonkeyPatch) -> Non
     with torch.no_grad():
         layer(torch.randn(3, 200))
     assert calls == [1]
+
+
+def test_without_our_kernels_torchs_own_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch has an operator for the scheme it is used, and what it gives is the product."""
+    layer = PackedLinear.from_linear(nn.Linear(64, 48), QuantScheme(4, 32))
+    x = torch.randn(3, 64).bfloat16()
+    want = nn.functional.linear(x.float(), layer.dequantize(), layer.bias)
+    monkeypatch.setattr(packed, "missing", lambda device, dtype: "no kernels here")
+    calls: list[torch_int4.TorchWeight] = []
+    linear = torch_int4.linear
+    monkeypatch.setattr(
+        torch_int4, "linear", lambda x, weight, bias: (calls.append(weight), linear(x, weight, bias))[1]
+    )
+    assert (layer(x).float() - want).norm() < 0.02 * want.norm()
+    layer(x)
+    assert calls[0] is calls[1], "converted once"
+    layer.load_state_dict(PackedLinear.from_linear(nn.Linear(64, 48), QuantScheme(4, 32)).state_dict(), assign=True)
+    layer(x)
+    assert calls[2] is not calls[0], "other weights, another conversion"

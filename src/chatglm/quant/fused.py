@@ -23,7 +23,8 @@ def fuse(model: nn.Module) -> bool:
         return False
     stacks = [module for module in model.modules() if _fits(module)]
     for stack in stacks:
-        stack.__dict__["forward"] = FusedForward(stack)
+        if not isinstance(stack.__dict__.get("forward"), FusedForward):
+            stack.__dict__["forward"] = FusedForward(stack)
     return bool(stacks)
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from chatglm.errors import CheckpointError, ConfigError
 from chatglm.quant import rowwise
-from chatglm.quant.kernels.ops import check_shapes, packed_linear
+from chatglm.quant.kernels import torch_int4
+from chatglm.quant.kernels.ops import check_shapes, missing, packed_linear
 from chatglm.quant.linear import RowwiseLinear
 from chatglm.quant.packing import Packed, Shapes, dequantize, pack, quantize, unpack
 from chatglm.quant.scheme import OFFICIAL, QuantScheme
@@ -97,6 +98,7 @@ class PackedLinear(_PackedWeight):
         super().__init__(out_features, in_features, scheme, device, start)
         self.in_features, self.out_features = in_features, out_features
         self.precise = False  # multiply in floating point: exact, slow
+        self._for_torch: tuple[Tensor, torch.dtype, torch_int4.TorchWeight] | None = None
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, scheme: QuantScheme) -> "PackedLinear":
@@ -191,6 +193,8 @@ class PackedLinear(_PackedWeight):
         """The product without a backward pass."""
         if states.shape[-1] != self.in_features:
             raise ConfigError(f"the input has {states.shape[-1]} features, this layer takes {self.in_features}")
+        if (weight := self._torch_weight(states)) is not None:
+            return torch_int4.linear(states, weight, self.bias)
         scheme, zeros = self.scheme, self.packed_zeros
         out: Tensor = packed_linear(
             states,
@@ -204,6 +208,20 @@ class PackedLinear(_PackedWeight):
             self.precise,
         )
         return out
+
+    def _torch_weight(self, states: Tensor) -> torch_int4.TorchWeight | None:
+        """The weight as torch's own operators want it, where those are all there is: on Apple's GPUs, and without our
+        kernels. Made once; it is held beside the packed one. `torch.compile` sees `packed_linear` everywhere."""
+        if self.precise or torch.compiler.is_compiling():
+            return None
+        device, dtype = states.device, states.dtype
+        if missing(device, dtype) is None or torch_int4.supports(self.scheme, device, dtype) is not None:
+            return None
+        held = self._for_torch
+        if held is None or held[0] is not self.packed_values or held[1] != dtype:
+            weight = torch_int4.convert(self.packed, self.scheme, device, dtype)
+            self._for_torch = held = (self.packed_values, dtype, weight)
+        return held[2]
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, scheme={self.scheme.name}"

@@ -15,7 +15,7 @@ from chatglm.quant.packing import Packed, Shapes, dequantize
 from chatglm.quant.scheme import QuantScheme
 
 
-@torch.library.custom_op("chatglm::packed_linear", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("chatglm::packed_linear", mutates_args=())
 def packed_linear(
     states: Tensor,
     values: Tensor,
@@ -31,13 +31,29 @@ def packed_linear(
 
     `precise`: multiply the numbers the weight stands for in floating point instead of rounding the activations.
     """
-    if precise or not native.available():
-        if not precise:
-            _say_once(native.why_not())
+    reason = None if precise else missing(states.device, states.dtype)
+    if reason is not None:
+        _say_once(reason)
+    if precise or reason is not None:
         return reference_linear(states, values, scales, zeros, bias, out_features, bits, group_size)
+    if states.is_cuda:
+        from chatglm.quant.kernels import triton_linear
+
+        return triton_linear.linear(states, values, scales, zeros, bias, out_features, bits, group_size)
     rows = states.reshape(-1, states.shape[-1]).float()
     weight = native_weight(values, scales, zeros, bias, out_features, states.shape[-1], bits, group_size)
     return native.linear(weight, rows).to(states.dtype).reshape(*states.shape[:-1], out_features)
+
+
+def missing(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why no kernel of ours multiplies on this device, or None where one does."""
+    if device.type == "cpu":
+        return native.why_not() or None
+    if device.type == "cuda":
+        from chatglm.quant.kernels import triton_linear
+
+        return triton_linear.unsuited(device, dtype)
+    return f"there are kernels for cpu and cuda, not for {device.type}"
 
 
 @packed_linear.register_fake
@@ -53,43 +69,6 @@ def _(
     precise: bool,
 ) -> Tensor:
     return states.new_empty((*states.shape[:-1], out_features))
-
-
-@packed_linear.register_kernel("cuda")
-def _(
-    states: Tensor,
-    values: Tensor,
-    scales: Tensor,
-    zeros: Tensor | None,
-    bias: Tensor | None,
-    out_features: int,
-    bits: int,
-    group_size: int | None,
-    precise: bool,
-) -> Tensor:
-    from chatglm.quant.kernels.triton_linear import linear, unsuited
-
-    reason = None if precise else unsuited(states.device, states.dtype)
-    if reason is not None:
-        _say_once(reason)
-    if precise or reason is not None:
-        return reference_linear(states, values, scales, zeros, bias, out_features, bits, group_size)
-    return linear(states, values, scales, zeros, bias, out_features, bits, group_size)
-
-
-@packed_linear.register_kernel("mps")
-def _(
-    states: Tensor,
-    values: Tensor,
-    scales: Tensor,
-    zeros: Tensor | None,
-    bias: Tensor | None,
-    out_features: int,
-    bits: int,
-    group_size: int | None,
-    precise: bool,
-) -> Tensor:
-    return reference_linear(states, values, scales, zeros, bias, out_features, bits, group_size)
 
 
 def reference_linear(
