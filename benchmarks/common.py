@@ -12,6 +12,8 @@ import torch
 
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
+from chatglm.quant.model import quantize_empty_model
+from chatglm.quant.scheme import QuantScheme
 
 SIX_B = {
     "num_layers": 28, "hidden_size": 4096, "ffn_hidden_size": 13696, "kv_channels": 128, "num_attention_heads": 32,
@@ -44,6 +46,26 @@ def six_b(layers: int, dtype: torch.dtype, device: str = "cpu", **overrides: Any
                 parameter.fill_(1)
             else:
                 parameter.uniform_(-0.03, 0.03, generator=generator)
+    return model
+
+
+def packed_model(scheme: QuantScheme, layers: int) -> Any:
+    """A quantized network of 6B widths with random whole numbers for weights, sized so that activations stay finite."""
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(ChatGLMConfig(**(SIX_B | {"num_layers": layers})))
+        quantize_empty_model(model, scheme)
+    model = model.float().to_empty(device="cpu").eval()
+    for name, tensor in model.state_dict().items():
+        if name.endswith("packed_values"):
+            tensor.view(-1).view(torch.int64).random_()
+        elif name.endswith("packed_zeros"):
+            tensor.fill_(8)
+        elif name.endswith("packed_scales"):
+            tensor.fill_(0.03 / (8 if "int4" in scheme.name else 127))
+        elif "layernorm" in name:
+            tensor.fill_(1)
+        else:
+            tensor.uniform_(-0.03, 0.03)
     return model
 
 

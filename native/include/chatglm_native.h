@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define CHATGLM_ABI 2
+#define CHATGLM_ABI 3
 #define CHATGLM_MOST_THREADS 1024
 
 typedef struct {
@@ -105,6 +105,9 @@ int32_t chatglm_layers_forward(const chatglm_layer *layers, const chatglm_cache 
                                const chatglm_batch *batch, const float *cosines, const float *sines, float *stream);
 // Reads `bytes` once with all threads and returns a sum of it: the memory rate that a step cannot exceed.
 uint64_t chatglm_read(const void *data, int64_t bytes);
+// Multiplies 8-bit numbers in registers with all threads and returns how many products that were: the rate that no
+// product of matrices can exceed. `rounds` says how long; -1 where memory ran out.
+int64_t chatglm_multiply_only(int64_t rounds);
 
 #ifdef __cplusplus
 }

@@ -37,10 +37,17 @@ bool has_avx_vnni() {
     return has_avx2() && __builtin_cpu_supports("avxvnni");
 #endif
 }
+// The build leaves out what the compiler does not know.
 const Level levels[] = {
+#if !defined(CHATGLM_WITHOUT_AVX512_VNNI)
     {&chatglm::kernels_avx512_vnni, has_avx512_vnni},
+#endif
+#if !defined(CHATGLM_WITHOUT_AVX_VNNI)
     {&chatglm::kernels_avx_vnni, has_avx_vnni},
+#endif
+#if !defined(CHATGLM_WITHOUT_AVX2)
     {&chatglm::kernels_avx2, has_avx2},
+#endif
     {&chatglm::kernels_portable, always},
 };
 #elif defined(__aarch64__)
@@ -51,7 +58,9 @@ bool has_dot_product() { return (getauxval(AT_HWCAP) & (1UL << 20)) != 0; }  // 
 bool has_dot_product() { return true; }  // every 64-bit ARM that runs macOS has it
 #endif
 const Level levels[] = {
+#if !defined(CHATGLM_WITHOUT_NEON_DOTPROD)
     {&chatglm::kernels_neon_dotprod, has_dot_product},
+#endif
     {&chatglm::kernels_portable, always},
 };
 #else
@@ -184,6 +193,11 @@ uint64_t chatglm_read(const void *data, int64_t bytes) {
         total += sums[0];
     });
     return total;
+}
+
+int64_t chatglm_multiply_only(int64_t rounds) {
+    int64_t products = 0;
+    return guarded([&](const chatglm::Kernels &k) { products = k.multiply_only(rounds); }) == 0 ? products : -1;
 }
 
 }  // extern "C"

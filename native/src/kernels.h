@@ -13,6 +13,7 @@ struct Kernels {
                       int64_t, float);
     void (*layer_forward)(const chatglm_layer *, const chatglm_cache *, const chatglm_batch *, const float *,
                           const float *, float *);
+    int64_t (*multiply_only)(int64_t);
 };
 
 extern const Kernels kernels_avx512_vnni, kernels_avx_vnni, kernels_avx2, kernels_neon_dotprod, kernels_portable;

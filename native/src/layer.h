@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "attention.h"
+#include "limits.h"
 
 namespace {
 
@@ -80,7 +81,7 @@ void layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const
 }
 
 const chatglm::Kernels this_level(const char *name) {
-    return chatglm::Kernels{name, linear, dequantize, gather, attention, layer_forward};
+    return chatglm::Kernels{name, linear, dequantize, gather, attention, layer_forward, multiply_only};
 }
 
 }  // namespace

@@ -174,3 +174,4 @@ def test_a_level_that_is_not_there() -> None:
 
 def test_memory_is_read() -> None:
     assert native.read_rate(2**20, 2) > 0
+    assert native.product_rate(10, 2) > 0

@@ -8,10 +8,9 @@
 Nothing here chooses: `quant` and `engine` ask `available()` and use torch where the answer is no.
 """
 
-from chatglm.native.kernels import attention, dequantize, gather, layers_forward, linear, read_rate
+from chatglm.native.kernels import attention, dequantize, gather, layers_forward, linear, product_rate, read_rate
 from chatglm.native.library import (
     available,
-    computing,
     level,
     levels,
     num_threads,
@@ -33,7 +32,6 @@ __all__ = [
     "available",
     "batch_of",
     "cache_of",
-    "computing",
     "dequantize",
     "gather",
     "layers_forward",
@@ -41,6 +39,7 @@ __all__ = [
     "levels",
     "linear",
     "num_threads",
+    "product_rate",
     "read_rate",
     "readable",
     "set_num_threads",

@@ -76,3 +76,14 @@ def read_rate(num_bytes: int = 2**30, repeats: int = 5) -> float:
         library().chatglm_read(data.data_ptr(), num_bytes)
         best = max(best, num_bytes / (time.perf_counter() - start))
     return best
+
+
+def product_rate(rounds: int = 20_000, repeats: int = 5) -> float:
+    """8-bit products a second (a multiplication and an addition each) that all threads together can do with what is in
+    registers already: the best of `repeats` passes."""
+    best = 0.0
+    for _ in range(repeats):
+        start = time.perf_counter()
+        products: int = library().chatglm_multiply_only(rounds)
+        best = max(best, products / (time.perf_counter() - start))
+    return best

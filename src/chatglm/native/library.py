@@ -2,8 +2,6 @@
 
 import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 from chatglm.errors import ConfigError
 from chatglm.native import structures
 
-ABI = 2
+ABI = 3
 MOST_THREADS = 1024  # CHATGLM_MOST_THREADS
 FILE = Path(__file__).with_name("libchatglm.so")
 
@@ -40,6 +38,7 @@ def _checked(library: ctypes.CDLL) -> ctypes.CDLL:
         library.chatglm_level_name.restype = ctypes.c_char_p
         library.chatglm_sizeof.restype = ctypes.c_int64
         library.chatglm_read.restype = ctypes.c_uint64
+        library.chatglm_multiply_only.restype = ctypes.c_int64
         for name, types in structures.FUNCTIONS.items():
             getattr(library, name).argtypes = types
     except AttributeError as error:
@@ -121,17 +120,3 @@ def set_num_threads(threads: int) -> None:
     if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"the number of threads is {threads!r}; it must be a whole number from 1 to {MOST_THREADS}")
     library().chatglm_set_num_threads(threads)
-
-
-@contextmanager
-def computing() -> Iterator[None]:
-    """For the length of a step torch computes with one thread.
-
-    Its OpenMP threads stay awake for milliseconds after each operation, on the cores where ours are to compute.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

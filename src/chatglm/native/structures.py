@@ -81,6 +81,7 @@ FUNCTIONS: dict[str, list[Any]] = {
     "chatglm_attention": [_AsCache, _AsBatch, _Pointer, _Pointer, _Pointer, _Pointer, _Long, _Float],
     "chatglm_layers_forward": [_AsLayer, _AsCache, _Long, _AsBatch, _Pointer, _Pointer, _Pointer],
     "chatglm_read": [_Pointer, _Long],
+    "chatglm_multiply_only": [_Long],
     "chatglm_set_num_threads": [_Int],
 }
 
