@@ -1,34 +1,41 @@
 """What quantizing costs in quality: weights, logits and perplexity of the schemes, on two models, as Markdown.
 
     python benchmarks/quality.py [--examples 150] [--calibration 60] [--model FOLDER --text FILE]
+    python benchmarks/quality.py --kernels [--examples 300]
 
 The embedded model answers held-out phrasings; perplexity is that of its answers. The random network (Gaussian weights,
 a few channels that stand out) says nothing, so it is judged by its logits alone. `--model` adds real weights with the
 perplexity of a text. Weights are dequantized for the comparison: what is measured is their loss, not that of kernels.
+`--kernels` measures these: whole answers of the embedded model, chosen greedily, and single products.
 """
 
 import argparse
 import copy
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import chatglm
+from chatglm import native
 from chatglm.demo import WEIGHTS
 from chatglm.demo.conversation import stream
 from chatglm.demo.encoding import Encoder
+from chatglm.engine.engine import Engine
+from chatglm.engine.request import SamplingParams
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.perplexity import perplexity, read_text
 from chatglm.quant.calibrate import cut, quantize_calibrated
 from chatglm.quant.linear import QUANTIZED_LINEARS
 from chatglm.quant.model import quantize_model, unpack_model
+from chatglm.quant.packed import PackedLinear
 from chatglm.quant.scheme import QuantScheme
 
 RANDOM = {
@@ -153,13 +160,64 @@ def table(title: str, model: Any, texts: Texts, text: str | None = None, tokeniz
         print(f"| {name} | {numbers} | {seconds:.1f} s |", flush=True)
 
 
+def answers(quantize: str | None, examples: int) -> list[list[int]]:
+    """The embedded model's answers to held-out questions, greedily chosen through the engine and its kernels."""
+    model, tokenizer = chatglm.load(quantize=quantize, dtype="float32", device="cpu")
+    questions = [one.turns[0].user for one in islice(stream(77, "phrasing"), examples)]
+    stops = {tokenizer.eos_token_id, *(tokenizer.get_command(name) for name in ("<|user|>", "<|observation|>"))}
+    engine = Engine(model)
+    params = SamplingParams(temperature=0, max_tokens=64, stop_token_ids=tuple(stops))
+    prompts = [tokenizer.render([chatglm.Message("user", question)]).ids for question in questions]
+    requests = [engine.submit(list(prompt), params) for prompt in prompts]
+    while not all(request.finished for request in requests):
+        engine.step()
+    return [list(request.output_ids) for request in requests]
+
+
+def answers_table(examples: int) -> None:
+    """How many answers are the same to the last token."""
+    full = answers(None, examples)
+    print(f"\n### Greedy answers of the embedded model, {examples} questions\n\n| weights | unchanged |\n|---|---|")
+    for scheme in ("int8", "int8-rowwise", "int4", "int4-g64", "int4-g128", "int4-g32-asym", "int4-rowwise"):
+        same = sum(found == wanted for found, wanted in zip(answers(scheme, examples), full, strict=True))
+        print(f"| {scheme} | {100 * same / examples:.1f} % |", flush=True)
+
+
+def products_table() -> None:
+    """Relative errors of products against float64 with the weights as stored: median and largest of 20 draws."""
+    print(f"\n### Error of products, kernels {native.level() if native.available() else 'missing'}\n")
+
+    def spread(errors: list[float]) -> str:
+        return f"{100 * statistics.median(errors):.2g} %, {100 * max(errors):.2g} %"
+
+    print("| weights | columns | outlier channel | activations in 8 bits | float path |\n|---|---|---|---|---|")
+    for scheme, columns, outlier in product(("int4", "int8"), (4096, 128), (1, 60)):
+        rounded, precise = [], []
+        for seed in range(20):
+            torch.manual_seed(seed)
+            layer = PackedLinear.from_linear(torch.nn.Linear(columns, 256, bias=False), QuantScheme.parse(scheme))
+            states = torch.randn(8, columns)
+            states[:, columns // 3] *= outlier
+            expected = states.double() @ layer.dequantize().double().T
+            for layer.precise, errors in ((False, rounded), (True, precise)):
+                with torch.no_grad():
+                    errors.append(float((layer(states) - expected).norm() / expected.norm()))
+        shown = "none" if outlier == 1 else f"{outlier} times"
+        print(f"| {scheme} | {columns} | {shown} | {spread(rounded)} | {spread(precise)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=150, help="held-out conversations")
     parser.add_argument("--calibration", type=int, default=60, help="conversations to calibrate on")
     parser.add_argument("--model", help="a folder with full weights, in addition")
     parser.add_argument("--text", help="text for it: the first half to calibrate on, the second to score")
+    parser.add_argument("--kernels", action="store_true", help="what the kernels lose, instead of the weights")
     options = parser.parse_args()
+    if options.kernels:
+        products_table()
+        answers_table(options.examples)
+        return
     if (options.model is None) != (options.text is None):
         parser.error("--model and --text belong together")
     table("The embedded model", *embedded(options.examples, options.calibration))

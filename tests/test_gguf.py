@@ -20,6 +20,7 @@ from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.model.packing import split_rows
 from chatglm.model.tokenizer import ChatGLMTokenizer
 from chatglm.quant.linear import quantize_rowwise
+from chatglm.quantize_folder import quantize_folder
 
 gguf = pytest.importorskip("gguf")
 
@@ -169,6 +170,46 @@ def test_official_int4_is_written_as_stored(tmp_path: Path) -> None:
     assert torch.equal(found["blk.1.ffn_down.weight"], layer.dequantize())
 
 
+@pytest.mark.parametrize("scheme", ["int4", "int4-g64-asym", "int8", "int8-rowwise"])
+def test_packed_folders_are_written_as_stored(scheme: str, tmp_path: Path) -> None:
+    write_small(tmp_path / "model")
+    packed = quantize_folder(tmp_path / "model", tmp_path / "packed", scheme)
+    model: Any = ChatGLMForConditionalGeneration.from_pretrained(packed, dequantize=True)
+    layers, outer = model.transformer.encoder.layers, model.transformer
+    expected = {
+        "token_embd.weight": outer.embedding.word_embeddings.weight,
+        "output.weight": outer.output_layer.weight,
+        "output_norm.weight": outer.encoder.final_layernorm.weight,
+        "blk.0.attn_qkv.weight": layers[0].self_attention.query_key_value.weight,
+        "blk.0.attn_qkv.bias": layers[0].self_attention.query_key_value.bias,
+        "blk.1.ffn_down.weight": layers[1].mlp.dense_4h_to_h.weight,
+    }
+    exact = read_values(gguf.GGUFReader(to_gguf(packed, tmp_path / "a.gguf", dtype="f32")))
+    for name, weight in expected.items():
+        torch.testing.assert_close(exact[name], weight.detach().float(), rtol=0, atol=0, msg=name)
+    half = read_values(gguf.GGUFReader(to_gguf(packed, tmp_path / "b.gguf", dtype="f16")))
+    assert all(
+        torch.equal(half[name], exact[name].half().float()) for name in expected if name.endswith("_down.weight")
+    )
+
+
+def test_an_int4_folder_keeps_its_numbers_in_q4_0(tmp_path: Path) -> None:
+    """Both have groups of 32 columns, and put the number of largest size at -8."""
+    write_small(tmp_path / "model")
+    packed = quantize_folder(tmp_path / "model", tmp_path / "packed", "int4")
+    exact = read_values(gguf.GGUFReader(to_gguf(packed, tmp_path / "a.gguf", dtype="f32")))
+    reader = gguf.GGUFReader(to_gguf(packed, tmp_path / "b.gguf", dtype="q4_0"))
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    found = read_values(reader)
+    assert kinds["blk.1.ffn_up.weight"] == "Q4_0"
+    for name, kind in kinds.items():
+        if kind == "Q4_0":
+            assert torch.equal(found[name], exact[name]), name
+    head = float((found["output.weight"] - exact["output.weight"]).norm() / exact["output.weight"].norm())
+    assert kinds["output.weight"] == "Q8_0"
+    assert head < 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "arguments", "words"),
     [
@@ -253,6 +294,20 @@ def test_llama_cpp_says_what_the_embedded_model_says(dtype: str, tmp_path: Path)
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"]["prompt_tokens"] == len(ids)
     assert answer["choices"][0]["message"]["content"].strip() == model.chat(tokenizer, "Hello!", do_sample=False)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "dtype"), [("int4", "f16"), ("int8", "f32")])
+def test_llama_cpp_says_what_a_packed_folder_says(scheme: str, dtype: str, tmp_path: Path) -> None:
+    packed = quantize_folder(WEIGHTS, tmp_path / "packed", scheme)
+    other = llama(to_gguf(packed, tmp_path / "tiny.gguf", dtype=dtype))
+    model, tokenizer = chatglm.load(packed, dtype="float32", device="cpu", dequantize=True)
+    questions = [one.turns[0].user for one in islice(stream(3, "phrasing"), 15)]
+    for question in questions:
+        prompt = list(tokenizer.render([chatglm.Message("user", question)]).ids)
+        expected = ours(model, prompt, 24)
+        end = expected.index(tokenizer.get_command("<|user|>")) + 1 if 3069 in expected else 24
+        assert greedy(other, prompt, end) == expected[:end], question
 
 
 @pytest.mark.slow

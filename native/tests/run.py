@@ -27,18 +27,13 @@ SANITIZERS = {
 }
 # Sanitized code is slow to optimise: without, all of it is compiled in a quarter of the time.
 COMMON = ["-std=c++17", "-O0", "-fvisibility=hidden", "-fno-math-errno", "-pthread"]
-# The VNNI instruction of 256 bits exists in two encodings; the arithmetic is the same.
-EVEX = ["-mavx2", "-mfma", "-mf16c", "-mavx512vl", "-mavx512vnni"]
 
 
-def flags_by_file(machine: str) -> dict[str, list[str]]:
-    """As the library is built; the level of AVX-VNNI in the encoding this processor can run."""
-    flags = {name: list(own) for name, own in build.flags_by_file(machine).items()}
-    seen = Path("/proc/cpuinfo").read_text(errors="replace") if Path("/proc/cpuinfo").exists() else ""
-    if "level_avx_vnni" in flags and "avx512_vnni" in seen and "avx_vnni" not in seen.split():
-        flags["level_avx_vnni"] = EVEX
-        flags["api"].append("-DCHATGLM_AVX_VNNI_IS_EVEX")
-    return flags
+def runs_only_evex() -> bool:
+    """Whether this processor has the VNNI instruction of 256 bits in the encoding of AVX-512 alone."""
+    info = Path("/proc/cpuinfo")
+    seen = info.read_text(errors="replace").split() if info.exists() else []
+    return "avx512_vnni" in seen and "avx_vnni" not in seen
 
 
 def make(program: Path, compiler: list[str], machine: str, sanitizer: list[str]) -> None:
@@ -47,12 +42,13 @@ def make(program: Path, compiler: list[str], machine: str, sanitizer: list[str])
     Raises:
         BuildError: with what the compiler said.
     """
-    sources = {build.SOURCE / f"{name}.cpp": own for name, own in flags_by_file(machine).items()}
+    files = build.flags_by_file(compiler, machine, evex=runs_only_evex())
+    sources = {build.SOURCE / f"{name}.cpp": own for name, own in files.items()}
     sources[HERE / "kernels_test.cpp"] = []
     objects = [program.with_name(f"{source.stem}.o") for source in sources]
 
     def compile_one(source: Path, own: list[str], target: Path) -> None:
-        build._run([*compiler, *COMMON, *sanitizer, *own, "-c", str(source), "-o", str(target)])
+        build._run([*compiler, *own, *COMMON, *sanitizer, "-c", str(source), "-o", str(target)])
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         list(pool.map(compile_one, sources, sources.values(), objects))

@@ -17,8 +17,17 @@ from torch import Tensor
 from chatglm.disk import check_room
 from chatglm.errors import CheckpointError, ConfigError, MissingExtraError
 from chatglm.gguf_vocabulary import read_tokens
-from chatglm.model.checkpoint import EMBEDDING, FINAL_NORM, INV_FREQ, LAYERS, OUTPUT, stored_tensors, verify_folder
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_settings
+from chatglm.model.checkpoint import (
+    EMBEDDING,
+    FINAL_NORM,
+    INV_FREQ,
+    LAYERS,
+    OUTPUT,
+    stored_tensors,
+    unpacked_tensors,
+    verify_folder,
+)
+from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config
 from chatglm.model.fast_tokenizer import tokenizer_config
 from chatglm.model.packing import PARTS, split_rows
 from chatglm.model.saving import Source, make_folder
@@ -56,7 +65,8 @@ def to_gguf(
     """Write an official folder as one GGUF file. Returns the file.
 
     Args:
-        source: official folder; INT8 and INT4 ones are dequantized as stored.
+        source: official or packed folder; quantized weights are dequantized as stored. A packed `int4` folder that was
+            rounded to nearest gives the same numbers again in "q4_0"; other types it is rounded to anew.
         target: the file to write; it must not be there yet.
         dtype: of the matrices: "f16", "f32", "bf16", "q8_0" or "q4_0" (whose embedding and output layer are q8_0).
             Norms and biases are always float32.
@@ -135,8 +145,6 @@ def _import_gguf() -> Any:
 
 def _read_config(source: Path, rope_ratio_meaning: RopeRatioMeaning | None) -> ChatGLMConfig:
     """The configuration, if llama.cpp computes the same network."""
-    if read_settings(source).get("quantization_config") is not None:
-        raise ConfigError(f"{source} holds packed weights; convert the folder with the full weights instead")
     config = read_config(source, **({"rope_ratio_meaning": rope_ratio_meaning} if rope_ratio_meaning else {}))
     config.rope_base_and_divisor()  # its meaning must be known
     wanted: dict[str, Any] = {
@@ -160,6 +168,7 @@ def _tensors(config: ChatGLMConfig, source: Path, dtype: str) -> list[_Tensor]:
     weights = verify_folder(source, config)
     bits = config.quantization_bit
     stored = stored_tensors(weights, bits=bits, dequantize=rowwise.dequantize if bits else None)
+    stored = unpacked_tensors(stored, config, torch.float32)
     found = [_tensor(config, name, tensor, dtype) for name, tensor in stored.items() if name != INV_FREQ]
     for tensor in found:
         columns = tensor.source.shape[-1]

@@ -25,7 +25,8 @@ from chatglm.model.weights import INDEX_FILES, SINGLE_FILES
 from chatglm.quant import packing, rowwise
 from chatglm.quant.files import SCALES, VALUES, ZEROS
 from chatglm.quant.model import EMBEDDINGS, METHOD, effective_scheme, quantized_layer, scheme_of_layer
-from chatglm.quant.packed import PackedEmbedding, PackedLinear
+from chatglm.quant.packed import PackedLinear
+from chatglm.quant.packed_embedding import PackedEmbedding
 from chatglm.quant.rounding import Method, Numbers, round_weight
 from chatglm.quant.scheme import QuantScheme
 

@@ -654,6 +654,15 @@ def test_the_judgement_is_that_of_jsonschema(value, schema):
         assert fits(checked)
 
 
+def test_what_must_not_be_is_meant_as_it_is():
+    """A number could be brought into a text, but it is none."""
+    schema = {"not": {"type": "string"}}
+    assert check_value(0, schema) == (0, [])
+    assert check_value("0", schema)[1] == ['the value must not be "0"']
+    assert check_value([True], {"not": {"type": "array", "items": {"type": "string"}}}) == ([True], [])
+    assert check_value(3.0, {"not": {"type": "integer"}})[1]  # to JSON this is a whole number
+
+
 def test_a_hostile_pattern_takes_no_time():
     evil = {"type": "string", "pattern": "^(a+)+$"}
     assert check_value("a" * 5000, evil)[1] == []  # nothing is lost by the caution

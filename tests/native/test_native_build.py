@@ -50,6 +50,52 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
     assert not (tmp_path / "library.so").exists()
 
 
+def older_compiler(folder: Path, *unknown: str) -> Path:
+    """A compiler like the one here that does not know some flags."""
+    script = folder / "older-c++"
+    real = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    script.write_text(
+        f'#!/bin/sh\nfor each; do case "$each" in {"|".join(unknown)}) exit 1;; esac; done\nexec {real} "$@"\n'
+    )
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no compiler here")
+@pytest.mark.parametrize(
+    ("unknown", "machine", "levels", "said"),
+    [
+        ([], "x86_64", {"avx512_vnni", "avx_vnni", "avx2"}, []),
+        (["-mavxvnni"], "x86_64", {"avx512_vnni", "avx_vnni", "avx2"}, ["-DCHATGLM_AVX_VNNI_IS_EVEX"]),
+        (["-mavxvnni", "-mavx512vnni"], "x86_64", {"avx2"}, ["WITHOUT_AVX512_VNNI", "WITHOUT_AVX_VNNI"]),
+        ([], "riscv64", set(), []),
+    ],
+)
+def test_what_a_compiler_does_not_know_is_left_out(
+    tmp_path: Path, unknown: list[str], machine: str, levels: set[str], said: list[str]
+) -> None:
+    if machine == "x86_64" and platform.machine() != machine:
+        pytest.skip("the compiler here knows another processor's flags")
+    command = [str(older_compiler(tmp_path, *(unknown or ["-none"])))]
+    files = runpy.run_path(str(BUILD))["flags_by_file"](command, machine)
+    assert {name.removeprefix("level_") for name in files} == {"api", "pool", "portable", *levels}
+    assert not [flag for flags in files.values() for flag in flags if flag in unknown]
+    assert all(any(words in flag for flag in files["api"]) for words in said)
+    assert said or not files["api"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("c++"), reason="needs an x86-64 compiler")
+@pytest.mark.parametrize("unknown", [["-mavxvnni"], ["-mavxvnni", "-mavx512vnni"]])
+def test_an_older_compiler_gives_a_library(tmp_path: Path, unknown: list[str]) -> None:
+    done = run(sys.executable, BUILD, tmp_path / "library.so", "-O0", CXX=str(older_compiler(tmp_path, *unknown)))
+    assert done.returncode == 0, done.stderr
+    opened = library._open(tmp_path / "library.so")
+    names = [opened.chatglm_level_name(index).decode() for index in range(opened.chatglm_num_levels())]
+    assert "portable" in names
+    assert ("avx_vnni" in names) == (len(unknown) == 1)
+
+
 @pytest.mark.parametrize("text", [None, "no library at all"])
 def test_a_library_that_cannot_be_used(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "libchatglm.so"

@@ -100,22 +100,3 @@ def test_the_number_of_threads() -> None:
             with pytest.raises(ConfigError, match="1 to 1024"):
                 native.set_num_threads(refused)  # type: ignore[arg-type]
         assert native.num_threads() == 1
-
-
-def test_torch_computes_alone_meanwhile() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        seen = []
-
-        def fails() -> None:
-            with native.computing():
-                seen.append(torch.get_num_threads())
-                raise KeyError
-
-        with pytest.raises(KeyError):
-            fails()
-        assert seen == [1]
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -20,7 +20,8 @@ from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.quant import packing
 from chatglm.quant.calibrate import Calibration, calibrate, calibrate_layers, cut, quantize_calibrated
 from chatglm.quant.model import quantize_model
-from chatglm.quant.packed import PackedEmbedding, PackedLinear
+from chatglm.quant.packed import PackedLinear
+from chatglm.quant.packed_embedding import PackedEmbedding
 from chatglm.quant.rounding import restore, round_weight
 from chatglm.quant.scheme import QuantScheme
 

@@ -14,7 +14,8 @@ from chatglm.errors import CheckpointError, ConfigError
 from chatglm.quant import packed
 from chatglm.quant.kernels import torch_int4
 from chatglm.quant.linear import RowwiseLinear
-from chatglm.quant.packed import PackedEmbedding, PackedLinear
+from chatglm.quant.packed import PackedLinear
+from chatglm.quant.packed_embedding import PackedEmbedding
 from chatglm.quant.scheme import OFFICIAL, QuantScheme
 
 NAMES = "int4 int4-g64 int4-g128-asym int4-rowwise int8 int8-g32"
@@ -228,18 +229,36 @@ def test_it_is_the_kernels_that_multiply(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_without_our_kernels_torchs_own_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where torch has an operator for the scheme it is used, and what it gives is the product."""
-    layer = PackedLinear.from_linear(nn.Linear(64, 48), QuantScheme(4, 32))
+    layer = PackedLinear.from_linear(linear_of(64, 48), QuantScheme(4, 32))
     x = torch.randn(3, 64).bfloat16()
-    want = nn.functional.linear(x.float(), layer.dequantize(), layer.bias)
-    monkeypatch.setattr(packed, "missing", lambda device, dtype: "no kernels here")
+    monkeypatch.setattr(packed, "missing", lambda device, dtype: "this is a test")
+    monkeypatch.setattr(packed, "say_once", said := [].append)  # type: ignore[var-annotated]
     calls: list[torch_int4.TorchWeight] = []
     linear = torch_int4.linear
-    monkeypatch.setattr(
-        torch_int4, "linear", lambda x, weight, bias: (calls.append(weight), linear(x, weight, bias))[1]
-    )
-    assert (layer(x).float() - want).norm() < 0.02 * want.norm()
-    layer(x)
+
+    def counted(x: torch.Tensor, weight: torch_int4.TorchWeight, bias: torch.Tensor | None) -> torch.Tensor:
+        calls.append(weight)
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(torch_int4, "linear", counted)
+
+    def check() -> None:
+        want = nn.functional.linear(x.float(), layer.dequantize(), layer.bias)
+        assert (layer(x).float() - want).norm() < 0.02 * want.norm()
+
+    check()
+    check()
     assert calls[0] is calls[1], "converted once"
-    layer.load_state_dict(PackedLinear.from_linear(nn.Linear(64, 48), QuantScheme(4, 32)).state_dict(), assign=True)
-    layer(x)
-    assert calls[2] is not calls[0], "other weights, another conversion"
+    assert said.__self__ == ["this is a test"]
+    other = PackedLinear.from_linear(linear_of(64, 48, seed=1), QuantScheme(4, 32)).state_dict()
+    layer.load_state_dict(other)  # written into the same tensors
+    check()
+    layer.packed_scales.mul_(2)
+    check()
+    layer.load_state_dict(other, assign=True)
+    check()
+    assert len({id(weight) for weight in calls}) == 4
+    before = len(calls)
+    layer.precise = True
+    check()
+    assert len(calls) == before, "an exact product is not torch's"

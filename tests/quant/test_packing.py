@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chatglm.errors import CheckpointError, ConfigError
+from chatglm.model.config import ChatGLMConfig
+from chatglm.model.network import ChatGLMForConditionalGeneration
+from chatglm.quant.model import quantize_empty_model
 from chatglm.quant.packing import Packed, Shapes, dequantize, pack, quantize, unpack
 from chatglm.quant.scheme import QuantScheme
 
@@ -126,3 +129,20 @@ def test_tensors_that_are_not_what_the_scheme_says(scheme: QuantScheme) -> None:
     for each in damaged:
         with pytest.raises(CheckpointError, match="they must be|has no zeros"):
             shapes.check(each)
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"), [("int4", 3.75), ("int4-g128", 3.48), ("int8", 6.25), ("int4-rowwise", 3.93)]
+)
+def test_how_much_a_6b_model_takes(name: str, gigabytes: float) -> None:
+    """The figures of docs/quantization.md, from the shapes."""
+    config = ChatGLMConfig(
+        num_layers=28, hidden_size=4096, ffn_hidden_size=13696, kv_channels=128, num_attention_heads=32,
+        padded_vocab_size=65024, multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(config).half()
+        full = sum(tensor.nbytes for tensor in model.state_dict().values())
+        small = quantize_empty_model(model, QuantScheme.parse(name)).state_dict().values()
+    assert full / 1e9 == pytest.approx(12.49, abs=0.005)
+    assert sum(tensor.nbytes for tensor in small) / 1e9 == pytest.approx(gigabytes, abs=0.005)

@@ -47,7 +47,7 @@ def test_rows_are_dequantized_to_the_bit(interpreted, scheme, rows, columns, dty
     ids = torch.randint(0, rows, (2, 3))
     for found, rounded in (
         (triton_linear.dequantize(*tensors, dtype), wanted.to(dtype)),
-        (triton_linear.gather(ids, *tensors, dtype), wanted.to(dtype)[ids]),
+        (triton_linear.dequantize(*tensors, dtype, ids), wanted.to(dtype)[ids]),
     ):
         # The interpreter cuts bfloat16 off instead of rounding it.
         torch.testing.assert_close(found, rounded, atol=0, rtol=8e-3 if dtype == torch.bfloat16 else 0)
@@ -115,9 +115,9 @@ def test_an_id_that_is_no_row_gives_nan(interpreted):
     scheme = QuantScheme(8, None)
     packed = packed_of(5, 40, scheme)
     tensors = (packed.values, packed.scales, packed.zeros, 5, 40, scheme.bits, scheme.group_size, torch.float32)
-    found = triton_linear.gather(torch.tensor([-1, 0, 4, 5, 2**40]), *tensors)
+    found = triton_linear.dequantize(*tensors, torch.tensor([-1, 0, 4, 5, 2**40]))
     assert torch.isnan(found).all(1).tolist() == [True, False, False, True, True]
-    assert triton_linear.gather(torch.tensor([], dtype=torch.long), *tensors).shape == (0, 40)
+    assert triton_linear.dequantize(*tensors, torch.tensor([], dtype=torch.long)).shape == (0, 40)
 
 
 @pytest.mark.parametrize(

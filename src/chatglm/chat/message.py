@@ -145,11 +145,13 @@ def check_metadata(metadata: str, where: str) -> None:
 
 
 def check_encodable(text: str, where: str) -> None:
-    """Refuses text that is no Unicode text: half of a surrogate pair has no bytes.
+    """Refuses what is no text, and text that is no Unicode text: half of a surrogate pair has no bytes.
 
     Raises:
         PromptError: names the character and its place.
     """
+    if not isinstance(text, str):
+        raise PromptError(f"{where} is {text!r}; it must be a text")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -178,7 +180,12 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """More of what the model writes as a call, as it is. `name` is `interpreter` while it writes code."""
+    """More of what the model writes as a call or as code.
+
+    Attributes:
+        name: the tool; `interpreter` for code.
+        text: as it is written, fences and all.
+    """
 
     name: str
     text: str
@@ -193,7 +200,12 @@ class ToolCallDone:
 
 @dataclass(frozen=True, slots=True)
 class CodeDone:
-    """Code to run is complete: `code` without its fences, `raw` as written."""
+    """Code to run is complete.
+
+    Attributes:
+        code: without its fences.
+        raw: as it was written.
+    """
 
     code: str
     raw: str
@@ -201,7 +213,12 @@ class CodeDone:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The turn is over: the engine's word for why (stop, length, abort, error), and the token that ended it."""
+    """The turn is over.
+
+    Attributes:
+        reason: the engine's word for why: stop, length, abort, error.
+        stop_id: the token that ended it, if one did.
+    """
 
     reason: str
     stop_id: int | None = None

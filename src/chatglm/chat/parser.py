@@ -146,8 +146,8 @@ class StreamParser:
             return []
         events = self._open.write(self.decoder.flush())
         segment, last_events = self._open.close()
-        self.segments.append(segment)
-        self._open = None
+        # In one step: whatever interrupts, a segment is open or finished, and never both.
+        self.segments, self._open = [*self.segments, segment], None
         return events + last_events
 
 

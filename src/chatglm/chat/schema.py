@@ -161,8 +161,10 @@ class _Check:
                 value, problems = self._one_of(value, schema[keyword], where, only=keyword == "oneOf")
                 if problems:
                     return value, problems
-        if "not" in schema and not self.value(value, schema["not"], where)[1]:
-            return value, [f"{where or 'the value'} must not be {spelled(value)}"]
+        if "not" in schema:
+            found, problems = self.value(value, schema["not"], where)
+            if not problems and _equal(found, value):  # as it is: what it could be brought into does not count
+                return value, [f"{where or 'the value'} must not be {spelled(value)}"]
         return value, []
 
     def _one_of(self, value: Any, parts: list[Any], where: str, only: bool) -> tuple[Any, list[str]]:

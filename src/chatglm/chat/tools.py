@@ -69,6 +69,8 @@ class ToolBox:
         self.timeout, self.max_result = timeout, max_result
         self._tools: dict[str, Tool] = {}
         self._runner = Runner()
+        if callable(tools):
+            raise ToolError(f"tools is {tools!r}; it must be a list of tools")
         for item in tools:
             self.add(item)
 

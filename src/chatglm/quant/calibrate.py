@@ -16,7 +16,8 @@ from chatglm.errors import ConfigError
 from chatglm.quant.layer_inputs import LayerInputs, decoder_layers, first_inputs, hessian_of, parent_of, states_of
 from chatglm.quant.linear import QUANTIZED_LINEARS
 from chatglm.quant.model import HEADS, effective_scheme, put, record, refuse_quantized, scheme_of_layer
-from chatglm.quant.packed import PackedEmbedding, PackedLinear
+from chatglm.quant.packed import PackedLinear
+from chatglm.quant.packed_embedding import PackedEmbedding
 from chatglm.quant.rounding import Method, Numbers, check_method, restore, round_weight, scales_dtype
 from chatglm.quant.scheme import QuantScheme
 

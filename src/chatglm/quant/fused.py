@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from chatglm import native
 from chatglm.quant.kernels.ops import native_weight
 from chatglm.quant.packed import PackedLinear
+from chatglm.quant.packed_weight import mark
 
 
 def fuse(model: nn.Module) -> bool:
@@ -84,7 +85,7 @@ class FusedForward:
         linears = [linear for layer in self.stack.layers for linear in linears_of(layer)]
         if not all(isinstance(linear, PackedLinear) and not linear.precise for linear in linears):
             return False  # an adapter was put around one, or its product is to be exact
-        weights = tuple(_mark(tensor) for layer in self.stack.layers for tensor in _tensors(layer))
+        weights = tuple(mark(tensor) for layer in self.stack.layers for tensor in _tensors(layer))
         if weights != self._weights:  # moved or replaced since the kernels were told where they are
             self._build()
             self._weights = weights
@@ -129,11 +130,6 @@ def _tensors(layer: Any) -> list[Tensor]:
     linears = linears_of(layer)
     found = [layer.input_layernorm.weight, layer.post_attention_layernorm.weight]
     return found + [t for linear in linears for t in (linear.packed_values, linear.bias) if t is not None]
-
-
-def _mark(tensor: Tensor) -> tuple[int, int]:
-    """Changes when a tensor is replaced, moved or written."""
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def _as_native(linear: PackedLinear) -> native.Weight:

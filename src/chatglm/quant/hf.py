@@ -16,7 +16,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from chatglm.quant.linear import RowwiseLinear, quantize_empty
 from chatglm.quant.model import METHOD as PACKED_METHOD
 from chatglm.quant.model import quantize_empty_model, record
-from chatglm.quant.packed import PackedEmbedding, PackedLinear
+from chatglm.quant.packed import PackedLinear
+from chatglm.quant.packed_embedding import PackedEmbedding
 from chatglm.quant.rowwise import check_bits
 from chatglm.quant.scheme import QuantScheme
 

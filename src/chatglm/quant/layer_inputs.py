@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.errors import ConfigError
-from chatglm.quant.linear import QUANTIZED_LINEARS
+from chatglm.quant.linear import QUANTIZED_LINEARS, is_full
 
 
 class LayerInputs:
@@ -44,7 +44,7 @@ def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
             f"{type(model).__name__} has no linear layer named {', '.join(QUANTIZED_LINEARS)}: nothing to quantize"
         )
     for name, module in kinds:
-        if not isinstance(module, nn.Linear):
+        if not is_full(module):
             raise ConfigError(f"{name} is a {type(module).__name__}; calibrating needs a model with full weights")
     stack = parent_of(kinds[0][0])
     while not isinstance(model.get_submodule(stack), nn.ModuleList):

@@ -134,12 +134,15 @@ def quantize_rowwise(model: nn.Module, bits: int, *, precise: bool | None = None
     Raises:
         ConfigError: unknown bits, a model already quantized to other bits, or no layer to quantize.
     """
+    from chatglm.quant.model import scheme_of  # which knows every kind of layer, this one too
+
     rowwise.check_bits(bits)
-    current = quantized_bits(model)
-    if current not in (None, bits):
-        raise ConfigError(f"the model is already quantized to {current} bits; load the full weights to get {bits} bits")
-    if current == bits:
+    current = scheme_of(model)
+    if current is not None and current.is_official and current.bits == bits:
         return model
+    if current is not None:
+        seen = f"to {current.bits} bits" if current.is_official else f"({current.name})"
+        raise ConfigError(f"the model is already quantized {seen}; load the full weights to get {bits} bits")
     _replace(model, _linear_names(model), lambda linear: RowwiseLinear.from_linear(linear, bits, precise=precise))
     _record_bits(model, bits)
     return model
@@ -175,11 +178,16 @@ def quantized_bits(model: nn.Module) -> int | None:
     return next((module.bits for module in model.modules() if isinstance(module, RowwiseLinear)), None)
 
 
+def is_full(module: nn.Module) -> bool:
+    """Whether a module is a linear layer with a weight of its own in floating point."""
+    return isinstance(module, nn.Linear) and "weight" in module._parameters
+
+
 def _linear_names(model: nn.Module) -> list[str]:
     found = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in QUANTIZED_LINEARS
+        if is_full(module) and name.rpartition(".")[2] in QUANTIZED_LINEARS
     ]
     if not found:
         raise ConfigError(

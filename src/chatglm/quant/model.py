@@ -6,8 +6,9 @@ from typing import Any
 from torch import nn
 
 from chatglm.errors import ConfigError
-from chatglm.quant.linear import QUANTIZED_LINEARS, RowwiseLinear, quantized_bits
-from chatglm.quant.packed import PackedEmbedding, PackedLinear
+from chatglm.quant.linear import QUANTIZED_LINEARS, RowwiseLinear, is_full, quantized_bits
+from chatglm.quant.packed import PackedLinear
+from chatglm.quant.packed_embedding import PackedEmbedding
 from chatglm.quant.scheme import QuantScheme
 
 METHOD = "chatglm_packed"
@@ -146,7 +147,7 @@ def put(model: nn.Module, name: str, layer: nn.Module) -> None:
 def _layers(model: nn.Module, scheme: QuantScheme) -> Iterator[tuple[str, Any, QuantScheme]]:
     found = False
     for name, layer in model.named_modules():
-        if not isinstance(layer, (nn.Linear, nn.Embedding)):
+        if not (is_full(layer) or isinstance(layer, nn.Embedding)):
             continue
         wanted = scheme_of_layer(name, scheme)
         if wanted is not None:

@@ -33,7 +33,7 @@ def packed_linear(
     """
     reason = None if precise else missing(states.device, states.dtype)
     if reason is not None:
-        _say_once(reason)
+        say_once(reason)
     if precise or reason is not None:
         return reference_linear(states, values, scales, zeros, bias, out_features, bits, group_size)
     if states.is_cuda:
@@ -109,5 +109,6 @@ def check_shapes(packed: Packed, scheme: QuantScheme) -> None:
 
 
 @lru_cache(maxsize=4)
-def _say_once(reason: str) -> None:
+def say_once(reason: str) -> None:
+    """Warn that torch multiplies; once for each reason."""
     warnings.warn(f"quantized weights are multiplied through torch, which is slow: {reason}", stacklevel=4)

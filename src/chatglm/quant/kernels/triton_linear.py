@@ -108,29 +108,28 @@ def dequantize(
     bits: int,
     group_size: int | None,
     dtype: torch.dtype,
+    ids: Tensor | None = None,
 ) -> Tensor:
-    """The weight [rows, columns] a packed matrix stands for, rounded to `dtype`."""
-    return _rows(None, rows, values, scales, zeros, rows, columns, bits, group_size, dtype)
-
-
-def gather(
-    ids: Tensor,
-    values: Tensor,
-    scales: Tensor,
-    zeros: Tensor | None,
-    rows: int,
-    columns: int,
-    bits: int,
-    group_size: int | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """The rows of a packed embedding [rows, columns] that belong to whole-number ids [...] -> [..., columns].
+    """The weight [rows, columns] a packed matrix stands for, rounded to `dtype`; with whole-number `ids` [...] the rows
+    of an embedding they name, [..., columns].
 
     An id that is no row gives a row of NaN: asking whether there is one would make the GPU wait.
     """
-    flat = ids.reshape(-1).contiguous()
-    out = _rows(flat, flat.numel(), values, scales, zeros, rows, columns, bits, group_size, dtype)
-    return out.view(*ids.shape, columns)
+    from chatglm.quant.kernels import triton_kernels
+
+    weight = _weight(values, scales, zeros, bits, group_size)
+    flat = None if ids is None else ids.reshape(-1).contiguous()
+    count = rows if flat is None else flat.numel()
+    out = torch.empty(count, columns, dtype=dtype, device=values.device)
+    tile = (16, 128) if flat is None or count >= 16 else (1, 1024)
+    if out.numel():
+        with torch.cuda.device_of(values):
+            triton_kernels.rows_kernel[(-(-count // tile[0]), -(-columns // tile[1]))](
+                out if flat is None else flat, weight.words, weight.scales, weight.zeros, out, count, rows, columns,
+                weight.steps, **weight.constants(), HAS_IDS=flat is not None, ROWS=tile[0], COLUMNS=tile[1],
+                enable_fp_fusion=True,
+            )  # fmt: skip
+    return out if ids is None else out.view(*ids.shape, columns)
 
 
 def _weight(values: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int | None) -> _Weight:
@@ -227,33 +226,6 @@ def _merge(parts: Tensor, bias: Tensor | None, out: Tensor) -> None:
         parts, out if bias is None else bias, out, out.numel(), out.shape[1], parts.shape[0],
         HAS_BIAS=bias is not None, TILE=_MERGE_TILE, enable_fp_fusion=True,
     )  # fmt: skip
-
-
-def _rows(
-    ids: Tensor | None,
-    count: int,
-    values: Tensor,
-    scales: Tensor,
-    zeros: Tensor | None,
-    rows: int,
-    columns: int,
-    bits: int,
-    group_size: int | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    from chatglm.quant.kernels import triton_kernels
-
-    weight = _weight(values, scales, zeros, bits, group_size)
-    out = torch.empty(count, columns, dtype=dtype, device=values.device)
-    tile = (16, 128) if ids is None or count >= 16 else (1, 1024)
-    if out.numel():
-        with torch.cuda.device_of(values):
-            triton_kernels.rows_kernel[(-(-count // tile[0]), -(-columns // tile[1]))](
-                out if ids is None else ids, weight.words, weight.scales, weight.zeros, out, count, rows, columns,
-                weight.steps, **weight.constants(), HAS_IDS=ids is not None, ROWS=tile[0], COLUMNS=tile[1],
-                enable_fp_fusion=True,
-            )  # fmt: skip
-    return out
 
 
 def _tile(tokens: int, dtype: torch.dtype) -> dict[str, int]:

@@ -1,0 +1,81 @@
+"""PackedEmbedding: an embedding whose rows are stored at 8 bits."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from chatglm.errors import CheckpointError
+from chatglm.quant.packed_weight import PackedWeight
+from chatglm.quant.packing import pack, quantize
+from chatglm.quant.scheme import OFFICIAL
+
+
+class PackedEmbedding(PackedWeight):
+    """An embedding whose rows are stored at 8 bits, one scale each. `dtype` is that of what it gives."""
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(num_embeddings, embedding_dim, OFFICIAL[8], device)
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.dtype = dtype  # follows `.half()` and `.to()` as the weight of an embedding would
+
+    @classmethod
+    def from_embedding(cls, embedding: nn.Embedding) -> "PackedEmbedding":
+        """Quantize an embedding: scale = max|row| / 127."""
+        weight = embedding.weight.detach()
+        layer = cls(*weight.shape, device="meta", dtype=weight.dtype)
+        scheme = layer.scheme
+        layer.hold(pack(*quantize(weight, scheme), weight.shape[1], scheme))
+        return layer
+
+    @classmethod
+    def empty_like(cls, embedding: nn.Embedding) -> "PackedEmbedding":
+        return cls(*embedding.weight.shape, device=embedding.weight.device, dtype=embedding.weight.dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """The full matrix, made when asked for."""
+        return self.dequantize().to(self.dtype)
+
+    def to_embedding(self, dtype: torch.dtype | None = None) -> nn.Embedding:
+        """A plain embedding with the weight this one stands for."""
+        embedding = nn.Embedding(self.num_embeddings, self.embedding_dim, device="meta")
+        embedding.weight = nn.Parameter(self.dequantize().to(dtype or self.dtype))
+        return embedding
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= self.num_embeddings):
+            raise CheckpointError(
+                f"ids reach from {int(ids.min())} to {int(ids.max())}; there are {self.num_embeddings}"
+            )
+        if ids.is_cuda and (gathered := self._gather_on_gpu(ids)) is not None:
+            return gathered
+        # [rows / 16, columns / 4, 16, 4] -> the columns of one row each
+        flat = ids.reshape(-1)
+        rows = self.packed_values[flat // 16, :, flat % 16].flatten(1)[:, : self.embedding_dim]
+        scales = self.packed_scales[flat // 16, 0, flat % 16]
+        return (rows.float() * scales[:, None]).to(self.dtype).reshape(*ids.shape, self.embedding_dim)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedEmbedding":
+        super()._apply(fn, recurse)
+        probe = torch.empty(0, dtype=self.dtype, device=self.packed_values.device)
+        self.dtype = fn(probe).dtype if probe.device.type != "meta" else self.dtype
+        return self
+
+    def _gather_on_gpu(self, ids: Tensor) -> Tensor | None:
+        from chatglm.quant.kernels.triton_linear import dequantize, unsuited
+
+        if unsuited(ids.device, self.dtype) is not None:
+            return None
+        rows, columns = self.num_embeddings, self.embedding_dim
+        return dequantize(self.packed_values, self.packed_scales, None, rows, columns, 8, None, self.dtype, ids)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, scheme={self.scheme.name}"
