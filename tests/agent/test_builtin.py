@@ -3,6 +3,7 @@
 import datetime
 import math
 import re
+import warnings
 
 import no_deadline  # noqa: F401
 import pytest
@@ -110,6 +111,22 @@ def test_whole_numbers_are_exact(expression):
 def test_what_is_not_calculated(expression, says):
     with pytest.raises(ToolError, match=says):
         calculate(expression)
+
+
+@pytest.mark.parametrize("expression", ["1if 2else 3", "0x1for x", "'\\d'", "1and 2", "3.is 3", "1jor 2"])
+def test_nothing_is_warned_about(expression):
+    """Python's parser would warn on the screen where people chat."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(ToolError, match="cannot be calculated"):
+            calculate(expression)
+    assert seen == []
+
+
+def test_rounding():
+    assert [calculate(f"round({what})") for what in ("2.567, 2", "2.5", "1234, -2")] == ["2.57", "2", "1200"]
+    with pytest.raises(ToolError, match="no function 'round'|not defined"):
+        calculate("round(1, 2, 3)")
 
 
 @given(st.text(alphabet="0123456789.+-*/%^()[], efactorilpwsunmd'_", max_size=40))
@@ -237,7 +254,7 @@ def test_which_tools_there_are():
     [
         (["shell"], "no built-in tool 'shell'; there are calculator, current_time, weather"),
         (["web_fetch"], "needs a list of hosts"),
-        (["read_file"], "needs a sandbox"),
+        (["read_file"], "needs the code interpreter"),
         ("weather", "must be a list of names"),
     ],
 )

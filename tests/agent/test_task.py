@@ -160,7 +160,8 @@ def test_an_engine_that_fails_leaves_a_trace(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"task": " "}, {"max_steps": 0}, {"max_revisions": -1}, {"max_seconds": 0}, {"max_new_tokens": 0}]
+    "wrong",
+    [{"task": " "}, {"task": None}, {"max_steps": 0}, {"max_revisions": -1}, {"max_seconds": 0}, {"max_new_tokens": 0}],
 )
 def test_wrong_limits_are_refused(wrong):
     with pytest.raises(SessionError):

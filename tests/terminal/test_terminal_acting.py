@@ -9,8 +9,9 @@ from agent.fake_sandbox import FakeSandbox
 from agent.scripted_engine import ByteTokenizer, ScriptedEngine, call, code, say
 
 from chatglm.agent.sandbox.result import FileInfo, Image, Output, Result
-from chatglm.chat.message import Message, Role
+from chatglm.chat.message import Message, Role, ToolCall
 from chatglm.chat.saved import load_file
+from chatglm.chat.tools import ToolBox
 from chatglm.cli import build_parser
 from chatglm.errors import ChatGLMError, SandboxError, ToolError, TraceError
 from chatglm.terminal import task as task_door
@@ -143,6 +144,10 @@ def test_a_turn_that_ends_at_a_limit_is_told(monkeypatch, capsys, tool_file):
         (["--code", "--output", "no-such-folder"], WorkbenchError, "must be a folder that exists"),
         (["--tools", "no.py"], ToolError, "no file 'no.py'"),
         (["--tools", "nothing"], ToolError, "no built-in tool 'nothing'"),
+        (["--tools", "clock:x"], ToolError, "no built-in tool 'clock:x'"),
+        (["--tools", "web_fetch"], ToolError, "--tools web_fetch:docs.python.org"),
+        (["--tools", "web_fetch:a b"], ToolError, "must be a host name"),
+        (["--tools", "read_file"], ToolError, "on the command line --code"),
         (["--code", "--tier", "bubblewrap", "--dangerously-run-unisolated"], SandboxError, "needs both"),
         (["--code", "--tier", "none"], SandboxError, "needs both"),
     ],
@@ -151,6 +156,14 @@ def test_checked_before_a_model_is_loaded(monkeypatch, arguments, error, message
     monkeypatch.setattr(sys, "stdin", Terminal())
     with pytest.raises(error, match=message):
         start(parsed("chat", "hi", *arguments), lambda options: pytest.fail("a model was loaded"))
+
+
+def test_hosts_of_web_fetch():
+    with open_workbench(parsed("chat", "--tools", "calculator,web_fetch:a.org,web_fetch:*.b.org")) as bench:
+        names = [tool.name for tool in bench.tools]
+        told = ToolBox(bench.tools).call(ToolCall("web_fetch", {"url": "http://c.org"}, "")).text
+    assert names == ["calculator", "web_fetch"]
+    assert "allowed are: a.org, *.b.org" in told
 
 
 def test_isolation_is_given_up_only_by_a_flag_that_says_so():
@@ -347,13 +360,16 @@ def test_ctrl_c_ends_a_task(monkeypatch, capsys, sandbox):
         (["--replay", "t", "--greedy"], UsageError, "--greedy has no meaning"),
         (["--replay", "no-such-file"], TraceError, "cannot be read"),
         (["x", "--max-steps", "0"], ChatGLMError, "max_steps is 0"),
-        (["x", "--trace", "/no/such/folder"], TraceError, "cannot be written"),
+        (["x", "--max-seconds", "nan"], ChatGLMError, "max_seconds is nan"),
+        (["x", "--trace", "/no/such/folder"], TraceError, "cannot be written: there is no folder '/no/such'"),
+        (["x", "--trace", "/"], TraceError, "cannot be written: it is a folder"),
+        (["x", "--trace", __file__], TraceError, "was not overwritten"),
         (["x", "--top-p", "7"], ChatGLMError, "--top-p is 7"),
     ],
 )
-def test_wrong_tasks(monkeypatch, capsys, arguments, error, message):
+def test_wrong_tasks(arguments, error, message):
     with pytest.raises(error, match=message):
-        agent(monkeypatch, capsys, ScriptedModel(), *arguments)
+        task_door.start_task(parsed("agent", *arguments), lambda options: pytest.fail("a model was loaded"))
 
 
 def test_every_command_that_runs_code_says_where(capsys):

@@ -2,9 +2,11 @@
 
 from dataclasses import fields
 from string import Formatter
+from typing import get_args
 
 import pytest
 
+from chatglm.agent.events import TurnReason
 from chatglm.terminal.commands import COMMANDS
 from chatglm.terminal.language import CHINESE, ENGLISH, Texts, choose
 
@@ -19,6 +21,15 @@ def test_both_languages_fill_the_same_places(name):
     assert placeholders(english) == placeholders(chinese)
     assert english.isascii()
     assert not chinese.isascii()
+
+
+def test_every_ending_has_a_word():
+    """Of turns, tasks and calls."""
+    statuses = "ok error invalid refused stopped timeout killed".split()
+    endings = {*get_args(TurnReason), *"done failed steps seconds tokens abort".split(), *statuses}
+    for name in endings - {"stop", "length"}:  # these two are told in sentences of their own
+        assert ENGLISH.word(name) == name
+        assert not CHINESE.word(name).isascii()
 
 
 @pytest.mark.parametrize("texts", [ENGLISH, CHINESE])

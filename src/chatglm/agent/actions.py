@@ -1,5 +1,6 @@
 """Carrying out what the model has written: a call of a tool, or code. Whatever it wrote, an observation comes back."""
 
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from chatglm.agent.waiting import start, wait
 from chatglm.chat.message import INTERPRETER, ToolCall
 from chatglm.chat.parser import Segment
 from chatglm.chat.tools import ToolBox, ToolResult
+from chatglm.errors import SessionError
 
 MAX_CODE_RESULT = 8000  # characters of one result that the model is told
 GRACE_SECONDS = 5.0  # for code to end after it was interrupted
@@ -23,10 +25,17 @@ class Actions:
     Args:
         tools: what may be called.
         sandbox: a `chatglm.agent.sandbox.Sandbox`; None: code is not run.
-        ask: whether a dangerous tool may be called; without it none may.
+        ask: whether a dangerous tool may be called: only `True` allows it; without it none may.
+
+    Raises:
+        SessionError: `ask` is a coroutine function; what it returns would be no answer.
     """
 
     def __init__(self, tools: ToolBox, sandbox: Any = None, ask: Ask | None = None) -> None:
+        if inspect.iscoroutinefunction(ask):
+            raise SessionError(
+                f"on_dangerous is {ask!r}, a coroutine function; it must be a plain one that returns True"
+            )
         self.tools, self.sandbox, self.ask = tools, sandbox, ask
 
     def carry_out(self, segment: Segment, stopped: Callable[[], bool]) -> tuple[Observation, list[Event]]:
@@ -43,7 +52,7 @@ class Actions:
         return self._call(segment.call, began, stopped), []
 
     def _call(self, call: ToolCall, began: float, stopped: Callable[[], bool]) -> Observation:
-        if self._is_dangerous(call) and not (self.ask is not None and self.ask(call)):
+        if self._is_dangerous(call) and not (self.ask is not None and self.ask(call) is True):
             return _observation(call.name, "The user has not allowed this call.", "refused", began)
         future = start(lambda: self.tools.call(call))
         if not wait(future, stopped):

@@ -33,7 +33,12 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class ImageProduced:
-    """Code has shown a picture."""
+    """Code has shown a picture.
+
+    Attributes:
+        mime: "image/png" or "image/jpeg".
+        data: its bytes, as a file would hold them.
+    """
 
     mime: str
     data: bytes
@@ -41,7 +46,12 @@ class ImageProduced:
 
 @dataclass(frozen=True, slots=True)
 class FileProduced:
-    """Code has written a file; `session.sandbox.get(name)` has its bytes."""
+    """Code has written a file; `session.sandbox.get(name)` has its bytes.
+
+    Attributes:
+        name: its path under /mnt/data.
+        size: in bytes.
+    """
 
     name: str
     size: int
@@ -49,7 +59,13 @@ class FileProduced:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something was done that nobody asked for, or left undone: `text` says what."""
+    """Something was done that nobody asked for, or left undone.
+
+    Attributes:
+        kind: "history_cut": old turns were left out; "no_room": the turn has filled the context; "restarted": the
+            interpreter began anew; "failed": a task broke off.
+        text: says what, for people.
+    """
 
     kind: NoticeKind
     text: str
@@ -87,7 +103,12 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class PlanMade:
-    """The steps that are to be done from here on; `revision` counts the plans before this one."""
+    """A plan.
+
+    Attributes:
+        steps: what is to be done from here on.
+        revision: how many plans came before this one.
+    """
 
     steps: tuple[str, ...]
     revision: int
@@ -95,7 +116,12 @@ class PlanMade:
 
 @dataclass(frozen=True, slots=True)
 class StepBegun:
-    """A step begins; `number` counts the steps begun, over all plans."""
+    """A step begins.
+
+    Attributes:
+        number: of the steps begun, over all plans; from 1.
+        text: what is to be done in it.
+    """
 
     number: int
     text: str

@@ -13,9 +13,10 @@ from chatglm.errors import ToolError
 def load_tools(path: str | Path) -> list[Tool]:
     """The tools of a file.
 
-    A `.py` file is run, with the rights of this program: it must be one's own. Its tools are the `Tool` objects among
-    its names, in the order they were made, imported ones too. The servers of a `.json` file are started, and ended with
-    the program; `load_mcp` gives more control over them, and what went wrong with each.
+    A `.py` file is run, with the rights of this program: it must be one's own. It may import files beside it. Its tools
+    are the `Tool` objects among its names, in the order they were made, imported ones too. The servers of a `.json`
+    file are started, and ended with the program; `load_mcp` gives more control over them, and what went wrong with
+    each.
 
     Raises:
         ToolError: no such file, an error while it was run, no tools in it, two of one name.
@@ -49,6 +50,9 @@ def _from_python(path: Path) -> list[Tool]:
         raise ToolError(f"{str(path)!r} cannot be loaded as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and annotations look their module up
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # at the end: a file beside it must not stand in for a module of this program
     try:
         spec.loader.exec_module(module)
     except BaseException as error:

@@ -181,10 +181,10 @@ async def _tools(client: Any) -> list[Any]:
         page = await client.list_tools(cursor=cursor)
         found += page.tools
         cursor = page.next_cursor
-        if cursor is None:
-            return found
         if len(found) > _MAX_TOOLS:
             break
+        if cursor is None:
+            return found
     raise ToolError(f"it offers more than {_MAX_TOOLS} tools, or a list without an end")
 
 

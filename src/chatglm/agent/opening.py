@@ -28,18 +28,20 @@ def check_version(tokenizer: Any, system: str | None, tools: ToolBox, sandbox: A
         raise SessionError(f"ChatGLM2 was given {' and '.join(wrong)}; it has plain turns only, ChatGLM3 has them all")
 
 
-def checked_params(params: SamplingParams) -> SamplingParams:
-    if params.stop:
-        raise SessionError(f"params.stop is {params.stop!r}; in a session the model's own stop tokens end an answer")
+def checked_params(params: Any) -> SamplingParams:
+    if not isinstance(params, SamplingParams):
+        raise SessionError(f"params is {params!r}; it must be a chatglm.SamplingParams")
     return params
 
 
 def opened(sandbox: Any) -> Any:
-    if sandbox is None or not isinstance(sandbox, str):
-        return sandbox
-    from chatglm.agent.sandbox import open_sandbox
+    if isinstance(sandbox, str):
+        from chatglm.agent.sandbox import open_sandbox
 
-    return open_sandbox(sandbox)
+        return open_sandbox(sandbox)
+    if sandbox is not None and not hasattr(sandbox, "run"):
+        raise SessionError(f"sandbox is {sandbox!r}; it must be 'auto', an open sandbox, or None: code is not run")
+    return sandbox
 
 
 def check_tools(system: Message, tools: ToolBox) -> None:

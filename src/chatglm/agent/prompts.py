@@ -1,6 +1,7 @@
 """The system message of a session: the official words for tools and for code, and the form of results."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from chatglm.chat.message import Message, Role
@@ -31,12 +32,19 @@ def system_message(text: str | None, tools: Sequence[Any], code: bool) -> Messag
     return Message(Role.SYSTEM, "\n".join(parts), tools=list(tools) or None)
 
 
+def reopened(saved: Message, tools: Sequence[Any], code: bool) -> Message | None:
+    """The system message a saved conversation goes on with: as it was, with the tools there are now."""
+    if saved.tools is not None:
+        return replace(saved, tools=list(tools) or saved.tools)
+    return system_message(own_text(saved), tools, code) if tools else saved
+
+
 def own_text(system: Message) -> str:
     """One's own words in a system message that `system_message` has made, or anybody else."""
     lines = system.content.split("\n")
     if system.tools is not None and lines[-1] == TOOLS_PROMPT:
         del lines[-1]
-    return "\n".join(line for line in lines if line != CODE_PROMPT)
+    return "" if lines == [CODE_PROMPT] else "\n".join(lines)
 
 
 def code_result(text: str) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -13,7 +12,7 @@ from chatglm.agent.actions import Actions, Ask
 from chatglm.agent.events import Event
 from chatglm.agent.limits import Limits
 from chatglm.agent.opening import check_tools, check_version, checked_params, context_of, opened
-from chatglm.agent.prompts import system_message
+from chatglm.agent.prompts import reopened, system_message
 from chatglm.agent.turn import ActingTurn
 from chatglm.agent.uploads import Upload, read_uploads, uploaded_text
 from chatglm.agent.window import Window
@@ -42,8 +41,9 @@ class Session:
         sandbox: where code runs: "auto" opens the strongest isolation there is and closes it with the session; an
             open `chatglm.agent.sandbox.Sandbox` stays the caller's; None: code is not run.
         max_rounds, max_errors, max_new_tokens, max_seconds: limits of one turn; see `Limits`.
-        params: how tokens are chosen. With a seed the whole session can be repeated.
-        on_dangerous: asked with the call before a dangerous tool is used; without it none is.
+        params: how tokens are chosen, and what ends an answer. With a seed the whole session can be repeated. A call
+            that a stop string cuts short is not carried out.
+        on_dangerous: asked with the call before a dangerous tool is used; only `True` allows it, without it none is.
         context_length: tokens prompt and answer may have together; None: as many as the engine has room for. Longer
             conversations lose their oldest turns in the prompt, with a notice; `history` keeps them.
 
@@ -71,7 +71,7 @@ class Session:
         given = locals()
         self.engine, self.tokenizer = engine, tokenizer
         self.limits = Limits(max_rounds, max_errors, max_new_tokens, max_seconds)
-        self.params = checked_params(params or OFFICIAL_SAMPLING)
+        self.params = checked_params(OFFICIAL_SAMPLING if params is None else params)
         self.window = Window(tokenizer, context_of(engine, context_length))
         toolbox = tools if isinstance(tools, ToolBox) else ToolBox(tools)
         options = {name: value for name, value in given.items() if name not in ("self", "engine", "tokenizer")}
@@ -109,7 +109,8 @@ class Session:
         return self._send(text, uploads)
 
     def _send(self, text: str, uploads: Sequence[tuple[str, bytes]]) -> Iterator[Event]:
-        with self._turn():
+        self._begin()
+        with self._busy:
             for name, content in uploads:
                 self.actions.sandbox.put(name, content)
             text = uploaded_text([(name, len(content)) for name, content in uploads], text)
@@ -144,7 +145,8 @@ class Session:
         return self._regenerate(start)
 
     def _regenerate(self, start: int) -> Iterator[Event]:
-        with self._turn():
+        self._begin()
+        with self._busy:
             yield from self._answer(self._messages[:start], self._messages[start])
 
     def stop(self) -> None:
@@ -157,8 +159,9 @@ class Session:
         Raises:
             SessionError: nothing was said yet, or the session is in the midst of a turn.
         """
-        start = self._last_turn()
-        with self._turn():
+        self._begin()
+        with self._busy:
+            start = self._last_turn()
             question = self._messages[start]
             del self._messages[start:]
             self.window.left_out = 0
@@ -196,14 +199,15 @@ class Session:
             SessionError: the conversation offers tools that were not given.
         """
         messages, _ = load_file(Path(path)).open(vocabulary_of(tokenizer))
-        session = cls(engine, tokenizer, **options)
         saved = messages[0] if messages and messages[0].role is Role.SYSTEM else None
-        session._messages = list(messages[1:] if saved else messages)
+        tools = options.get("tools", ())
+        options["tools"] = toolbox = tools if isinstance(tools, ToolBox) else ToolBox(tools)
         if saved is not None:
-            check_tools(saved, session.actions.tools)
+            check_tools(saved, toolbox)
+        session = cls(engine, tokenizer, **options)
+        session._messages = list(messages[1:] if saved else messages)
         if saved is not None and options.get("system") is None:
-            tools = session._system.tools if session._system else None
-            session._system = replace(saved, tools=tools if tools is not None else saved.tools)
+            session._system = reopened(saved, toolbox.schemas(), session.sandbox is not None)
         return session
 
     def fork(self, *, sandbox: Any = None) -> "Session":
@@ -224,9 +228,12 @@ class Session:
         other = type(self)(self.engine, self.tokenizer, **options)
         other._system, other._messages = self._system, list(self._messages)
         other.window.left_out, other._answers = self.window.left_out, self._answers
-        if self.sandbox is not None:
-            for file in self.sandbox.list():
+        try:
+            for file in self.sandbox.list() if self.sandbox is not None else ():
                 other.sandbox.put(file.name, self.sandbox.get(file.name), folders=True)
+        except BaseException:  # nobody would close the interpreter it has opened
+            other.close()
+            raise
         return other
 
     def close(self) -> None:
@@ -244,17 +251,13 @@ class Session:
 
     # one turn
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _begin(self) -> None:
+        """Before `with self._busy`: a lock taken by hand would stay taken after a Ctrl-C in the wrong moment."""
         if self._closed:
             raise SessionError("the session is closed; open another one, or load() what save() has written")
-        if not self._busy.acquire(blocking=False):
-            raise SessionError("the session is in the midst of a turn; read it to its end or stop() it first")
-        try:
-            self._stop.clear()
-            yield
-        finally:
-            self._busy.release()
+        if self._busy.locked():
+            raise SessionError("the session is in the midst of a turn; read its events to the end, or close() them")
+        self._stop.clear()
 
     def _answer(self, before: Sequence[Message], question: Message) -> Iterator[Event]:
         """Has the question answered; whatever happens, the history then ends with a whole turn."""

@@ -1,5 +1,6 @@
 """A task: the model makes a plan, works through it with tools and code, changes it where a step fails, and answers."""
 
+import inspect
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,8 +68,8 @@ class AgentTask:
         files: Sequence[Upload] = (),
         trace: str | PathLike[str] | None = None,
     ) -> None:
-        if not task.strip():
-            raise SessionError("the task is empty; it must say what is to be done")
+        if not isinstance(task, str) or not task.strip():
+            raise SessionError(f"the task is {task!r}; it must be a text that says what is to be done")
         require_whole("max_steps", max_steps, 1)
         require_whole("max_revisions", max_revisions, 0)
         self.session, self.task = session, task.strip()
@@ -240,33 +241,20 @@ def _least(*values: Any) -> Any:
     return min((value for value in values if value is not None), default=None)
 
 
-def run_task(
-    engine: Any,
-    tokenizer: Any,
-    task: str,
-    *,
-    max_steps: int = 12,
-    max_revisions: int = 3,
-    max_seconds: float | None = 900.0,
-    max_new_tokens: int | None = None,
-    language: str | None = None,
-    files: Sequence[Upload] = (),
-    trace: str | PathLike[str] | None = None,
-    **session_options: Any,
-) -> TaskDone:
-    """Works on a task in a session of its own and returns the outcome; see `AgentTask` and `Session`."""
-    with Session(engine, tokenizer, **session_options) as session:
-        work = AgentTask(
-            session,
-            task,
-            max_steps=max_steps,
-            max_revisions=max_revisions,
-            max_seconds=max_seconds,
-            max_new_tokens=max_new_tokens,
-            language=language,
-            files=files,
-            trace=trace,
-        )
+_TASK_OPTIONS = frozenset(inspect.signature(AgentTask).parameters) - {"session", "task"}
+
+
+def run_task(engine: Any, tokenizer: Any, task: str, **options: Any) -> TaskDone:
+    """Works on a task in a session of its own and returns the outcome.
+
+    Args:
+        engine, tokenizer: as for `Session`.
+        task: what is to be done.
+        options: those of `AgentTask`; all others are those of `Session`. Limits that both have are the task's.
+    """
+    own = {name: options.pop(name) for name in _TASK_OPTIONS & options.keys()}
+    with Session(engine, tokenizer, **options) as session:
+        work = AgentTask(session, task, **own)
         for _ in work:
             pass
     assert work.result is not None

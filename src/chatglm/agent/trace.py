@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -183,12 +184,26 @@ def _action(event: ToolCallDone | CodeDone) -> Record:
     return {"name": call.name, "arguments": call.arguments, **error}
 
 
-def _create(path: Path) -> TextIO:
+def check_target(path: Path) -> None:
+    """Refuses a file that no trace can or should be written to, and leaves it as it is.
+
+    Raises:
+        TraceError: it holds something else, or its folder is missing or not to be written in.
+    """
     if path.is_file() and path.stat().st_size:
         try:
             read_trace(path)
         except TraceError as error:
             raise TraceError(f"{path} was not overwritten: {error}") from None
+    if path.is_dir() or not path.parent.is_dir():
+        what = "it is a folder" if path.is_dir() else f"there is no folder {str(path.parent)!r}"
+        raise TraceError(f"{path} cannot be written: {what}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise TraceError(f"{path} cannot be written: the permission is missing")
+
+
+def _create(path: Path) -> TextIO:
+    check_target(path)
     try:
         return path.open("w", encoding="utf-8")
     except OSError as error:

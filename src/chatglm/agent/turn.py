@@ -11,8 +11,9 @@ from chatglm.agent.limits import Limits
 from chatglm.agent.window import Window
 from chatglm.chat.answer import Answer, Token
 from chatglm.chat.message import Done, Message, Role
-from chatglm.chat.parser import Segment
+from chatglm.chat.parser import Decoder, Segment
 from chatglm.engine.request import SamplingParams
+from chatglm.engine.stopping import StopStrings
 from chatglm.engine.tokens import stream_tokens
 from chatglm.errors import PromptError
 
@@ -98,9 +99,9 @@ class ActingTurn:
             return self._over() or "abort"
         if reason == "length":
             return "length"
-        self._said += answer.messages()
-        self._answer = None
-        calls = [segment for segment in answer.segments if segment.kind != "text" and segment.ids]
+        # In one step: a Ctrl-C must not leave the answer both said and running.
+        self._said, self._answer = [*self._said, *answer.messages()], None
+        calls = answer.calls()
         if not calls:
             return "stop"
         if self.rounds == self.limits.max_rounds:
@@ -121,7 +122,7 @@ class ActingTurn:
 
     def _act(self, calls: Sequence[Segment]) -> Generator[Event, None, TurnReason | None]:
         for segment in calls:
-            over = self._over()
+            over = self._over() or self._too_many_errors()
             if over:
                 return over
             observation, more = self.actions.carry_out(segment, lambda: self._over() is not None)
@@ -130,7 +131,10 @@ class ActingTurn:
             yield from more
             self._errors = self._errors + 1 if observation.status == "invalid" else 0
         self.rounds += 1
-        return "errors" if self._errors > self.limits.max_errors else self._over()
+        return self._too_many_errors() or self._over()
+
+    def _too_many_errors(self) -> TurnReason | None:
+        return "errors" if self._errors > self.limits.max_errors else None
 
     def _over(self) -> TurnReason | None:
         if self._stopped():
@@ -146,14 +150,14 @@ class ActingTurn:
 
 
 class _EngineAnswer(Answer):
-    """One round's answer by the engine."""
+    """One round's answer by the engine. Stop strings are looked for here, where it is known what is text."""
 
     def __init__(self, turn: ActingTurn, prompt_ids: list[int], max_tokens: int) -> None:
         tokenizer, params = turn.window.tokenizer, turn.params
         self.engine = turn.engine
-        super().__init__(
-            prompt_ids, tokenizer.stream_parser(turn.actions.tools.names), lambda: turn._over() is not None
-        )
+        parser = tokenizer.stream_parser(turn.actions.tools.names)
+        self._stops = parser.decoder = _Stops(parser.decoder, params.stop)
+        super().__init__(prompt_ids, parser, lambda: turn._over() is not None)
         most = max_tokens if params.max_tokens is None else min(max_tokens, params.max_tokens)
         self.params = replace(
             params,
@@ -161,10 +165,37 @@ class _EngineAnswer(Answer):
             max_tokens=most,
             min_tokens=min(params.min_tokens, most),
             stop_token_ids=sorted({*params.stop_token_ids, *tokenizer.stop_ids}),
+            stop=(),
         )
+
+    def calls(self) -> list[Segment]:
+        """What is to be carried out; nothing where a stop string has cut a call short."""
+        cut_short = self._stops.found and self.segments[-1].kind != "text"
+        return [] if cut_short else [segment for segment in self.segments if segment.kind != "text" and segment.ids]
+
+    def _cut_off(self) -> bool:
+        return self._stops.found
 
     def _tokens(self) -> Iterator[Token]:
         yield from stream_tokens(self.engine, self.engine.submit(self.prompt_ids, self.params), self._stopped)
+
+
+class _Stops(StopStrings):
+    """Stop strings in what is written, but not in the blanks a segment begins with: its empty first line is part of
+    the format, and a stop string of one line break would else end every answer before it begins."""
+
+    def __init__(self, decoder: Decoder, stop: Sequence[str]) -> None:
+        super().__init__(decoder, stop)
+        self._begun = False
+
+    def flush(self) -> str:
+        text, self._begun = super().flush(), False
+        return text
+
+    def _let_out(self, new: str) -> str:
+        blanks = "" if self._begun else new[: len(new) - len(new.lstrip())]
+        self._begun = self._begun or len(blanks) < len(new)
+        return blanks + super()._let_out(new[len(blanks) :])
 
 
 def with_all_observations(messages: Sequence[Message]) -> list[Message]:

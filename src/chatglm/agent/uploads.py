@@ -1,13 +1,16 @@
 """Files a user brings into a conversation, told to the model in the official way."""
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from chatglm.chat.message import Role
 from chatglm.errors import SessionError
 
 FOLDER = PurePosixPath("/mnt/data")
+MAX_BYTES = 1 << 30  # of one file, which is read into memory; the sandbox has limits of its own, far below
 
 Upload = str | os.PathLike[str] | tuple[str, bytes]  # a file of this machine, or a name and its content
 
@@ -51,15 +54,28 @@ def check_upload_name(name: str) -> None:
 
 def _read(file: Upload) -> tuple[str, bytes]:
     if isinstance(file, tuple):
-        name, content = file
-    else:
-        name, content = os.path.basename(os.fspath(file)), b""
-    check_upload_name(name)
-    if isinstance(file, tuple):
-        if not isinstance(content, bytes):
-            raise SessionError(f"the content of {name!r} is a {type(content).__name__}; it must be bytes")
-        return name, content
+        return _read_pair(file)
+    if not isinstance(file, (str, os.PathLike)):
+        raise SessionError(f"a file to upload is {file!r}; it must be a path, or a name and its content as bytes")
+    path = Path(os.fsdecode(file))
+    check_upload_name(path.name)
     try:
-        return name, Path(file).read_bytes()
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a folder has no bytes, and a pipe or a device may have no end
+            what = "a folder" if stat.S_ISDIR(about.st_mode) else "no regular file"
+            raise SessionError(f"{str(path)!r} is {what} and cannot be uploaded; give a file")
+        if about.st_size > MAX_BYTES:
+            raise SessionError(f"{str(path)!r} has {about.st_size} bytes; a file to upload has at most {MAX_BYTES}")
+        return path.name, path.read_bytes()
     except OSError as error:
-        raise SessionError(f"the file {os.fspath(file)} cannot be uploaded: {error.strerror or error}") from None
+        raise SessionError(f"the file {str(path)!r} cannot be uploaded: {error.strerror or error}") from None
+
+
+def _read_pair(pair: tuple[Any, ...]) -> tuple[str, bytes]:
+    if len(pair) != 2 or not isinstance(pair[0], str):
+        raise SessionError(f"a file to upload is a tuple of {len(pair)} values; it must be a name and its content")
+    name, content = pair
+    check_upload_name(name)
+    if not isinstance(content, bytes):
+        raise SessionError(f"the content of {name!r} is a {type(content).__name__}; it must be bytes")
+    return name, content

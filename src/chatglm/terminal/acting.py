@@ -110,7 +110,9 @@ class ActingScreen(Screen):
                 self.aside.show(event)
         elif isinstance(event, Observation):
             seconds = f"{event.seconds:.1f}"
-            self.remark(self.texts.result_of.format(name=event.name, status=event.status, seconds=seconds))
+            self.remark(
+                self.texts.result_of.format(name=event.name, status=self.texts.word(event.status), seconds=seconds)
+            )
             self.remark(self._shortened(event.text))
         elif isinstance(event, ImageProduced):
             self.remark(self._saved(event))

@@ -239,7 +239,7 @@ class Chat:
         elif turn.reason == "length":
             self._note("limit_reached")
         elif turn.reason != "stop":
-            self._note("turn_over", reason=turn.reason)
+            self._note("turn_over", reason=self.texts.word(turn.reason))
         elif turn.messages and turn.messages[-1].metadata:
             self._note("tool_wanted")
         if self.statistics is not None:

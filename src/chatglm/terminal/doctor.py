@@ -12,6 +12,7 @@ EXTRAS = {
     "peft": ("peft", "LoRA folders"),
     "modelscope": ("modelscope", "--hub modelscope"),
     "mcp": ("mcp", "tools of MCP servers"),
+    "gguf": ("gguf", "convert --to gguf"),
     "IPython": ("code", "the code interpreter"),
 }
 

@@ -65,6 +65,28 @@ class Texts:
     replay_different: str
     statistics: str
 
+    def word(self, name: str) -> str:
+        """A word the program uses for itself - how a turn, a task or a call ended - in this language."""
+        return _CHINESE_WORDS.get(name, name) if self is CHINESE else name
+
+
+_CHINESE_WORDS = {
+    "abort": "已停止",
+    "done": "完成",
+    "error": "出错",
+    "errors": "错误调用太多",
+    "failed": "失败",
+    "invalid": "调用有误",
+    "killed": "被强制结束",
+    "ok": "成功",
+    "refused": "未允许",
+    "rounds": "轮数用完",
+    "seconds": "时间用完",
+    "steps": "步数用完",
+    "stopped": "已停止",
+    "timeout": "超时",
+    "tokens": "token 用完",
+}
 
 ENGLISH = Texts(
     real_weights="To run real weights, leave and use --model FOLDER_OR_NAME.",

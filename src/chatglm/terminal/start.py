@@ -158,7 +158,7 @@ def _one_answer(wishes: _Wishes, responder: Responder, prompt: str, bench: Workb
     if turn.reason == "length":
         sys.stderr.write(texts.limit_reached_once + "\n")
     elif turn.reason in ("rounds", "errors"):
-        sys.stderr.write(texts.turn_over.format(reason=turn.reason) + "\n")
+        sys.stderr.write(texts.turn_over.format(reason=texts.word(turn.reason)) + "\n")
         return 1
     return INTERRUPTED if turn.reason == "abort" else 0
 

@@ -7,6 +7,7 @@ import json
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatglm.chat.message import TextDelta
@@ -45,6 +46,7 @@ def start_task(options: argparse.Namespace, load: Callable[[argparse.Namespace],
     if options.task is None or not options.task.strip():
         raise UsageError("there is no TASK; say what is to be done, or give --replay FILE")
     sampling_of(options), check_seed(options.seed)
+    _check_limits(options)
     if load is None:
         from chatglm.terminal.model_responder import load_responder
 
@@ -54,6 +56,18 @@ def start_task(options: argparse.Namespace, load: Callable[[argparse.Namespace],
         screen.note(texts.loading.format(model=options.model or EMBEDDED))
         with _session(options, bench, _ask(options, texts, screen), load(options)) as session:
             return _carry_out(_task(options, session), screen, texts)
+
+
+def _check_limits(options: argparse.Namespace) -> None:
+    """Before a model is loaded, which can take minutes."""
+    from chatglm.agent.limits import Limits, require_whole
+    from chatglm.agent.trace import check_target
+
+    Limits(max_seconds=options.max_seconds)
+    if options.max_steps is not None:
+        require_whole("max_steps", options.max_steps, 1)
+    if options.trace is not None:
+        check_target(Path(options.trace))
 
 
 def _ask(options: argparse.Namespace, texts: Texts, screen: Screen) -> Ask:
@@ -143,7 +157,7 @@ class _View:
         elif isinstance(event, TaskDone):
             self.answer.end_line()
             counts = {"steps": event.steps, "revisions": event.revisions, "seconds": f"{event.seconds:.1f}"}
-            self._note(texts.task_over.format(reason=event.reason, **counts))
+            self._note(texts.task_over.format(reason=texts.word(event.reason), **counts))
         elif self.answering and isinstance(event, TextDelta):
             self.answer.show(event)
         else:

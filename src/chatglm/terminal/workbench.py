@@ -127,11 +127,14 @@ def _open_sandbox(options: argparse.Namespace) -> Any:
 
 
 def _tools(name: str, sandbox: Any) -> list[Tool]:
-    """The tools of a file, or the built-in tool of that name."""
+    """The tools of a file, or built-in tools by name; hosts that `web_fetch` may ask stand after a colon."""
     if Path(name).suffix in (".py", ".json") or os.path.exists(name):
         from chatglm.agent.loading import load_tools
 
         return load_tools(name)
     from chatglm.agent.builtin import builtin_tools
 
-    return builtin_tools(name.split(","), sandbox=sandbox)
+    parts = [part.strip().partition(":") for part in name.split(",")]
+    hosts = [host for tool, _, host in parts if tool == "web_fetch" and host]
+    names = [tool if tool == "web_fetch" else tool + colon + rest for tool, colon, rest in parts]
+    return builtin_tools(names, allow_hosts=hosts, sandbox=sandbox)

@@ -54,7 +54,10 @@ def builtin_tools(
 
 def _missing(name: str, known: list[str]) -> str:
     if name == "web_fetch":
-        return "web_fetch needs a list of hosts it may ask: give allow_hosts="
+        return (
+            "web_fetch needs a list of hosts it may ask: give allow_hosts=['docs.python.org'], or on the command line "
+            "--tools web_fetch:docs.python.org"
+        )
     if name in _FILES:
-        return f"{name} needs a sandbox: give sandbox="
+        return f"{name} needs the code interpreter's files: give sandbox=, or on the command line --code"
     return f"there is no built-in tool {name!r}; there are {', '.join(known)}"

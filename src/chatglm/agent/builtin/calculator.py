@@ -3,6 +3,7 @@
 import ast
 import math
 import operator
+import re
 import statistics
 import unicodedata
 from collections.abc import Callable
@@ -16,6 +17,8 @@ _MAX_BITS = 10_000  # of a whole number, about 3000 digits
 _MAX_COUNT = 3000  # for factorials and combinations
 
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "^": "**", "π": "pi", "√": "sqrt"})
+# What Python's parser reads and warns about, on the screen where people chat: a number that runs into a word, and text.
+_WARNED_ABOUT = re.compile(r"""['"\\]|[\da-fA-F_.jJ](?:and|else|for|if|in|is|not|or)\b""")
 _CONSTANTS = {"pi": math.pi, "e": math.e, "tau": math.tau}
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -39,7 +42,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(math, name) for name in "sqrt exp log log2 log10 sin cos tan asin acos atan atan2".split()},
     **{name: getattr(math, name) for name in "sinh cosh tanh degrees radians hypot floor ceil trunc gcd lcm".split()},
     "abs": abs,
-    "round": lambda number, digits=0: _rounded(number, digits),
     "ln": math.log,
 }
 
@@ -68,6 +70,8 @@ def calculate(expression: str) -> str:
     if len(expression) > _MAX_CHARACTERS:
         raise _Wrong(f"the expression has {len(expression)} characters; at most {_MAX_CHARACTERS} are calculated")
     written = unicodedata.normalize("NFKC", expression).translate(_SIGNS).strip().rstrip("=").strip()
+    if _WARNED_ABOUT.search(written):
+        raise _Wrong(f"{expression!r} cannot be calculated; known are numbers, operators and functions")
     try:
         value = _value(ast.parse(written, mode="eval").body)
         return _written(value)
@@ -133,13 +137,15 @@ def _function(name: str, arguments: list[Any]) -> Any:
         return counting(*numbers)
     if name == "pow" and len(numbers) == 2:
         return _power(*numbers)
+    if name == "round" and len(numbers) in (1, 2):
+        return _rounded(*numbers)
     if name not in _FUNCTIONS:
-        known = ", ".join(sorted([*_FUNCTIONS, *_COUNTING, *_OF_LISTS, "pow"]))
+        known = ", ".join(sorted([*_FUNCTIONS, *_COUNTING, *_OF_LISTS, "pow", "round"]))
         raise _Wrong(f"there is no function {name!r}; the functions are: {known}")
     return _FUNCTIONS[name](*numbers)
 
 
-def _rounded(number: Any, digits: Any) -> Any:
+def _rounded(number: Any, digits: Any = 0) -> Any:
     if abs(digits) > 100:  # a whole number is rounded by way of a power of ten
         raise _Wrong("a number is rounded to at most 100 digits")
     return round(number, digits) if digits else round(number)

@@ -9,6 +9,9 @@ _BLOCKS = frozenset(
     "h1 h2 h3 h4 h5 h6 figure figcaption option".split()
 )
 _VOID = frozenset("br hr img input meta link area base col embed source track wbr".split())
+_MAX_UNCLOSED = 5000  # characters at the end of a page in a tag that never ends
+_MAX_HIDDEN = 100  # tags inside each other
+_ANY_TAG = re.compile("<[^<>]*>?")
 
 
 class _Reader(HTMLParser):
@@ -21,7 +24,7 @@ class _Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.in_title = tag == "title"
-        if tag in _HIDDEN and tag not in _VOID:
+        if tag in _HIDDEN and tag not in _VOID and len(self.hidden) < _MAX_HIDDEN:
             self.hidden.append(tag)
         if tag in _BLOCKS:
             self.parts.append("\n")
@@ -50,7 +53,10 @@ def html_text(html: str) -> str:
     """The text of a page, its title first. Nothing raises, whatever the page."""
     reader = _Reader()
     reader.feed(html)
-    reader.close()
+    if len(reader.rawdata) > _MAX_UNCLOSED:  # the parser's time for it would be the square of its length
+        reader.handle_data(_ANY_TAG.sub(" ", reader.rawdata))
+    else:
+        reader.close()
     lines = [" ".join(line.split()) for line in "".join(reader.parts).split("\n")]
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
     title = " ".join("".join(reader.title).split())

@@ -1,5 +1,6 @@
 """The weather, from open-meteo.com: free, without a key, for non-commercial use."""
 
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -84,9 +85,9 @@ def make_weather(places: str = PLACES, forecast: str = FORECAST, timeout: float 
 def _find(address: str, city: str, timeout: float) -> dict[str, Any]:
     language = "en" if city.isascii() else "zh"
     found = _get(address, {"name": city.strip()[:100], "count": 1, "language": language}, timeout).get("results")
-    if not isinstance(found, list) or not found or not {"latitude", "longitude"} <= set(found[0]):
+    place = found[0] if isinstance(found, list) and found else None
+    if not isinstance(place, dict) or not {"latitude", "longitude"} <= set(place):
         raise ToolError(f"no place named {city[:60]!r} was found; give the name of a city")
-    place: dict[str, Any] = found[0]
     return place
 
 
@@ -127,7 +128,7 @@ def _get(address: str, query: dict[str, Any], timeout: float) -> dict[str, Any]:
         raise ToolError(f"the weather service refused: HTTP {error.code}") from None
     except ValueError:
         raise ToolError("the weather service answered with something that is not JSON") from None
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ToolError(f"the weather service cannot be reached ({reason}); is this machine online?") from None
     if not isinstance(answer, dict):

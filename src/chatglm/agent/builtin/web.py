@@ -230,10 +230,13 @@ def is_public(address: str) -> bool:
             found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         else:
             found = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1] or found
-    return bool(found.is_global and not found.is_multicast and not found.is_reserved)
+    special = any(found in network for network in _NEVER if network.version == found.version)
+    return bool(found.is_global and not found.is_multicast and not found.is_reserved and not special)
 
 
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # NAT64
+# What `is_global` of some Python versions does not know: site-local, local NAT64, and special-purpose IPv4 addresses.
+_NEVER = [ipaddress.ip_network(network) for network in ("fec0::/10", "64:ff9b:1::/48", "192.0.0.0/24")]
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
