@@ -25,6 +25,8 @@ if mode == "odd tools":
         {"name": "interpreter", "inputSchema": {"type": "object", "title": "T", "$schema": "x"}},
         {"name": "echo", "inputSchema": {"type": "object"}},
     ]
+if mode == "many tools":
+    tools = [{"name": f"t{number}", "inputSchema": {"type": "object"}} for number in range(501)]
 
 
 def answer(request, **parts):

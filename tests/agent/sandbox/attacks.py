@@ -156,6 +156,32 @@ attack(open, "/dev/tty", "w")""",
     "parent-death-signal": """
 answer = libc.prctl(1, 0, 0, 0, 0)
 check(answer == -1 and ctypes.get_errno() in (0, errno.EPERM))""",
+    "priority": """
+import resource
+for policy in (os.SCHED_FIFO, os.SCHED_RR):
+    attack(os.sched_setscheduler, 0, policy, os.sched_param(1))
+attack(os.setpriority, os.PRIO_PROCESS, 0, 0)
+attack(resource.setrlimit, resource.RLIMIT_RTPRIO, (1, 1))
+check(os.sched_getscheduler(0) == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, 0) >= 5)""",
+    "filter-of-its-own": """
+import struct
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
+allow_all = ctypes.create_string_buffer(struct.pack("<HBBI", 6, 0, 0, 0x7FFF0000), 8)
+pid = os.fork()
+if pid == 0:
+    libc.prctl(22, 2, ctypes.byref(Program(1, ctypes.addressof(allow_all))), 0, 0)
+    attack(call, {unshare}, 0x10000000)
+    attack(call, {ptrace}, 0, 0, 0, 0)
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(pid, 0)""",
+    "identities": """
+for name in ("uid_map", "gid_map", "setgroups"):
+    def change():
+        with open(f"/proc/self/{{name}}", "w") as file:
+            file.write("0 0 1")
+    attack(change)""",
     "modules-and-bpf": "attack(call, {bpf}, 0, ctypes.create_string_buffer(128), 128)",
     "device-nodes": """
 import stat

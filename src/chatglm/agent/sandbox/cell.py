@@ -15,6 +15,7 @@ from .result import Kind
 from .text import Transcript, clean, png_or_jpeg
 
 _WATCH_SECONDS = 0.05
+_MAX_NOTICES = 20
 _MISSING_GLYPH = re.compile(r"Glyph \d+ .{0,80}missing from")
 _OPAQUE = re.compile(r"<[\w.]+ object(?: at 0x[0-9a-f]+)?>")  # what says nothing, where another form says something
 _NO_FONT = (
@@ -35,10 +36,12 @@ class Cell:
     interrupted: str | None = None  # "timeout", or "interrupted" by somebody else
     success: bool = False
     stop_requested: bool = False  # set by other threads
+    settled: bool = False
     _ended: bool = False
     _pending: memoryview = field(default_factory=lambda: memoryview(b""))
     _traffic: int = 0
     _num_images: int = 0
+    _left_out_images: dict[str, int] = field(default_factory=dict)  # why, and how many for that reason
     _deadline: float = 0.0
 
     def __post_init__(self) -> None:
@@ -55,13 +58,15 @@ class Cell:
         self._collect()
 
     def settle(self) -> None:
-        """After an exception of the host itself: stops the code and waits for its end.
+        """After an exception of the host itself: stops the code, waits for its end, and lays the guest to rest.
 
         Raises:
             GuestLost: it did not stop.
         """
         self.interrupt("interrupted")
         self._collect()
+        self.guest.freeze()
+        self.settled = True
 
     def _collect(self) -> None:
         watch_at = 0.0
@@ -74,11 +79,14 @@ class Cell:
                 self.interrupt("interrupted")
             if now >= self._deadline:
                 self._out_of_time()
-            self._wait()
+            past_the_shell = self._wait()
             self._pending = self.guest.write(self._pending)
             self._take(self.guest.read())
-            self.take_streams()
-        self._finish()
+            # Only what was there before the frames were read: the guest sends no frame while such text waits, so all
+            # frames read now are older. What came since may be younger than a frame that is on its way.
+            if past_the_shell:
+                self._take_streams()
+        self.finish()
 
     def interrupt(self, reason: str) -> None:
         """Asks the code to stop; it has the grace time to do so."""
@@ -94,16 +102,17 @@ class Cell:
             )
         self.interrupt("timeout")
 
-    def _wait(self) -> None:
-        """Until something arrives, or it is time to look at the limits."""
+    def _wait(self) -> bool:
+        """Until something arrives, or it is time to look at the limits; whether text waits that went past the shell."""
         poll = select.poll()  # not select(): a service may have more than 1024 descriptors
         for descriptor in (self.guest.read_fd, self.guest.stdout_fd, self.guest.stderr_fd):
             poll.register(descriptor, select.POLLIN)
         if self._pending:
             poll.register(self.guest.write_fd, select.POLLIN | select.POLLOUT)
-        poll.poll(_WATCH_SECONDS * 1000)
+        ready = dict(poll.poll(_WATCH_SECONDS * 1000))
+        return self.guest.stdout_fd in ready or self.guest.stderr_fd in ready
 
-    def take_streams(self) -> None:
+    def _take_streams(self) -> None:
         """Text that went past the shell: from child processes and from C."""
         streams: tuple[tuple[int, Kind], ...] = ((self.guest.stdout_fd, "stdout"), (self.guest.stderr_fd, "stderr"))
         for descriptor, kind in streams:
@@ -135,11 +144,13 @@ class Cell:
         number = frame.get("id")
         if not isinstance(number, int) or number > self.number:
             raise GuestLost("protocol", "an answer to a question nobody asked")
-        if number == self.number:
+        if number == self.number and not self._ended:
             self._ended, self.success = True, frame.get("ok") is True
+            if frame.get("exhausted") is True:
+                raise GuestLost("memory", "it has used up its address space, and no further cell could run")
             repaired = frame.get("repaired")
             if isinstance(repaired, list) and repaired:
-                names = clean(", ".join(str(name) for name in repaired[:5]))[:200]
+                names = clean(", ".join(str(name)[:40] for name in repaired[:5]))
                 self.notices.append(f"the code had replaced parts of the interpreter, put back: {names}")
 
     def _take_bundle(self, kind: Kind, data: Any) -> None:
@@ -154,7 +165,7 @@ class Cell:
         if encoded is not None:
             image = self._image(_text(encoded))
         elif "too_large" in data:
-            self.notices.append(f"an image was left out: it has more than {self.config.image_size} bytes")
+            self._left_out(f"it has more than {self.config.image_size} bytes")
         self.transcript.add(kind, text + ("\n" if kind == "display" else ""), image)
 
     def _image(self, encoded: str) -> Any:
@@ -175,12 +186,17 @@ class Cell:
         else:
             self._num_images += 1
             return image
-        if len(self.notices) < 20:
-            self.notices.append(f"an image was left out: {problem}")
+        self._left_out(problem)
         return None
 
-    def _finish(self) -> None:
-        self.take_streams()
+    def _left_out(self, problem: str) -> None:
+        self._left_out_images[problem] = self._left_out_images.get(problem, 0) + 1
+
+    def finish(self) -> None:
+        """The last text, and what has to be said in words."""
+        for problem, count in list(self._left_out_images.items())[:_MAX_NOTICES]:
+            self.notices.append(("an image was" if count == 1 else f"{count} images were") + f" left out: {problem}")
+        self._take_streams()
         if any(_MISSING_GLYPH.search(output.text) for output in self.transcript.outputs() if output.kind == "stderr"):
             self.notices.append(_NO_FONT)
 

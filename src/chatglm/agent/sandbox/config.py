@@ -24,12 +24,14 @@ class SandboxConfig:
         host_reserve: when the machine has less memory than this available, a running guest is killed.
         num_processes: processes and threads of a guest together.
         num_open_files: descriptors of one process.
+        num_sockets: sockets of a guest together (bubblewrap tiers). Each can hold 280 kB of the kernel's memory.
         disk: bytes under /mnt/data. It is a file system in memory; nothing reaches the host's disk.
         temporary: bytes under /tmp, and the same again under /dev/shm.
         num_files: files in any one of these.
         file_size: bytes of one file.
         transfer_size: bytes of one uploaded or fetched file.
         kept_size: bytes of files that the host keeps, to put them back when a guest had to be killed.
+        notebook_size: bytes of outputs that the host keeps for `export_notebook`; of more, the oldest are dropped.
         code_chars: characters of one cell's code.
         output_chars: characters of text kept of one cell; of more, the beginning and the end are kept.
         output_size: bytes a cell may write altogether before it is killed.
@@ -52,12 +54,14 @@ class SandboxConfig:
     host_reserve: int = 256 * MiB
     num_processes: int = 64
     num_open_files: int = 128
+    num_sockets: int = 512
     disk: int = 256 * MiB
     temporary: int = 64 * MiB
     num_files: int = 20_000
     file_size: int = 128 * MiB
     transfer_size: int = 64 * MiB
     kept_size: int = 64 * MiB
+    notebook_size: int = 64 * MiB
     code_chars: int = 1_000_000
     output_chars: int = 64 * KiB
     output_size: int = 32 * MiB

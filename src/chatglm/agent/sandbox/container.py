@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -25,6 +26,13 @@ from .spawn import spawn
 _ENGINES = ("docker", "podman")
 _PIECE = 4 << 20  # bytes of a file in one frame
 _COMMAND_SECONDS = 20.0
+# Waits until the host is gone (its end of the pipe is closed), then ends the container. A paused one would stay for
+# ever: it cannot notice the end of its input.
+_WATCHMAN = """
+import subprocess, sys
+sys.stdin.buffer.read()
+subprocess.run([sys.argv[1], "rm", "--force", sys.argv[2]], capture_output=True, timeout=60)
+"""
 RECIPE = (
     "printf 'FROM python:3.12-slim\\nRUN pip install ipython matplotlib numpy pandas\\n' | {engine} build -t {image} -"
 )
@@ -48,10 +56,10 @@ def find_engine(config: SandboxConfig) -> str:
 
 def _objection(path: str, name: str, image: str) -> str | None:
     try:
-        version = _engine(path, "version", "--format", "{{.Server.Version}}")
+        version = _run(path, "version", "--format", "{{.Server.Version}}")
         if version.returncode:
             return f"does not answer: {_last_line(version)}"
-        if _engine(path, "image", "inspect", image).returncode:
+        if _run(path, "image", "inspect", image).returncode:
             return f"has no image {image!r}; build it with: {RECIPE.format(engine=name, image=image)}"
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"does not answer: {error}"
@@ -63,9 +71,23 @@ def _last_line(answer: "subprocess.CompletedProcess[str]") -> str:
     return lines[-1] if lines else f"exit status {answer.returncode}"
 
 
-def _engine(path: str, *words: str) -> "subprocess.CompletedProcess[str]":
+def _run(path: str, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([path, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           timeout=_COMMAND_SECONDS, check=False)  # fmt: skip
+
+
+def _command(path: str, *words: str) -> None:
+    """Tells the engine to do something to a guest.
+
+    Raises:
+        GuestLost: it did not.
+    """
+    try:
+        answer = _run(path, *words)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise GuestLost("crash", f"the container engine does not answer: {error}") from None
+    if answer.returncode:
+        raise GuestLost("crash", f"the container engine refused to {words[0]}: {_last_line(answer)[:200]}")
 
 
 def arguments(config: SandboxConfig, name: str) -> list[str]:
@@ -94,26 +116,29 @@ class ContainerGuest(Guest):
         super().__init__(config, process, channel, streams)
         self._engine, self._name = engine, name
         self._paused = False
+        self._watchman = spawn([sys.executable, "-I", "-S", "-c", _WATCHMAN, engine, name],
+                               stdin=subprocess.PIPE, start_new_session=True)  # fmt: skip
         self.files = _ChannelFiles(self)
 
     def interrupt(self) -> None:
-        _engine(self._engine, "kill", "--signal", "INT", self._name)
+        _command(self._engine, "kill", "--signal", "INT", self._name)
 
     def freeze(self) -> None:
-        self._paused = _engine(self._engine, "pause", self._name).returncode == 0
+        if not self._paused:
+            _command(self._engine, "pause", self._name)
+            self._paused = True
 
     def thaw(self) -> None:
         if self._paused:
-            _engine(self._engine, "unpause", self._name)
+            _command(self._engine, "unpause", self._name)
             self._paused = False
 
     def check(self) -> None:
         """The engine holds memory and processes by itself; when it killed the guest, the channel ends."""
 
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            _engine(self._engine, "rm", "--force", self._name)
-            self.process.kill()
+    def end(self) -> None:
+        self._watchman.communicate()  # closes its input: it ends the container, as it would if the host were gone
+        self.process.kill()
         self.process.wait()
 
 
@@ -172,18 +197,26 @@ def start(config: SandboxConfig) -> Guest:
     name = f"chatglm-sandbox-{secrets.token_hex(8)}"
     words = program.command("python3", 0, 1)[1:]
     (read, child_out), (child_in, write), (err, child_err) = os.pipe(), os.pipe(), os.pipe()
+    process = None
     try:
         process = spawn([engine, *arguments(config, name), *words], stdin=child_in, stdout=child_out, stderr=child_err)
+        guest = ContainerGuest(config, process, (read, write), (err, err), engine, name)
     except OSError as error:
+        if process is not None:
+            process.kill()
+            process.wait()
         for descriptor in (read, write, err):
             os.close(descriptor)
         raise TierUnavailable(f"{engine} does not start: {error}") from error
     finally:
         for descriptor in (child_out, child_in, child_err):
             os.close(descriptor)
-    guest = ContainerGuest(config, process, (read, write), (err, err), engine, name)
     try:
         guest.start(program.sources(), program.settings(config))
+        guest.freeze()
+    except GuestLost as lost:
+        guest.close()
+        raise TierUnavailable(str(lost)) from None
     except BaseException:
         guest.close()
         raise

@@ -84,8 +84,12 @@ class FolderFiles:
             with suppress(FileNotFoundError):
                 os.unlink(last, dir_fd=folder)
             descriptor = open_beneath(folder, last, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(data)
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+            except OSError:  # half a file is worse than none
+                os.unlink(last, dir_fd=folder)
+                raise
 
     @contextmanager
     def _inner(self, folders: Iterable[str]) -> Iterator[int]:

@@ -46,10 +46,16 @@ class FrameReader:
         return frames
 
 
+def _small(digits: str) -> int:
+    if len(digits) > 1000:  # millions of them would take minutes (where Python does not refuse by itself)
+        raise ValueError("a number of too many digits")
+    return int(digits)
+
+
 def _decode(data: bytes) -> dict[str, Any]:
     try:
-        frame = json.loads(data)
-    except (ValueError, RecursionError) as error:  # also numbers of too many digits, and nesting without end
+        frame = json.loads(data, parse_int=_small)
+    except (ValueError, RecursionError) as error:  # also nesting without end
         raise GuestLost("protocol", f"a message that is not JSON: {type(error).__name__}") from None
     if not isinstance(frame, dict):
         raise GuestLost("protocol", f"a message that is a {type(frame).__name__}, not an object")

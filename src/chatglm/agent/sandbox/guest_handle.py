@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
@@ -53,6 +54,8 @@ class Guest(ABC):
         self.read_fd, self.write_fd = channel
         self.stdout_fd, self.stderr_fd = streams
         self.reader = FrameReader()
+        self._ending = threading.Lock()
+        self._ended = False
         for descriptor in {*channel, *streams}:
             os.set_blocking(descriptor, False)
 
@@ -65,7 +68,11 @@ class Guest(ABC):
 
     @abstractmethod
     def freeze(self) -> None:
-        """Nothing in the guest runs until `thaw`: nothing is mined, no file changes while the host reads it."""
+        """Nothing in the guest runs until `thaw`: nothing is mined, no file changes while the host reads it.
+
+        Raises:
+            GuestLost: it cannot be stopped.
+        """
 
     @abstractmethod
     def thaw(self) -> None:
@@ -76,8 +83,15 @@ class Guest(ABC):
         """Raises GuestLost where a limit is crossed that the guest's kernel does not hold by itself."""
 
     @abstractmethod
+    def end(self) -> None:
+        """Ends every process of the guest and waits until they are gone. Called once, by `kill`."""
+
     def kill(self) -> None:
-        """Ends every process of the guest and waits until they are gone."""
+        """Ends the guest. From any thread and as often as one likes: `close` may be giving its descriptors back."""
+        with self._ending:
+            if not self._ended:
+                self._ended = True
+                self.end()
 
     def close(self) -> None:
         """Kills the guest and gives every descriptor back."""
@@ -91,7 +105,7 @@ class Guest(ABC):
         """How the guest ended, and what it said last."""
         code = self.process.poll()
         said = drain(self.stderr_fd)[-2000:].decode(errors="replace").strip()
-        return f"exit status {code}" + (f": {said}" if said else "")
+        return ("it still runs" if code is None else f"exit status {code}") + (f": {said}" if said else "")
 
     def start(self, *frames: dict[str, Any]) -> None:
         """Sends the program and its settings, and waits until the shell is ready.
@@ -183,7 +197,8 @@ class LocalGuest(Guest):
             processes.send(process.pid, signal.SIGINT)
 
     def freeze(self) -> None:
-        processes.stop_all(self.root)
+        if not processes.stop_all(self.root):
+            raise GuestLost("processes", "its processes could not be stopped after the cell")
 
     def thaw(self) -> None:
         processes.wake_all(self.root)

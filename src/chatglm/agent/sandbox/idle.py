@@ -1,5 +1,6 @@
 """Ends guests that nobody has used for a while. One thread for all of them."""
 
+import logging
 import threading
 import time
 from typing import Protocol
@@ -8,6 +9,7 @@ from weakref import WeakSet
 from .config import SandboxConfig
 
 _LOOK_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 class _Idle(Protocol):
@@ -43,4 +45,7 @@ def look() -> None:
 def _loop() -> None:
     while True:
         time.sleep(_LOOK_SECONDS)
-        look()
+        try:
+            look()
+        except Exception:
+            _log.exception("an idle guest could not be ended")  # the others must be looked after all the same

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn
 
-from chatglm.errors import SandboxError
+from chatglm.errors import ChatGLMError, SandboxError
 
 from .config import SandboxConfig
 from .result import FileInfo, Result
@@ -57,11 +57,19 @@ def serve_jsonl(
 
 
 def main(config: SandboxConfig | None = None, tier: str = "auto", *, dangerously_run_unisolated: bool = False) -> int:
-    """`chatglm sandbox --jsonl` on the standard streams; returns the exit status."""
+    """`chatglm sandbox --jsonl` on the standard streams; returns the exit status.
+
+    Raises:
+        SandboxError: no sandbox can be opened here, or the standard streams cannot be used.
+    """
+    if sys.stdin is None or sys.stdout is None:
+        raise SandboxError("standard input or output is closed; requests and answers go through both")
     try:
         serve_jsonl(sys.stdin, sys.stdout, config, tier, dangerously_run_unisolated=dangerously_run_unisolated)
     except (BrokenPipeError, KeyboardInterrupt):
         return 1  # nobody reads any more
+    except OSError as error:
+        raise SandboxError(f"requests or answers do not get through: {error.strerror or error}") from error
     return 0
 
 
@@ -94,16 +102,17 @@ def _answer(sandbox: Sandbox, line: bytes) -> dict[str, Any]:
     if not isinstance(request, dict):
         return _refused(None, f"the request is a {type(request).__name__}; it must be an object")
     number = request.pop("id", None)
-    if not isinstance(number, str | int | float | None):
+    if isinstance(number, bool) or not isinstance(number, str | int | float | None):
         return _refused(None, "the id must be a string, a number or null")
     operation = request.pop("op", None)
     if not isinstance(operation, str) or operation not in _FIELDS:
-        return _refused(number, f"op is {str(operation)[:50]!r}; it must be one of {', '.join(_FIELDS)}")
+        seen = "missing" if operation is None else repr(str(operation)[:50])
+        return _refused(number, f"op is {seen}; it must be one of {', '.join(_FIELDS)}")
     reason = _objection(operation, request)
     if reason is None:
         try:
             return {"id": number, **_OPERATIONS[operation](sandbox, **request)}
-        except SandboxError as error:
+        except (ChatGLMError, OSError) as error:  # OSError: this process has run out of descriptors, for example
             reason = str(error)
     empty = answer_of(Result("refused")) if operation == "run" else {}  # every answer to run has the same fields
     return {**empty, **_refused(number, reason)}

@@ -19,6 +19,7 @@ class KeptFiles:
         self._limit = limit
         self._known: dict[str, FileInfo] = {}
         self._copies: dict[str, bytes] = {}
+        self._size = 0
 
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         return iter(list(self._copies.items()))
@@ -35,7 +36,8 @@ class KeptFiles:
         )
         changed = [file for file in found if self._known.get(file.name) != file]
         self._known = {file.name: file for file in found}
-        self._copies = {name: data for name, data in self._copies.items() if name in self._known}
+        for name in self._copies.keys() - self._known.keys():
+            self._forget(name)
         uncopied = [file.name for file in changed if not self._copy(files, file)]
         if uncopied:
             notices.append(
@@ -44,11 +46,16 @@ class KeptFiles:
         return changed, notices
 
     def _copy(self, files: Files, file: FileInfo) -> bool:
-        self._copies.pop(file.name, None)
-        if sum(map(len, self._copies.values())) + file.size > self._limit:
+        self._forget(file.name)
+        if self._size + file.size > self._limit:
             return False
         try:
-            self._copies[file.name] = files.get(file.name)
+            data = files.get(file.name)
         except (OSError, SandboxError):  # unreadable, or larger than what may be fetched: the notice names it
             return False
+        self._copies[file.name] = data
+        self._size += len(data)
         return True
+
+    def _forget(self, name: str) -> None:
+        self._size -= len(self._copies.pop(name, b""))

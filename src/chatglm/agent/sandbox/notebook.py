@@ -1,10 +1,42 @@
 """What was run, as a Jupyter notebook."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from .result import Output, Result
+
+_DROPPED = "the outputs of this cell were dropped: the notebook had become too large"
+
+
+class History:
+    """What was run and what came out.
+
+    Args:
+        limit: bytes of all outputs together; of more, the oldest are dropped.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size, self._num_dropped = limit, 0, 0
+        self._cells: list[tuple[str, Result]] = []
+
+    def __iter__(self) -> Iterator[tuple[str, Result]]:
+        return iter(self._cells)
+
+    def add(self, code: str, result: Result) -> None:
+        """One more cell."""
+        self._cells.append((code, result))
+        self._size += _size(result)
+        while self._size > self._limit:
+            code, result = self._cells[self._num_dropped]
+            self._size -= _size(result)
+            self._cells[self._num_dropped] = code, replace(result, outputs=(), notices=(_DROPPED,))
+            self._num_dropped += 1
+
+
+def _size(result: Result) -> int:
+    return sum(len(output.text) + (len(output.image.data) if output.image else 0) for output in result.outputs)
 
 
 def notebook(history: Iterable[tuple[str, Result]]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class SandboxPool:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise SandboxError(f"pool size is {size!r}; it must be a whole number of at least 1")
         self._config = replace(config or SandboxConfig(), preload=tuple(preload))
+        self._waiting = replace(self._config, idle_seconds=None)  # waiting is what these are for
         self._tier, self._dangerously = tier, dangerously_run_unisolated
         self._ready: queue.SimpleQueue[Sandbox | Exception] = queue.SimpleQueue()
         self._wanted = threading.Semaphore(size)
@@ -65,6 +66,7 @@ class SandboxPool:
         self._wanted.release()
         if isinstance(sandbox, Exception):
             raise sandbox
+        sandbox.begin_use(self._config)
         return sandbox
 
     def close(self) -> None:
@@ -83,6 +85,6 @@ class SandboxPool:
             if self._closed.is_set():
                 return
             try:
-                self._ready.put(open_sandbox(self._tier, self._config, dangerously_run_unisolated=self._dangerously))
+                self._ready.put(open_sandbox(self._tier, self._waiting, dangerously_run_unisolated=self._dangerously))
             except Exception as error:  # whoever takes next is told; the thread must live to try again
                 self._ready.put(error)

@@ -5,10 +5,13 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-_ROUNDS, _PAUSE = 50, 0.0005  # how often and how soon stopping is tried again
+_PAUSE = 0.0005  # seconds until stopping or waking is tried again
+_ROUNDS = 50  # how often waking is tried
+_STOPPED, _ENDED = "T", "ZX"  # X: it was gone before it could be looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +19,20 @@ class Process:
     """One line of /proc/PID/stat. `resident` is in bytes; pages shared with others count in each of them."""
 
     pid: int
+    parent: int
     state: str
     resident: int
     num_threads: int
 
 
-def _read(pid: int) -> Process | None:
+def read(pid: int) -> Process:
+    """What the kernel says of one process; state X where there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
-        return None
+        return Process(pid, 0, "X", 0, 0)
     columns = text.rsplit(")", 1)[1].split()  # the name before may hold anything, spaces and brackets too
-    return Process(pid, columns[0], int(columns[21]) * _PAGE, int(columns[17]))
+    return Process(pid, int(columns[1]), columns[0], int(columns[21]) * _PAGE, int(columns[17]))
 
 
 def _children(pid: int) -> Iterator[int]:
@@ -38,14 +43,31 @@ def _children(pid: int) -> Iterator[int]:
         return  # it ended meanwhile
 
 
+@cache
+def _lists_children() -> bool:
+    """Whether this kernel tells the children of a process; otherwise all processes have to be looked through."""
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
 def below(root: int) -> list[Process]:
     """All descendants of a process, without itself."""
+    if not _lists_children():
+        return _below_among([read(int(name)) for name in os.listdir("/proc") if name.isdigit()], root)
     found, left = [], list(_children(root))
     while left:
-        process = _read(left.pop())
-        if process is not None:
-            found.append(process)
-            left += _children(process.pid)
+        process = read(left.pop())
+        found.append(process)
+        left += _children(process.pid)
+    return found
+
+
+def _below_among(processes: list[Process], root: int) -> list[Process]:
+    children: dict[int, list[Process]] = {}
+    for process in processes:
+        children.setdefault(process.parent, []).append(process)
+    found = list(children.get(root, ()))
+    for process in found:  # which grows while it is gone through
+        found += children.get(process.pid, ())
     return found
 
 
@@ -69,10 +91,8 @@ def memory_of(processes: list[Process], limit: int) -> int:
 
 def _share(pid: int) -> int:
     own = proportional(pid)
-    if own is not None:
-        return own
-    process = _read(pid)  # looked up again: unreadable, or ended a moment ago and using nothing any more
-    return 0 if process is None else process.resident
+    # Looked up again: it is unreadable, or ended a moment ago and uses nothing any more.
+    return read(pid).resident if own is None else own
 
 
 def available_memory() -> int:
@@ -91,15 +111,25 @@ def send(pid: int, number: signal.Signals) -> None:
         return
 
 
-def stop_all(root: int) -> None:
-    """Stops every descendant, again and again until none is left running (a fork may be under way)."""
-    for _ in range(_ROUNDS):
-        running = [process for process in below(root) if process.state not in "TZX"]
-        if not running:
-            return
-        for process in running:
+def stop_all(root: int, within: float = 5.0) -> bool:
+    """Stops every descendant; whether that could be done in so many seconds.
+
+    Trap: a process that forks and ends without pause can be gone whenever it is looked at. Nothing is known to stand
+    still until two looks in a row find the same processes and none of them awake.
+    """
+    end, before = time.monotonic() + within, {-1}
+    while time.monotonic() < end:
+        found = below(root)
+        numbers = {process.pid for process in found}
+        awake = [process for process in found if process.state not in _STOPPED + _ENDED]
+        # A signal already sent may not have arrived (D: waiting in the kernel), or may have been taken back.
+        for process in awake:
             send(process.pid, signal.SIGSTOP)
+        if numbers == before and not any(process.state != "D" for process in awake):
+            return True
+        before = numbers
         time.sleep(_PAUSE)
+    return False
 
 
 def wake_all(root: int) -> None:
@@ -111,6 +141,6 @@ def wake_all(root: int) -> None:
         processes = below(root)
         for process in processes:
             send(process.pid, signal.SIGCONT)
-        if not any(process.state == "T" for process in below(root)):
+        if not any(process.state == _STOPPED for process in below(root)):
             return
         time.sleep(_PAUSE)

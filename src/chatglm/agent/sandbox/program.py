@@ -62,6 +62,7 @@ def environment(home: str, python: str = "/usr/bin/python3") -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         # Trap: matplotlib needs a folder it can write to, or makes a new one with a warning on every start.
         "MPLCONFIGDIR": f"{home}/.matplotlib",
+        "PIP_NO_INDEX": "1",  # without a network pip would try again and again before it says so
         # A thread pool per core of a large machine would not fit into the process limit.
         "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "NUMEXPR_NUM_THREADS": "2",
         "MALLOC_ARENA_MAX": "2",
@@ -70,12 +71,15 @@ def environment(home: str, python: str = "/usr/bin/python3") -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Python:
-    """A Python for guests: the program, and the folders it needs beside /usr."""
+    """A Python for guests: the program, and the paths it needs beside /usr."""
 
     program: str
-    folders: tuple[str, ...]
+    paths: tuple[str, ...]
 
 
+# What an installed Python consists of. Nothing else of its folder is shown: a virtual environment may lie in a project
+# among keys and notes, and pip.conf may hold passwords.
+_PARTS = ("bin", "lib", "lib32", "lib64", "libexec", "include", "share", "pyvenv.cfg")
 _ASK = "import json, sys; print(json.dumps([sys.executable, sys.prefix, sys.base_prefix]))"
 
 
@@ -96,18 +100,23 @@ def find_python(program: str | None) -> Python:
     real = Path(executable).resolve()
     if real.parent.name == "bin":
         places.append(str(real.parent.parent))
-    folders = tuple(dict.fromkeys(place for place in places if not _in_usr(place)))
+    folders = [Path(place) for place in dict.fromkeys(places) if not _in_usr(place)]
+    home = Path(os.path.expanduser("~"))  # "~" itself for a user who has none
     for folder in folders:
-        if Path(folder) in (Path("/"), Path.home(), *Path.home().parents, Path("/etc"), Path("/var"), Path("/tmp")):
+        if folder in (home, home / ".local", *home.parents, Path("/"), Path("/etc"), Path("/var"), Path("/tmp")):
             raise SandboxError(
-                f"the guest's Python {executable!r} lives in {folder!r}, which cannot be shown to a guest; use one "
-                "from /usr or a virtual environment, or name one with SandboxConfig(python=)"
+                f"the guest's Python {executable!r} lives in {str(folder)!r}, which cannot be shown to a guest; use "
+                "one from /usr or a virtual environment, or name one with SandboxConfig(python=)"
             )
-    return Python(executable, folders)
+    return Python(executable, tuple(str(path) for folder in folders for path in _parts(folder)))
 
 
 def _in_usr(folder: str) -> bool:
     return folder == "/usr" or folder.startswith("/usr/")
+
+
+def _parts(folder: Path) -> list[Path]:
+    return [folder / name for name in _PARTS if (folder / name).exists()]
 
 
 def _ask(program: str) -> list[str]:

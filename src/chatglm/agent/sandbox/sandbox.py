@@ -20,7 +20,7 @@ from .frames import GuestLost
 from .guest_handle import Guest
 from .kept import KeptFiles
 from .names import check_name
-from .notebook import notebook
+from .notebook import History, notebook
 from .result import FileInfo, Result
 
 Infos = list[FileInfo]
@@ -44,10 +44,9 @@ class Sandbox:
         self._cell: Cell | None = None
         self._number = 0
         self._kept = KeptFiles(config.kept_size)
-        self._history: list[tuple[str, Result]] = []
+        self._history = History(config.notebook_size)
         self._lost: str | None = None  # what the next result must say about variables that are gone
-        self._guest: Guest | None = start()
-        self._guest.freeze()
+        self._guest: Guest | None = self._begin()
         self.used_at = time.monotonic()
         _open.add(self)
         idle.watch(self)
@@ -80,7 +79,7 @@ class Sandbox:
             refusal = self._refusal(code)
             result = self._run(code, limit) if refusal is None else Result("refused", reason=f"refused: {refusal}")
             if refusal is None:
-                self._history.append((code, result))
+                self._history.add(code, result)
             return result
 
     def put(self, name: str, data: bytes, *, folders: bool = False) -> None:
@@ -140,6 +139,10 @@ class Sandbox:
             self._drop()
         _open.discard(self)
 
+    def begin_use(self, config: SandboxConfig) -> None:
+        """From now on somebody uses it, within these limits: it was waiting in a pool."""
+        self.config, self.used_at = config, time.monotonic()
+
     def end_idle(self, before: float) -> None:
         """Ends the guest if nothing used it since `before` (monotonic seconds)."""
         if not self._lock.acquire(blocking=False):
@@ -147,8 +150,7 @@ class Sandbox:
         try:
             if self._guest is not None and self.used_at < before:
                 self._drop()
-                if self._number:
-                    self._lost = "the interpreter had ended because it was idle; variables are lost, files were kept"
+                self._forgot("the interpreter had ended because it was idle")
         finally:
             self._lock.release()
 
@@ -176,19 +178,31 @@ class Sandbox:
         self._check_open()
         if self._guest is not None and self._guest.process.poll() is not None:
             self._drop()  # it died while nobody looked (the machine's memory, an administrator)
-            self._lost = "the interpreter had died; variables are lost, files were kept"
+            self._forgot("the interpreter had died")
         if self._guest is None:
-            guest = self._start()
-            try:
-                self._restore(guest)
-                guest.freeze()
-            except BaseException:
-                guest.close()
-                raise
-            self._guest = guest
+            self._guest = self._begin()
+        return self._guest
+
+    def _begin(self) -> Guest:
+        """A guest with the files of the one before, at rest."""
+        guest = self._start()
+        try:
+            self._restore(guest)
+            guest.freeze()
             self._kept.forget_state()
             self._kept.look(guest.files)
-        return self._guest
+        except GuestLost as lost:
+            guest.close()
+            raise SandboxError(f"the guest died before its first cell: {lost}") from None
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    def _forgot(self, why: str) -> None:
+        """The next result says that variables are lost, if there can be any."""
+        if self._number:
+            self._lost = f"{why}; variables are lost, files were kept"
 
     def _restore(self, guest: Guest) -> None:
         for name, data in self._kept:
@@ -229,6 +243,11 @@ class Sandbox:
             status, reason = self._ending(cell, limit)
         except GuestLost as lost:
             status, reason = "killed", self._lose(cell, lost)
+        except BaseException:
+            if not cell.settled:
+                self._drop()  # a second Ctrl-C: nothing may go on by itself
+                self._forgot("the interpreter had to be restarted")
+            raise
         finally:
             self._cell = None
             self.used_at = time.monotonic()
@@ -242,12 +261,8 @@ class Sandbox:
         except GuestLost:
             raise
         except BaseException:  # Ctrl-C in the host: the guest must not go on by itself, nor be lost without need
-            try:
+            with suppress(GuestLost):
                 cell.settle()
-                cell.guest.freeze()
-            except GuestLost:
-                self._drop()
-                self._lost = "the interpreter had to be restarted; variables are lost, files were kept"
             raise
 
     def _look(self, cell: Cell, guest: Guest) -> "Infos":
@@ -269,7 +284,7 @@ class Sandbox:
         """Ends a guest that cannot go on, and says why."""
         guest = cell.guest
         with suppress(GuestLost):
-            cell.take_streams()
+            cell.finish()
         how = ""
         if lost.key == "crash":
             with suppress(TimeoutExpired):

@@ -24,6 +24,10 @@ from .reach import as_user
 from .seccomp import build_filter
 from .spawn import guest_uid, spawn, tasks_of
 
+_READABLE = (
+    "/usr /bin /lib /lib64 /etc/ld.so.cache /etc/fonts /etc/localtime /dev/urandom /dev/zero /proc/meminfo "
+    "/proc/cpuinfo"
+).split()
 _MIN_ABI = 6  # the first that keeps signals to the user's other processes inside
 
 # Arguments: the descriptor whose end means that the host is gone, the folder to remove then, the command.
@@ -39,7 +43,7 @@ if guest == 0:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execv(command[0], command)
 for descriptor in [int(name) for name in os.listdir("/proc/self/fd")]:
-    if descriptor not in (life, 2):
+    if descriptor not in (life, 1, 2):  # without a writer the host would be told of the end of 1 and 2 again and again
         try:
             os.close(descriptor)
         except OSError:
@@ -109,11 +113,9 @@ class SupervisedGuest(LocalGuest):
             if size > self.config.disk:
                 raise GuestLost("disk", f"more than {self.config.disk >> 20} MiB of files")
 
-    def kill(self) -> None:
+    def end(self) -> None:
         processes.wake_all(self.root)
-        if self._life >= 0:
-            os.close(self._life)  # the supervisor ends the others first, then itself
-            self._life = -1
+        os.close(self._life)  # the supervisor ends the others first, then itself
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -144,22 +146,8 @@ def start_landlock(config: SandboxConfig) -> Guest:
     require_landlock()
     python, uid = program.find_python(config.python), guest_uid(config.run_as)
     folder = _work_folder(uid)
-    readable = [
-        *(
-            "/usr",
-            "/bin",
-            "/lib",
-            "/lib64",
-            "/etc/ld.so.cache",
-            "/etc/fonts",
-            "/etc/localtime",
-            "/dev/urandom",
-            "/dev/zero",
-        ),
-        *("/proc/meminfo", "/proc/cpuinfo", *python.folders),
-    ]
     walls = {
-        "landlock": {"read": readable, "write": [folder, "/dev/null"]},
+        "landlock": {"read": [*_READABLE, *python.paths], "write": [folder, "/dev/null"]},
         "seccomp": build_filter(sockets=False).hex(),  # no mount namespace: the host's sockets are within sight
         "limits": {"RLIMIT_NPROC": config.num_processes + tasks_of(os.geteuid() if uid is None else uid)},
     }
@@ -193,7 +181,7 @@ def _start(
             lent.callback(os.close, descriptor)
         command = [python.program, "-I", "-S", "-c", _SUPERVISOR, str(life[0]), folder]
         command += program.command(python.program, end, end)
-        command, options = as_user(uid, command, python.folders)
+        command, options = as_user(uid, command, python.paths)
         try:
             process = spawn(
                 command, cwd=folder, env=program.environment(folder, python.program), stdin=subprocess.DEVNULL,

@@ -54,7 +54,10 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 class Transcript:
-    """Outputs in order, with a bound on their text: the first half of the bound and the last half are kept."""
+    """Outputs in order, with a bound on their text: the first half of the bound and the last half are kept.
+
+    Every piece counts as one character at least: millions of empty ones are a flood too.
+    """
 
     def __init__(self, limit: int) -> None:
         self._half = max(1, limit // 2)
@@ -68,26 +71,27 @@ class Transcript:
         """One more piece."""
         if self._room > 0 and not self._tail:
             first, text = text[: self._room], text[self._room :]
-            self._room -= len(first)
+            self._room -= _size(first)
             self._head.append(Output(kind, first, image))
             image = None
             if not text:
                 return
         self._tail.append(Output(kind, text, image))
-        self._tail_chars += len(text)
-        self._drop()
+        self._tail_chars += _size(text)
+        while self._tail_chars > self._half:
+            self._drop()
 
     def _drop(self) -> None:
-        while self._tail_chars > self._half:
-            oldest = self._tail.popleft()
-            over = min(self._tail_chars - self._half, len(oldest.text))
-            self._lost_kind = oldest.kind if not self._lost else self._lost_kind
-            self._lost += over
-            self._tail_chars -= over
-            if over < len(oldest.text):
-                self._tail.appendleft(Output(oldest.kind, oldest.text[over:], oldest.image))
-            elif oldest.image is not None:
-                self._middle.append(Output(oldest.kind, "", oldest.image))
+        """What is too much of the oldest piece of the tail, or all of it."""
+        oldest = self._tail.popleft()
+        over = min(self._tail_chars - self._half, _size(oldest.text))
+        self._lost_kind = oldest.kind if not self._lost else self._lost_kind
+        self._lost += min(over, len(oldest.text))
+        self._tail_chars -= over
+        if over < len(oldest.text):
+            self._tail.appendleft(Output(oldest.kind, oldest.text[over:], oldest.image))
+        elif oldest.image is not None:
+            self._middle.append(Output(oldest.kind, "", oldest.image))
 
     @property
     def num_lost(self) -> int:
@@ -101,6 +105,10 @@ class Transcript:
         pieces = [*self._head, *lost, *self._middle, *self._tail]
         cleaned = (Output(piece.kind, clean(piece.text), piece.image) for piece in _merge(pieces))
         return tuple(piece for piece in cleaned if piece.text or piece.image is not None or piece.kind == "result")
+
+
+def _size(text: str) -> int:
+    return max(1, len(text))
 
 
 def _merge(pieces: Iterable[Output]) -> Iterator[Output]:

@@ -20,8 +20,12 @@ def _put(request: dict[str, Any]) -> dict[str, Any]:
     if os.path.lexists(path):
         os.unlink(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(base64.b64decode(request["data"]))
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(base64.b64decode(request["data"]))
+    except OSError:  # half a file is worse than none
+        os.unlink(path)
+        raise
     return {}
 
 

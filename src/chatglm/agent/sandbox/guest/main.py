@@ -16,6 +16,8 @@ from .repair import Repair
 from .shell import build_shell, run_cell
 from .streams import Stream
 
+_ROOM = 8 << 20  # bytes that the next cell may well need
+
 
 def main(read_fd: int, write_fd: int) -> None:
     """Serves the host on two descriptors (they may be the same) until it hangs up."""
@@ -67,11 +69,22 @@ def _serve(channel: Channel, interrupts: Interrupts, shell: Any, streams: Any, r
             interrupts.in_cell = False
         if channel.forked:
             leave(0)  # a child came back from the cell: it is not the one that answers
-        channel.send({"t": "done", "id": request["id"], "ok": success, "repaired": repaired})
+        done = {"t": "done", "id": request["id"], "ok": success, "repaired": repaired, "exhausted": not _has_room()}
+        channel.send(done)
+
+
+def _has_room() -> bool:
+    """Whether there is address space for another cell."""
+    try:
+        bytearray(_ROOM)
+    except MemoryError:
+        return False
+    return True
 
 
 def _limit(limits: dict[str, int]) -> None:
     """Hard and soft alike, so that nobody inside can raise them."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # a host may run at real-time priority, a guest never
     for name, value in limits.items():
         kind = getattr(resource, name, None)
         if kind is not None:

@@ -36,7 +36,7 @@ class Repair:
             try:
                 os.fstat(descriptor)
             except OSError:  # closed: child processes need them, and a new file must not take the number
-                os.dup2(self._spare[descriptor], descriptor)
+                self._reopen(descriptor)
         if sys.getrecursionlimit() < self._recursion:
             sys.setrecursionlimit(self._recursion)
             found.append("the recursion limit")
@@ -50,6 +50,12 @@ class Repair:
         sys.settrace(None)
         sys.setprofile(None)
         return found
+
+    def _reopen(self, descriptor: int) -> None:
+        try:
+            os.dup2(self._spare[descriptor], descriptor)
+        except OSError:  # the spare one was closed as well: what child processes write is lost from now on
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
 
     def _repair_builtins(self) -> list[str]:
         found = []

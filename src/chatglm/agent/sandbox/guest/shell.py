@@ -36,10 +36,13 @@ def build_shell(channel: Channel, image_size: int) -> Any:
     major = importlib.import_module("IPython.core.release").version_info[0]
     shell.colors = "nocolor" if major >= 9 else "NoColor"
     _connect(shell, channel, image_size)
-    shell.system = _system
+    shell.system = lambda command: shell.user_ns.update(_exit_code=_system(command))
     shell.enable_gui = lambda gui=None: None  # `%matplotlib inline` asks for it; there is no event loop to enter
     shell.ask_exit = lambda: None  # `exit` in a cell ends nothing
     builtins.input = _no_input
+    sys.breakpointhook = _no_debugger
+    for magic in ("debug", "pdb"):  # `%pdb on` would answer every later error with a debugger that waits for a keyboard
+        shell.register_magic_function(_no_debugger, "line_cell" if magic == "debug" else "line", magic)
     shell.user_ns["__name__"] = "__main__"
     return shell
 
@@ -82,8 +85,17 @@ def _no_input(prompt: object = "") -> NoReturn:
     raise RuntimeError("input() has nobody to ask: the code runs without a keyboard")
 
 
-def _system(command: str) -> None:
-    """`!command`: its output line by line, in order with everything else (IPython's own way asks for a terminal)."""
+def _no_debugger(*_: object, **__: object) -> NoReturn:
+    raise RuntimeError("a debugger has nobody to ask: the code runs without a keyboard")
+
+
+def _system(command: str) -> int:
+    """`!command`: its output line by line, in order with everything else (IPython's own way asks for a terminal).
+
+    A command in the background would be waited for, because it holds the pipe: notebooks refuse it, and so does this.
+    """
+    if command.rstrip().endswith("&"):
+        raise OSError("background processes are not supported; start them with subprocess.Popen")
     with subprocess.Popen(
         command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace",
@@ -91,6 +103,7 @@ def _system(command: str) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             sys.stdout.write(line)
+    return process.returncode
 
 
 def run_cell(shell: Any, channel: Channel, code: str, repair: Callable[[], list[str]]) -> tuple[bool, list[str]]:
