@@ -25,11 +25,14 @@ bool always() { return true; }
 bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
+#if !defined(CHATGLM_WITHOUT_AVX512_VNNI) || defined(CHATGLM_AVX_VNNI_IS_EVEX)
 bool has_avx512_vnni() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+#endif
+#if !defined(CHATGLM_WITHOUT_AVX_VNNI)
 bool has_avx_vnni() {
 #if defined(CHATGLM_AVX_VNNI_IS_EVEX)  // an older compiler: the same instruction in its AVX-512 encoding
     return has_avx512_vnni();
@@ -37,6 +40,7 @@ bool has_avx_vnni() {
     return has_avx2() && __builtin_cpu_supports("avxvnni");
 #endif
 }
+#endif
 // The build leaves out what the compiler does not know.
 const Level levels[] = {
 #if !defined(CHATGLM_WITHOUT_AVX512_VNNI)

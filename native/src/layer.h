@@ -39,9 +39,8 @@ void layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const
                    const float *cosines, const float *sines, float *stream) {
     const chatglm_layer &l = *layer;
     const int64_t tokens = batch->tokens, query_size = l.heads * l.head_dim, key_size = l.groups * l.head_dim;
-    const int64_t mixed_size = query_size + 2 * key_size, inner = l.down.columns;
+    const int64_t mixed_size = query_size + 2 * key_size;
     const int64_t up_size = l.up.rows, half = up_size / 2;
-    (void)inner;
     if (tokens == 0) return;
 
     float *mixed = chatglm::scratch(7, tokens * mixed_size);

@@ -1,9 +1,11 @@
 // Products of activations with packed weights. Included once for each instruction set, after its vectors.
 //
 // Activations are rounded to 8 bits in groups of 32 columns, each group with a scale of its own: an outlier channel then
-// spoils 31 neighbours at most, not the whole row. A group's sum of products is exact in integers; it is scaled and
-// added up in float32. Every output is computed by one thread in one order: results do not depend on the threads.
+// spoils 31 neighbours at most, not the whole row. A number that outweighs the row is not rounded at all but multiplied
+// as it is. A group's sum of products is exact in integers; it is scaled and added up in float32. Every output is
+// computed by one thread in one order: results do not depend on the threads.
 #pragma once
+#include <math.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -34,26 +36,40 @@ inline Floats load_scale(const chatglm_weight &w, int64_t index, int v) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Activations
 
+// A number of a row that is multiplied as it is.
+struct Outlier {
+    int32_t column;
+    float value;
+};
+// Beyond this share of the row's norm, and this many times its root mean square, a number is an outlier: rounded, it
+// would cost its neighbours more than 0.2 % of the norm. More than 39 cannot be that large.
+constexpr float outlier_share = 0.16f, outlier_multiple = 6;
+constexpr int64_t most_outliers = 39;
+
 // `tile` tokens lie side by side; a slab holds some columns of all tokens, in the order in which they are read:
 // values [slabs][tokens / tile][slab / 4][tile][4], scales and sums [slabs][tokens / tile][slab / 32][tile].
 struct Activations {
     int8_t *values;
     float *scales;
     int32_t *sums;
-    int64_t rows;  // tokens, padded to whole tiles
+    Outlier *outliers;  // [rows][most_outliers]
+    int32_t *counts;    // [rows] of them
+    int64_t rows;       // tokens, padded to whole tiles
     int64_t columns;
     int64_t slab;
     int tile;
 
     static int64_t floats(int64_t tokens, int64_t columns, int tile) {
         const int64_t rows = divide_up(tokens, tile) * tile;
-        return rows * columns / 4 + 2 * rows * (columns / group);
+        return rows * (columns / 4 + 2 * (columns / group) + 2 * most_outliers + 1);
     }
     Activations(float *memory, int64_t tokens, int64_t columns, int tile, int64_t slab)
         : rows(divide_up(tokens, tile) * tile), columns(columns), slab(slab), tile(tile) {
         values = reinterpret_cast<int8_t *>(memory);
         scales = memory + rows * columns / 4;
         sums = reinterpret_cast<int32_t *>(scales + rows * (columns / group));
+        outliers = reinterpret_cast<Outlier *>(sums + rows * (columns / group));
+        counts = reinterpret_cast<int32_t *>(outliers + rows * most_outliers);
     }
     int64_t groups() const { return columns / group; }
     // Where the tile's numbers of a column begin, counted in columns of one token; the column must begin a group.
@@ -66,26 +82,58 @@ struct Activations {
     const int32_t *tile_sums(int64_t index, int64_t column) const { return sums + offset(index, column) / group; }
 };
 
+// The size from which on a number of the row is an outlier; not finite where the row is not.
+float outlier_bound(const float *row, int64_t count) {
+    Floats squares = set(0);
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) squares = fma(load(row + i), load(row + i), squares);
+    float total = sum(squares);
+    for (; i < count; ++i) total += row[i] * row[i];
+    const float share = outlier_multiple / sqrtf(static_cast<float>(count));
+    return sqrtf(total) * (share > outlier_share ? share : outlier_share);
+}
+
+// Moves the outliers of a group from `numbers` to the list of its token.
+void take_outliers(float *numbers, int64_t column, float bound, const Activations &x, int64_t token) {
+    for (int i = 0; i < group; ++i) {
+        if (!(fabsf(numbers[i]) > bound) || x.counts[token] == most_outliers) continue;
+        x.outliers[token * most_outliers + x.counts[token]++] = {static_cast<int32_t>(column + i), numbers[i]};
+        numbers[i] = 0;
+    }
+}
+
+inline float largest_of(const float *numbers, Floats &check) {
+    Floats most = set(0);
+    for (int i = 0; i < group; i += lanes) {
+        const Floats v = load(numbers + i);
+        most = max(most, abs(v));
+        check = fma(v, set(0), check);
+    }
+    return largest(most);
+}
+
 // Rounds one row of `count` numbers; columns beyond count as zero. Where the row holds a number that is not finite the
 // scales become NaN, so that the outputs do too.
 void quantize_row(const float *row, int64_t count, const Activations &x, int64_t token) {
     const int64_t index = token / x.tile, within = token % x.tile;
+    const float bound = outlier_bound(row, count);
     Floats check = set(0);
+    x.counts[token] = 0;
     for (int64_t g = 0; g < x.groups(); ++g) {
         const int64_t offset = x.offset(index, g * group);
-        alignas(64) float padded[group];
+        alignas(64) float copy[group];
         const float *p = row + g * group;
         if (g * group + group > count) {
-            for (int64_t i = 0; i < group; ++i) padded[i] = g * group + i < count ? p[i] : 0.0f;
-            p = padded;
+            for (int64_t i = 0; i < group; ++i) copy[i] = g * group + i < count ? p[i] : 0.0f;
+            p = copy;
         }
-        Floats most = set(0);
-        for (int i = 0; i < group; i += lanes) {
-            const Floats v = load(p + i);
-            most = max(most, abs(v));
-            check = fma(v, set(0), check);
+        float top = largest_of(p, check);
+        if (top > bound) {
+            if (p != copy) memcpy(copy, p, sizeof copy);
+            p = copy;
+            take_outliers(copy, g * group, bound, x, token);
+            top = largest_of(p, check);
         }
-        const float top = largest(most);
         const Floats inverse = set(top > 1e-35f ? 127.0f / top : 0.0f);  // 127 / 1e-37 would be infinite
         alignas(64) int8_t rounded[group];
         uint32_t total = 0;  // what is not finite may overflow it
@@ -234,6 +282,22 @@ struct Target {
     }
 };
 
+// `total`, a vector of the rows of a block, plus the outliers of a token times their weights.
+template <int BITS, bool ASYMMETRIC>
+inline Floats with_outliers(const chatglm_weight &w, const Activations &x, int64_t token, int64_t block, int v,
+                            Floats total) {
+    const Outlier *list = x.outliers + token * most_outliers;
+    for (int32_t i = 0; i < x.counts[token]; ++i) {
+        const int64_t k = list[i].column, index = block * (w.columns / w.group_size) + k / w.group_size;
+        const uint8_t *line = block_values(w, block) + k / (32 / BITS) * 64 + v * vector_bytes;
+        const int shift = static_cast<int>(k % 4 * 8 + (BITS == 4 ? k % 8 / 4 * 4 : 0));
+        const Ints whole = BITS == 4 ? field(line, shift, 0, 15) : field(line, shift, 128, 255);
+        const Floats zero = ASYMMETRIC ? load_uint8(w.zeros + index * block_rows + v * lanes) : set(BITS == 4 ? 8 : 128);
+        total = fma(mul(sub(to_floats(whole), zero), load_scale(w, index, v)), set(list[i].value), total);
+    }
+    return total;
+}
+
 // All tokens with the blocks from `block` to `end`; the later tiles find the weights in cache.
 template <int BITS, bool ASYMMETRIC, int MR, int NB>
 void gemv_range(const chatglm_weight &w, const Activations &x, const Target &target, int64_t tokens, int64_t block,
@@ -244,8 +308,11 @@ void gemv_range(const chatglm_weight &w, const Activations &x, const Target &tar
             gemv_blocks<BITS, ASYMMETRIC, MR, NB>(w, x, tile, block, out);
             for (int b = 0; b < NB; ++b)
                 for (int m = 0; m < smaller(MR, tokens - tile * MR); ++m)
-                    for (int v = 0; v < vectors; ++v)
-                        target.put(w, tile * MR + m, (block + b) * block_rows + v * lanes, out[b][m][v]);
+                    for (int v = 0; v < vectors; ++v) {
+                        const int64_t token = tile * MR + m;
+                        const Floats all = with_outliers<BITS, ASYMMETRIC>(w, x, token, block + b, v, out[b][m][v]);
+                        target.put(w, token, (block + b) * block_rows + v * lanes, all);
+                    }
         }
     if constexpr (NB > 1) gemv_range<BITS, ASYMMETRIC, MR, 1>(w, x, target, tokens, block, end);
 }
@@ -395,8 +462,11 @@ void gemm_panel(const chatglm_weight &w, const Activations &x, const Target &tar
         for (int64_t token = 0; token < count; ++token)
             for (int v = 0; v < tile_vectors; ++v) {
                 const int64_t row = block * block_rows + v * lanes;
-                if (row < w.rows)
-                    target.put(w, first + token, row, load(sums + token * panel_rows + v * lanes));
+                if (row >= w.rows) continue;
+                const Floats all = with_outliers<BITS, ASYMMETRIC>(
+                    w, x, first + token, row / block_rows, static_cast<int>(row % block_rows / lanes),
+                    load(sums + token * panel_rows + v * lanes));
+                target.put(w, first + token, row, all);
             }
     }
 }

@@ -73,6 +73,13 @@ inline Ints set_ints(int32_t a) { return _mm256_set1_epi32(a); }
 inline Ints add_ints(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 inline Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
 
+// Of each 32-bit number: ((number >> shift) + plus) & mask.
+inline Ints field(const void *p, int shift, int32_t plus, int32_t mask) {
+    const __m256i raw = _mm256_loadu_si256(static_cast<const __m256i *>(p));
+    const __m256i right = _mm256_srl_epi32(raw, _mm_cvtsi32_si128(shift));
+    return _mm256_and_si256(_mm256_add_epi32(right, set_ints(plus)), set_ints(mask));
+}
+
 inline Bytes load_bytes(const void *p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }
 inline void store_bytes(void *p, Bytes a) { _mm256_storeu_si256(static_cast<__m256i *>(p), a); }
 inline Bytes low_nibbles(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }

@@ -71,6 +71,12 @@ inline Ints set_ints(int32_t a) { return _mm512_set1_epi32(a); }
 inline Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 inline Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 
+// Of each 32-bit number: ((number >> shift) + plus) & mask.
+inline Ints field(const void *p, int shift, int32_t plus, int32_t mask) {
+    const __m512i right = _mm512_srl_epi32(_mm512_loadu_si512(p), _mm_cvtsi32_si128(shift));
+    return _mm512_and_si512(_mm512_add_epi32(right, set_ints(plus)), set_ints(mask));
+}
+
 inline Bytes load_bytes(const void *p) { return _mm512_loadu_si512(p); }
 inline void store_bytes(void *p, Bytes a) { _mm512_storeu_si512(p, a); }
 inline Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }

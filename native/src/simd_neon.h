@@ -59,6 +59,13 @@ inline Ints set_ints(int32_t a) { return vdupq_n_s32(a); }
 inline Ints add_ints(Ints a, Ints b) { return vaddq_s32(a, b); }
 inline Floats to_floats(Ints a) { return vcvtq_f32_s32(a); }
 
+// Of each 32-bit number: ((number >> shift) + plus) & mask.
+inline Ints field(const void *p, int shift, int32_t plus, int32_t mask) {
+    const uint32x4_t raw = vreinterpretq_u32_s8(vld1q_s8(static_cast<const int8_t *>(p)));
+    const int32x4_t right = vreinterpretq_s32_u32(vshlq_u32(raw, vdupq_n_s32(-shift)));
+    return vandq_s32(vaddq_s32(right, set_ints(plus)), set_ints(mask));
+}
+
 inline Bytes load_bytes(const void *p) { return vld1q_s8(static_cast<const int8_t *>(p)); }
 inline void store_bytes(void *p, Bytes a) { vst1q_s8(static_cast<int8_t *>(p), a); }
 inline Bytes low_nibbles(Bytes a) { return vandq_s8(a, vdupq_n_s8(15)); }

@@ -152,6 +152,17 @@ inline Floats to_floats(const Ints &a) {
     return each([&](int i) { return static_cast<float>(a.v[i]); });
 }
 
+// Of each 32-bit number: ((number >> shift) + plus) & mask.
+inline Ints field(const void *p, int shift, int32_t plus, int32_t mask) {
+    Ints out;
+    for (int i = 0; i < lanes; ++i) {
+        uint32_t raw;
+        memcpy(&raw, static_cast<const char *>(p) + i * 4, 4);
+        out.v[i] = (static_cast<int32_t>(raw >> shift) + plus) & mask;
+    }
+    return out;
+}
+
 inline Bytes load_bytes(const void *p) {
     Bytes out;
     memcpy(out.v, p, sizeof out.v);

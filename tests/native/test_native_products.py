@@ -75,19 +75,36 @@ def test_the_product_of_rounded_activations_is_exact(
     assert (found.double() - expected).abs().le(bound).all()
 
 
+@pytest.mark.parametrize("columns", [128, 1000, 4096])
 @pytest.mark.parametrize("outlier", [1, 60])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
-def test_rounding_activations_costs_less_than_a_hundredth(scheme: QuantScheme, outlier: int) -> None:
-    """Also where a channel is 60 times as large as the others: it shares its scale with 31 neighbours only."""
-    packed = packed_weight(64, 4096, scheme, 3)
+def test_rounding_activations_costs_less_than_a_hundredth(scheme: QuantScheme, outlier: int, columns: int) -> None:
+    """Also where channels are 60 times as large as the others, beside each other too: those are not rounded."""
+    packed = packed_weight(64, columns, scheme, 3)
     weight = dequantize(packed, scheme).double()
     for tokens in (1, 5, 40):
-        states = torch.randn(tokens, 4096, generator=torch.Generator().manual_seed(tokens))
-        states[:, 1234] *= outlier
+        states = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(tokens))
+        states[:, [57, 58, columns - 1]] *= outlier
+        expected = states.double() @ weight.T
         for level in LEVELS:
             with using(level):
                 found = native.linear(as_native(packed, scheme), states)
-            assert relative(found, states.double() @ weight.T) < 1e-2
+            for token in range(tokens):
+                assert relative(found[token], expected[token]) < 1e-2
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
+def test_a_row_of_few_large_numbers_is_exact(scheme: QuantScheme) -> None:
+    packed = packed_weight(70, 300, scheme, 4)
+    weight = dequantize(packed, scheme).double()
+    states = torch.zeros(34, 300)
+    for token in range(34):  # one or two of any size, wherever they are
+        states[token, [token * 7, 299 - token]] = torch.tensor([3.0, -1.7]) * 10.0 ** (token % 3 * 5)
+    for level in LEVELS:
+        with using(level):
+            for rows in (states, states[:5], states[:1]):
+                found = native.linear(as_native(packed, scheme), rows)
+                assert relative(found, rows.double() @ weight.T) < 1e-6
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 9, 40])
