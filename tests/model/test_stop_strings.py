@@ -51,3 +51,10 @@ def test_a_conversation_goes_on_after_a_stop(pair: tuple[Any, Any]) -> None:
 def test_what_is_no_list_of_texts_is_refused(pair: tuple[Any, Any], stop_strings: Any) -> None:
     with pytest.raises(PromptError):
         answer(pair, stop_strings=stop_strings)
+
+
+def test_the_blank_line_of_the_format_is_not_searched(pair: tuple[Any, Any]) -> None:
+    """Every answer begins with it; a stop at the first line break means the first one written."""
+    whole, _, _ = answer(pair)
+    text, _, _ = answer(pair, stop_strings=["\n"])
+    assert text == whole.split("\n")[0].rstrip() != ""

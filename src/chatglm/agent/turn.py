@@ -11,9 +11,9 @@ from chatglm.agent.limits import Limits
 from chatglm.agent.window import Window
 from chatglm.chat.answer import Answer, Token
 from chatglm.chat.message import Done, Message, Role
-from chatglm.chat.parser import Decoder, Segment
+from chatglm.chat.parser import Segment
 from chatglm.engine.request import SamplingParams
-from chatglm.engine.stopping import StopStrings
+from chatglm.engine.stopping import AnswerStops
 from chatglm.engine.tokens import stream_tokens
 from chatglm.errors import PromptError
 
@@ -156,7 +156,7 @@ class _EngineAnswer(Answer):
         tokenizer, params = turn.window.tokenizer, turn.params
         self.engine = turn.engine
         parser = tokenizer.stream_parser(turn.actions.tools.names)
-        self._stops = parser.decoder = _Stops(parser.decoder, params.stop)
+        self._stops = parser.decoder = AnswerStops(parser.decoder, params.stop)
         super().__init__(prompt_ids, parser, lambda: turn._over() is not None)
         most = max_tokens if params.max_tokens is None else min(max_tokens, params.max_tokens)
         self.params = replace(
@@ -178,24 +178,6 @@ class _EngineAnswer(Answer):
 
     def _tokens(self) -> Iterator[Token]:
         yield from stream_tokens(self.engine, self.engine.submit(self.prompt_ids, self.params), self._stopped)
-
-
-class _Stops(StopStrings):
-    """Stop strings in what is written, but not in the blanks a segment begins with: its empty first line is part of
-    the format, and a stop string of one line break would else end every answer before it begins."""
-
-    def __init__(self, decoder: Decoder, stop: Sequence[str]) -> None:
-        super().__init__(decoder, stop)
-        self._begun = False
-
-    def flush(self) -> str:
-        text, self._begun = super().flush(), False
-        return text
-
-    def _let_out(self, new: str) -> str:
-        blanks = "" if self._begun else new[: len(new) - len(new.lstrip())]
-        self._begun = self._begun or len(blanks) < len(new)
-        return blanks + super()._let_out(new[len(blanks) :])
 
 
 def with_all_observations(messages: Sequence[Message]) -> list[Message]:

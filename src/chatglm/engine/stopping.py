@@ -41,10 +41,11 @@ class StopStrings:
 
     def _let_out(self, new: str) -> str:
         text = self.held + new
-        ends = [position for word in self.stop if (position := text.find(word)) >= 0]
-        if ends:
+        # The one that is complete first counts, as if the text had come letter by letter.
+        found = [(start + len(word), start) for word in self.stop if (start := text.find(word)) >= 0]
+        if found:
             self.found, self.held = True, ""
-            return text[: min(ends)]
+            return text[: min(found)[1]]
         keep = max((self._overlap(text, word) for word in self.stop), default=0)
         cut = len(text) - keep
         self.held = text[cut:]
@@ -55,3 +56,21 @@ class StopStrings:
         """Length of the longest end of `text` that begins `word`."""
         longest = min(len(text), len(word) - 1)
         return next((size for size in range(longest, 0, -1) if text.endswith(word[:size])), 0)
+
+
+class AnswerStops(StopStrings):
+    """Stop strings in what is written, but not in the blanks a segment begins with: its empty first line is part of
+    the format, and a stop string of one line break would else end every answer before it begins."""
+
+    def __init__(self, decoder: Decoder, stop: Sequence[str]) -> None:
+        super().__init__(decoder, stop)
+        self._begun = False
+
+    def flush(self) -> str:
+        text, self._begun = super().flush(), False
+        return text
+
+    def _let_out(self, new: str) -> str:
+        blanks = "" if self._begun else new[: len(new) - len(new.lstrip())]
+        self._begun = self._begun or len(blanks) < len(new)
+        return blanks + super()._let_out(new[len(blanks) :])

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _PREFIX_NAMES = re.compile(r"(?:(?:transformer\.)?prefix_encoder\.)?(embedding\.weight|trans\.[02]\.(?:weight|bias))")
 _LORA_NAMES = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
+_UNMERGEABLE = (
+    "an adapter cannot be merged into quantized weights; load the base model with dequantize=True, or without "
+    "quantization, and merge there"
+)
 _LORA_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -109,11 +113,8 @@ def attach_lora(model: "ChatGLMPreTrainedModel", folder: str | Path, *, merge: b
     config.base_model_name_or_path = model.config.name_or_path  # the path of the training machine says nothing here
     linears = {type(module) for module in model.modules() if _is_stored_linear(module)}
     if linears and merge:
-        raise CheckpointError(
-            "an adapter cannot be merged into quantized weights; load the base model with dequantize=True, or without "
-            "quantization, and merge there"
-        )
-    config._register_custom_module(dict.fromkeys(linears, peft.tuners.lora.layer.Linear))
+        raise CheckpointError(_UNMERGEABLE)
+    config._register_custom_module(dict.fromkeys(linears, _unmergeable(peft.tuners.lora.layer.Linear)))
     with warnings.catch_warnings():  # peft uses a name transformers has changed, and does not know our storage
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'chatglm", category=UserWarning)
@@ -122,9 +123,18 @@ def attach_lora(model: "ChatGLMPreTrainedModel", folder: str | Path, *, merge: b
 
 
 def _is_stored_linear(module: nn.Module) -> bool:
-    """A linear layer that is no nn.Linear: quantized storage, whatever its class."""
+    """A linear layer over quantized storage, whatever its class."""
     stored = hasattr(module, "weight_scale") or hasattr(module, "packed_values")
-    return not isinstance(module, nn.Linear) and hasattr(module, "in_features") and stored
+    return hasattr(module, "in_features") and stored
+
+
+def _unmergeable(base: type) -> type:
+    """peft's LoRA layer for storage that cannot take an adapter in: peft itself would drop the adapter silently."""
+
+    def merge(*_: Any, **__: Any) -> None:
+        raise CheckpointError(_UNMERGEABLE)
+
+    return type("Unmergeable", (base,), {"merge": merge})
 
 
 def _verify_lora(model: nn.Module, folder: Path) -> None:

@@ -19,7 +19,7 @@ from chatglm.model.streaming import stream_generate
 
 if TYPE_CHECKING:
     from chatglm.engine.request import SamplingParams
-    from chatglm.engine.stopping import StopStrings
+    from chatglm.engine.stopping import AnswerStops
 
 # Our names on the left, generate()'s on the right; whatever is not here is for generate() alone.
 _ENGINE_OPTIONS = {
@@ -167,15 +167,15 @@ def offered_names(messages: Sequence[Message]) -> Collection[str] | bool:
     return False if tools is None else tool_names(tools) or True
 
 
-def _watch(parser: StreamParser, stop_strings: Sequence[str]) -> "StopStrings | None":
+def _watch(parser: StreamParser, stop_strings: Sequence[str]) -> "AnswerStops | None":
     """Have a parser see the text up to the first stop string only."""
     if isinstance(stop_strings, str) or not all(isinstance(text, str) and text for text in stop_strings):
         raise PromptError(f"stop_strings is {stop_strings!r}; it must be a list of texts, none empty")
     if not stop_strings:
         return None
-    from chatglm.engine.stopping import StopStrings
+    from chatglm.engine.stopping import AnswerStops
 
-    stops = StopStrings(parser.decoder, stop_strings)
+    stops = AnswerStops(parser.decoder, stop_strings)
     parser.decoder = stops
     return stops
 
