@@ -12,9 +12,11 @@ import torch
 
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
+from chatglm.quant.fused import fuse
 from chatglm.quant.model import quantize_empty_model
 from chatglm.quant.scheme import QuantScheme
 
+SCHEMES = "bfloat16, float16, float32, or a scheme of packed weights: int4, int8, ..."
 SIX_B = {
     "num_layers": 28, "hidden_size": 4096, "ffn_hidden_size": 13696, "kv_channels": 128, "num_attention_heads": 32,
     "padded_vocab_size": 65024, "multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True,
@@ -66,6 +68,16 @@ def packed_model(scheme: QuantScheme, layers: int) -> Any:
             tensor.fill_(1)
         else:
             tensor.uniform_(-0.03, 0.03)
+    return model
+
+
+def model_of(scheme: str, layers: int) -> Any:
+    """A network of 6B widths in a dtype, or packed by a scheme with its layers in one native call."""
+    if scheme in ("bfloat16", "float16", "float32"):
+        return six_b(layers, getattr(torch, scheme))
+    parsed = QuantScheme.parse(scheme)
+    model = packed_model(QuantScheme(parsed.bits, parsed.group_size, parsed.symmetric, head_bits=8), layers)
+    print(f"all layers in one native call: {fuse(model)}")
     return model
 
 
