@@ -1,84 +1,170 @@
-"""What a decode step costs in the engine, beside what its matrix products and attention cost alone.
+"""What the engine costs and what it saves: decoding, long contexts, batches, second turns, prompt lookup.
 
-    python benchmarks/decode.py [--layers 4] [--dtype bfloat16] [--contexts 128 2048 8192]
+    python benchmarks/decode.py [--scheme int4] [--layers 28] [--measure overhead contexts batch turn editing]
 
-Random weights with the 6B widths. Prints, for each context length: the engine's step, the sum of its linears and of
-its attention calls measured alone in the same run, their ratio, and transformers' `generate()` loop on the same network
-(one forward pass with a dynamic cache). Then the share of speed kept against the shortest context, a second chat turn
-against the first, and prompt lookup on an editing task.
+6B widths with random weights: "bfloat16" or "float32", or packed by a scheme ("int4", "int8", ...). Everything that
+forms a ratio is measured in turns, since other tenants of a machine change its memory rate within seconds; medians.
+
+overhead   the engine's step beside its matrix products and attention alone: for packed weights the one native call
+           that holds all layers, and the output layer; else the linears and attention calls one by one, and beside them
+           a forward pass of transformers' `generate()` over a dynamic cache
+contexts   the speed kept at longer contexts
+batch      tokens/s of several requests against one
+turn       time to the first token of a chat's second turn after 2,000 tokens, against the first turn's
+editing    prompt lookup on a task that copies 80 % of the prompt, against plain decoding
+
+Where only the length of a context counts, its keys and values are random numbers and not computed.
 """
 
 import argparse
+import statistics
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from common import hardware, median_seconds, six_b
+from common import SCHEMES, hardware, model_of
 from transformers import DynamicCache
 
-from chatglm.engine.attention import attend_sdpa
+from chatglm import native
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
-from chatglm.engine.request import SamplingParams
+from chatglm.engine.request import Request, SamplingParams, Status
+from chatglm.engine.scheduler import Piece
+from chatglm.quant.fused import FusedForward
+
+MEASURES = ("overhead", "contexts", "batch", "turn", "editing")
+GREEDY = SamplingParams(temperature=0, ignore_eos=True)
 
 
-def decoding(engine: Engine, contexts: int, batch: int, steps: int) -> float:
-    """Median seconds of a step that decodes `batch` requests of `contexts` tokens."""
-    generator = torch.Generator().manual_seed(contexts)
-    params = SamplingParams(temperature=0, max_tokens=steps + 4)
-    requests = [
-        engine.submit(torch.randint(3, 60000, (contexts,), generator=generator).tolist(), params) for _ in range(batch)
-    ]
-    while any(request.num_pending != 1 for request in requests):
-        engine.step()
-    seconds = median_seconds(engine.step, repeats=steps)
-    for request in requests:
-        engine.abort(request)
-    return seconds
-
-
-def linears_alone(model: Any, rows: int, repeats: int) -> float:
-    """Median seconds of all linears of the network on `rows` rows."""
-    layers = [module for module in model.modules() if hasattr(module, "in_features")]
-    inputs = {size: torch.randn(rows, size, dtype=model.dtype) for size in {layer.in_features for layer in layers}}
-
-    @torch.inference_mode()
-    def run() -> None:
-        for layer in layers:
-            layer(inputs[layer.in_features])
-
-    return median_seconds(run, repeats)
-
-
-def attention_alone(model: Any, context: int, rows: int, repeats: int) -> float:
-    """Median seconds of one attention call per layer and row over `context` cached tokens."""
+def engine_of(model: Any, tokens: int, **options: Any) -> Engine:
+    """An engine with room for so many tokens; half-precision keys and values, as `model.chat` has them."""
     config = model.config
-    query = torch.randn(1, config.num_attention_heads, config.kv_channels, dtype=model.dtype)
-    shape = (config.num_layers, context, config.num_key_value_heads, config.kv_channels)
-    keys, values = (torch.randn(shape, dtype=model.dtype) for _ in range(2))
+    per_token = 2 * config.num_layers * config.num_key_value_heads * config.kv_channels * 2
+    kv_dtype = "float16" if model.dtype == torch.float32 else "model"
+    return Engine(model, EngineConfig(kv_dtype=kv_dtype, kv_memory=per_token * (tokens + 16), **options))
+
+
+def in_turns(runs: Sequence[Callable[[], Any]], rounds: int, each: int = 1) -> list[float]:
+    """Median seconds of each of some functions, `each` calls of one after another, then the next."""
+    times: list[list[float]] = [[] for _ in runs]
+    for turn in range(rounds + 1):  # the first one warms up
+        for seconds, run in zip(times, runs, strict=True):
+            for _ in range(each):
+                start = time.perf_counter()
+                run()
+                if turn:
+                    seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
+
+
+def parked(engine: Engine, context: int) -> Request:
+    """A request with `context` tokens in the cache, random ones, ready to decode."""
+    request = engine.submit(torch.randint(3, 60000, (context,)).tolist(), GREEDY)
+    engine.scheduler.waiting.remove(request)
+    assert engine.blocks.extend(request, context)
+    request.num_computed, request.status = context - 1, Status.RUNNING
+    slots = torch.tensor(engine.runner.layouts.slots(request, 0, context))
+    config = engine.model.config
+    for layer in range(config.num_layers):
+        shape = (context, config.num_key_value_heads, config.kv_channels)
+        engine.runner.cache.write(layer, slots, torch.randn(shape), torch.randn(shape))
+    return request
+
+
+def steps_of(engine: Engine, requests: Sequence[Request]) -> Callable[[], Any]:
+    """A function that decodes a token of each of some parked requests, and of nobody else."""
+
+    def run() -> None:
+        engine.scheduler.running[:] = requests
+        engine.step()
+
+    return run
+
+
+def alone(engine: Engine, request: Request) -> Callable[[], Any]:
+    """The matrix products and attention of a step of one request, without anything around them."""
+    model, runner = engine.model, engine.runner
+    assert engine.blocks.extend(request, len(request.token_ids))
+    batch = runner._batch([Piece(request, 1)])
+    stack: Any = model.transformer.encoder
+    fused, output_layer = stack.__dict__.get("forward"), model.transformer.output_layer
+    hidden = torch.randn(1, 1, model.config.hidden_size, dtype=model.dtype)
+    if isinstance(fused, FusedForward):
+        tables = (torch.randn(1, model.config.rotary_dim // 2) for _ in range(2))
+        cosines, sines = tables
+
+        @torch.inference_mode()
+        def run_fused() -> None:
+            assert fused.layers is not None
+            assert fused.caches is not None
+            native.layers_forward(
+                fused.layers, fused.caches, native.batch_of(batch), cosines, sines, torch.randn(1, hidden.shape[-1])
+            )
+            output_layer(hidden)
+
+        return run_fused
+    config = model.config
+    heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+    states = [torch.randn(1, count, config.kv_channels, dtype=model.dtype) for count in heads]
+    linears = [module for module in model.modules() if hasattr(module, "in_features")]
+    inputs = {size: torch.randn(1, 1, size, dtype=model.dtype) for size in {one.in_features for one in linears}}
 
     @torch.inference_mode()
     def run() -> None:
+        for linear in linears:
+            linear(inputs[linear.in_features])
         for layer in range(config.num_layers):
-            for _ in range(rows):
-                attend_sdpa(query, [(keys[layer], values[layer])], 0.088)
+            runner.filling.attend(*states, layer, batch, 0.088)
 
-    return median_seconds(run, repeats)
+    return run
 
 
-def transformers_step(model: Any, context: int, repeats: int) -> float:
-    """Median seconds of one forward pass of one token over a dynamic cache, as `generate()` makes it."""
+def transformers_step(model: Any, context: int) -> Callable[[], Any]:
+    """One forward pass of one token over a dynamic cache, as `generate()` makes it."""
     cache = DynamicCache(config=model.config)
-    ids = torch.randint(3, 60000, (1, context))
+    config = model.config
+    for layer in range(config.num_layers):
+        shape = (1, config.num_key_value_heads, context, config.kv_channels)
+        cache.update(torch.randn(shape, dtype=model.dtype), torch.randn(shape, dtype=model.dtype), layer)
 
     @torch.inference_mode()
     def run() -> None:
         model(torch.tensor([[5]]), past_key_values=cache, logits_to_keep=1).logits.argmax(-1).tolist()
 
-    with torch.inference_mode():
-        for piece in ids.split(512, dim=1):
-            model(piece, past_key_values=cache, logits_to_keep=1)
-    return median_seconds(run, repeats)
+    return run
+
+
+def overhead(model: Any, options: argparse.Namespace) -> None:
+    engine = engine_of(model, sum(options.contexts) + 1000, prefix_cache=False)
+    dense = model.dtype != torch.float32 or options.scheme == "float32"
+    print("| context | engine step, ms | products and attention alone, ms | ratio | transformers, ms |")
+    print("|---|---|---|---|---|")
+    for context in options.contexts:
+        request = parked(engine, context)
+        steps = steps_of(engine, [request])
+        steps()
+        runs = [steps, alone(engine, request), *([transformers_step(model, context)] if dense else [])]
+        step, sum_, *peer = in_turns(runs, options.rounds)
+        other = f"{peer[0] * 1e3:.2f}" if peer else "-"
+        print(f"| {context} | {step * 1e3:.2f} | {sum_ * 1e3:.2f} | {step / sum_:.3f} | {other} |", flush=True)
+        engine.abort(request)
+
+
+def contexts(model: Any, options: argparse.Namespace) -> None:
+    engine = engine_of(model, sum(options.contexts) + 1000, prefix_cache=False)
+    runs = [steps_of(engine, [parked(engine, context)]) for context in options.contexts]
+    seconds = in_turns(runs, options.rounds, each=2)
+    for context, one in zip(options.contexts, seconds, strict=True):
+        print(f"decode @{context}: {1 / one:.2f} tok/s, {seconds[0] / one:.1%} of the speed at {options.contexts[0]}")
+
+
+def batch(model: Any, options: argparse.Namespace) -> None:
+    engine = engine_of(model, (options.batch + 1) * 400, prefix_cache=False)
+    requests = [parked(engine, 128) for _ in range(options.batch + 1)]
+    single, many = in_turns([steps_of(engine, requests[:1]), steps_of(engine, requests[1:])], options.rounds, each=2)
+    total = options.batch / many
+    print(f"decode @128: 1 request {1 / single:.2f}, {options.batch} {total:.2f} tok/s, x{total * single:.2f}")
 
 
 def first_token(engine: Engine, prompt: list[int]) -> float:
@@ -90,68 +176,65 @@ def first_token(engine: Engine, prompt: list[int]) -> float:
     return seconds
 
 
-def second_turn(engine: Engine, history: int) -> tuple[float, float]:
-    """Time to the first token of a turn after `history` tokens: never seen, and continued."""
-    prompt = torch.randint(3, 60000, (history,)).tolist()
-    return first_token(engine, prompt), first_token(engine, [*prompt, *range(100, 120)])
+def turn(model: Any, options: argparse.Namespace) -> None:
+    engine = engine_of(model, 8192)
+    for _ in range(2):
+        prompt = torch.randint(3, 60000, (2000,)).tolist()
+        new, second = first_token(engine, prompt), first_token(engine, [*prompt, *range(100, 120)])
+        print(
+            f"first token after 2,000 tokens: new {new:.2f} s, second turn {second:.3f} s, {second / new:.1%}",
+            flush=True,
+        )
 
 
-def editing(model: Any, draft: Any) -> tuple[float, tuple[int, ...]]:
-    """Tokens/s while the model is made to copy 80 % of its prompt, by a bias towards the next token of the text."""
+def copied(engine: Engine, draft: Any) -> tuple[float, tuple[int, ...]]:
+    """Seconds while the model is made to copy 80 % of its prompt, by a bias towards the next token of the text."""
     text = torch.randint(3, 60000, (160,), generator=torch.Generator().manual_seed(1)).tolist()
     answer = [token if index % 5 else 7 for index, token in enumerate(text[:128])]
 
     def copies(output_ids: Any, logits: torch.Tensor) -> None:
         logits[answer[min(len(output_ids), len(answer) - 1)]] += 1000
 
-    engine = Engine(model, EngineConfig())
+    params = SamplingParams(temperature=0, max_tokens=len(answer), draft=draft, hook=copies)
+    request = engine.submit(text, params)
+    while request.num_output == 0:
+        engine.step()
     start = time.perf_counter()
-    done = engine.generate([text], SamplingParams(temperature=0, max_tokens=len(answer), draft=draft, hook=copies))[0]
-    return len(done.token_ids) / (time.perf_counter() - start), done.token_ids
+    engine.wait(request)
+    return time.perf_counter() - start, tuple(request.output_ids)
+
+
+def editing(model: Any, options: argparse.Namespace) -> None:
+    engine = engine_of(model, 1024)
+    rounds = [(copied(engine, None), copied(engine, "lookup")) for _ in range(3)]
+    plain, guessed = (statistics.median(one[which][0] for one in rounds) for which in (0, 1))
+    same = "identical" if len({ids for one in rounds for _, ids in one}) == 1 else "DIFFERENT"
+    count = len(rounds[0][0][1]) - 1
+    print(
+        f"editing task: plain {count / plain:.2f} tok/s, prompt lookup {count / guessed:.2f} tok/s, "
+        f"x{plain / guessed:.2f}, {same} text"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--scheme", default="bfloat16", help=SCHEMES)
+    parser.add_argument("--layers", type=int, help="28 packed, else 4")
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 2048, 8192])
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    model = six_b(options.layers, getattr(torch, options.dtype))
-    engine = Engine(model, EngineConfig(prefix_cache=False))
-    print(hardware())
-    print(
-        f"6B widths, {options.layers} of 28 layers, {options.dtype}; medians of {options.steps} steps, milliseconds\n"
-    )
-    print("| context | batch | engine step | linears + attention alone | ratio | transformers step | ratio |")
-    print("|---|---|---|---|---|---|---|")
-    kept: dict[int, float] = {}
-    for batch in (1, 8):
-        for context in options.contexts if batch == 1 else options.contexts[:1]:
-            step = decoding(engine, context, batch, options.steps)
-            alone = linears_alone(model, batch, options.steps)
-            alone += attention_alone(model, context, batch, options.steps)
-            peer = transformers_step(model, context, options.steps) if batch == 1 else float("nan")
-            print(
-                f"| {context} | {batch} | {step * 1e3:.1f} | {alone * 1e3:.1f} | {step / alone:.3f} "
-                f"| {peer * 1e3:.1f} | {peer / step:.2f} |"
-            )
-            if batch == 1:
-                kept[context] = step
-    shortest = kept[options.contexts[0]]
-    for context in options.contexts[1:]:
-        print(
-            f"\nspeed kept at context {context} against {options.contexts[0]}: {shortest / kept[context]:.0%}", end=""
+    layers = options.layers or (4 if options.scheme in ("bfloat16", "float32") else 28)
+    torch.manual_seed(0)
+    print(hardware(), flush=True)
+    model = model_of(options.scheme, layers)
+    print(f"6B widths, {layers} of 28 layers, {options.scheme}; medians of {options.rounds} rounds\n", flush=True)
+    for name in options.measure:
+        {"overhead": overhead, "contexts": contexts, "batch": batch, "turn": turn, "editing": editing}[name](
+            model, options
         )
-    print()
-    fresh, continued = second_turn(Engine(model, EngineConfig()), 2000)
-    print(f"first token after 2,000 tokens: new {fresh:.2f} s, second turn {continued:.2f} s, {continued / fresh:.1%}")
-    plain, plain_ids = editing(model, None)
-    guessed, guessed_ids = editing(model, "lookup")
-    same = "identical" if plain_ids == guessed_ids else "DIFFERENT"
-    print(
-        f"editing task: plain {plain:.2f} tok/s, prompt lookup {guessed:.2f} tok/s, x{guessed / plain:.2f}, {same} text"
-    )
+        print(flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Many requests at once: total tokens/s and waiting times, against the same requests one after another.
 
-    python benchmarks/serve.py [--model FOLDER | --layers 4] [--requests 16] [--rate 4] [--max-tokens 32]
+    python benchmarks/serve.py [--model FOLDER | --scheme int4 --layers 28] [--requests 16] [--rate 4] [--max-tokens 32]
 
 Requests arrive at random (exponential gaps, `--rate` a second) with prompts of 16 to 256 tokens that share a system
 prompt of 64 tokens. The peer is the same engine taking one request at a time, in the same run. Without `--model` the
-network has the 6B widths, `--layers` deep, and random weights.
+network has the 6B widths, `--layers` deep, and random weights, in a dtype or packed by a scheme.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import hardware, six_b
+from common import SCHEMES, hardware, model_of
 
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
@@ -53,9 +53,10 @@ def jobs(count: int, rate: float, vocab: int) -> list[Job]:
     return made
 
 
-def run(model: Any, load: list[Job], max_tokens: int, max_running: int) -> Result:
+def run(model: Any, load: list[Job], max_tokens: int, max_running: int, prompt_tokens: int | None) -> Result:
     """Play the arrivals in real time against a fresh engine."""
-    engine = Engine(model, EngineConfig(max_running=max_running))
+    kv_dtype = "float16" if model.dtype == torch.float32 else "model"
+    engine = Engine(model, EngineConfig(max_running=max_running, kv_dtype=kv_dtype, max_prompt_tokens=prompt_tokens))
     params = SamplingParams(temperature=0, max_tokens=max_tokens)
     start, waiting, active = time.perf_counter(), list(load), []
     while waiting or active:
@@ -96,24 +97,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--scheme", default="bfloat16", help=f"{SCHEMES}; of --model only a dtype")
+    parser.add_argument("--prompt-tokens", type=int, help="EngineConfig.max_prompt_tokens")
     parser.add_argument("--requests", type=int, default=16)
     parser.add_argument("--rate", type=float, default=4.0)
     parser.add_argument("--max-tokens", type=int, default=32)
     options = parser.parse_args()
-    dtype = getattr(torch, options.dtype)
+    print(hardware())
     if options.model:
+        dtype = getattr(torch, options.scheme)
         model = ChatGLMForConditionalGeneration.from_pretrained(options.model, dtype=dtype).eval()
     else:
-        model = six_b(options.layers, dtype)
-    print(hardware())
-    print(f"{options.requests} requests, {options.rate} a second, {options.max_tokens} tokens each, {options.dtype}\n")
+        model = model_of(options.scheme, options.layers)
+    print(f"{options.requests} requests, {options.rate} a second, {options.max_tokens} tokens each, {options.scheme}\n")
     print("| at once | tokens/s | first token, median | 95 % | between tokens, median |")
     print("|---|---|---|---|---|")
     totals = {}
     for at_once in (1, 16):
         load = jobs(options.requests, options.rate, int(model.config.vocab_size) - 20)
-        result = run(model, load, options.max_tokens, at_once)
+        result = run(model, load, options.max_tokens, at_once, options.prompt_tokens)
         totals[at_once] = result.tokens / result.seconds
         median = statistics.median(result.first_token)
         print(

@@ -29,15 +29,17 @@ inline Floats exponential(Floats x) {
     return mul(p, power_of_two(n));
 }
 
-// out[MR][NV vectors] (+)= a[MR][depth] * b[depth][NV vectors]; element (m, k) of a is a[m * step_m + k * step_k].
+// out[MR][NV vectors] = out * keep + a[MR][depth] * b[depth][NV vectors]; keep [NV vectors], NULL: nothing of it.
+// Element (m, k) of a is a[m * step_m + k * step_k].
 template <int MR, int NV>
 inline void outer_product(const float *a, int64_t step_m, int64_t step_k, const float *b, int64_t stride_b, float *out,
-                          int64_t stride_out, int64_t depth, bool accumulate) {
+                          int64_t stride_out, int64_t depth, const float *keep) {
     Floats sums[MR][NV];
 CHATGLM_UNROLL(8)
     for (int m = 0; m < MR; ++m)
 CHATGLM_UNROLL(4)
-        for (int v = 0; v < NV; ++v) sums[m][v] = accumulate ? load(out + m * stride_out + v * lanes) : set(0);
+        for (int v = 0; v < NV; ++v)
+            sums[m][v] = keep ? mul(load(out + m * stride_out + v * lanes), load(keep + v * lanes)) : set(0);
     for (int64_t k = 0; k < depth; ++k) {
         Floats right[NV];
 CHATGLM_UNROLL(4)
@@ -130,10 +132,10 @@ struct Rows {
     const chatglm_cache &cache;
     const chatglm_batch &batch;
     const Queries &queries;
-    float *turned, *keys, *values, *scores, *result, *most, *total, *limits;
+    float *turned, *keys, *values, *scores, *result, *most, *total, *limits, *shrinks;
 
     static int64_t floats(int64_t head_dim) {
-        return 2 * head_dim * width + 2 * tile_keys * head_dim + tile_keys * width + 3 * width;
+        return 2 * head_dim * width + 2 * tile_keys * head_dim + tile_keys * width + 4 * width;
     }
 
     Rows(const chatglm_cache &cache, const chatglm_batch &batch, const Queries &queries, float *memory)
@@ -147,6 +149,7 @@ struct Rows {
         most = scores + tile_keys * width;
         total = most + width;
         limits = total + width;
+        shrinks = limits + width;
     }
 
     int64_t heads_of_group() const { return queries.heads / cache.groups; }
@@ -204,7 +207,7 @@ struct Rows {
         }
     }
 
-    // scores = exp(scores - most), most and total and result brought up to date.
+    // scores = exp(scores - most), most and total brought up to date; what the result so far shrinks by, in shrinks.
     void soften(int64_t first, int64_t count) {
         for (int v = 0; v < NV; ++v) {
             const Floats limit = load(limits + v * lanes), before = load(most + v * lanes);
@@ -225,10 +228,7 @@ struct Rows {
             const Floats shrink = exponential(sub(before, top));
             store(most + v * lanes, top);
             store(total + v * lanes, fma(load(total + v * lanes), shrink, added));
-            for (int64_t d = 0; d < cache.head_dim; ++d) {
-                float *p = result + d * width + v * lanes;
-                store(p, mul(load(p), shrink));
-            }
+            store(shrinks + v * lanes, shrink);
         }
     }
 
@@ -240,10 +240,10 @@ struct Rows {
             const int64_t count = smaller(tile_keys, part.last_key - first);
             read_tile(part, first, count);
             for (int64_t i = 0; i < tile_keys; i += MR)
-                outer_product<MR, NV>(keys + i * size, size, 1, turned, width, scores + i * width, width, size, false);
+                outer_product<MR, NV>(keys + i * size, size, 1, turned, width, scores + i * width, width, size, nullptr);
             soften(first, count);
             for (int64_t d = 0; d < size; d += MR)
-                outer_product<MR, NV>(values + d, 1, size, scores, width, result + d * width, width, tile_keys, true);
+                outer_product<MR, NV>(values + d, 1, size, scores, width, result + d * width, width, tile_keys, shrinks);
         }
         finish_part(part);
     }

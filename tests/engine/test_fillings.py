@@ -96,7 +96,9 @@ def test_unknown_names_are_refused(model: Any, table: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kv_dtype": "float8"}, {"num_threads": 0}, {"num_threads": 1.5}, {"compile": True, "static_decode": False},
+    [{"kv_dtype": "float8"}, {"num_threads": 0}, {"num_threads": 1.5}, {"num_threads": True}, {"num_threads": 1025},
+     {"kv_memory": 0}, {"kv_memory": "8GB"}, {"num_tokens": 0}, {"block_size": True},
+     {"compile": True, "static_decode": False},
      {"run_ahead": True, "static_decode": False}],
     ids=str,
 )  # fmt: skip
@@ -128,22 +130,3 @@ def test_the_pool_is_sized_by_what_it_stores(model: Any) -> None:
         for kv_dtype in ("model", "float16", "int8")
     }
     assert sizes == {"model": 2**16 // 256, "float16": 2**16 // 128, "int8": 2**16 // 96 // 16 * 16}
-
-
-def test_threads_are_bound_for_a_step_and_given_back(model: Any) -> None:
-    seen = []
-
-    def hook(output_ids: Any, logits: Any) -> None:
-        seen.append(torch.get_num_threads())
-
-    handle = model.transformer.embedding.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        engine = Engine(model, EngineConfig(num_threads=3))
-        engine.generate([[1, 2]], SamplingParams(max_tokens=1, hook=hook))
-        assert seen == [3, 1], "the network's threads, then one for sampling"
-        assert torch.get_num_threads() == 2
-    finally:
-        handle.remove()
-        torch.set_num_threads(before)

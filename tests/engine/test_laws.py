@@ -159,6 +159,10 @@ def adapter(model: Any, seed: int) -> dict[str, LowRank]:
         module = model.get_submodule(QKV.format(layer))
         down = torch.randn(4, module.in_features, generator=generator)
         weights[QKV.format(layer)] = LowRank(down, torch.randn(module.out_features, 4, generator=generator), 0.1)
+    output_layer = model.get_output_embeddings()  # sees only the positions where a token is chosen
+    down, up = (torch.randn(size, generator=generator) for size in
+                ((2, output_layer.in_features), (output_layer.out_features, 2)))  # fmt: skip
+    weights["transformer.output_layer"] = LowRank(down, up, 0.05)
     return weights
 
 

@@ -170,6 +170,49 @@ def test_a_broken_step_ends_its_requests_and_no_others(model: Any) -> None:
     engine.check_integrity()
 
 
+def test_a_lost_flight_ends_those_who_are_still_there(model: Any) -> None:
+    """Who has been aborted, or has ended, while the step was under way is told nothing more."""
+    engine = engine_of(model, "ahead")
+    aborted, lost = engine.submit([1, 2], PARAMS[0]), engine.submit([3, 4], PARAMS[0])
+    while lost.num_output < 4:
+        engine.step()
+    assert engine._flight is not None
+    engine.abort(aborted)
+    engine._flight.error = RuntimeError("the device is gone")
+    engine.step()
+    assert (aborted.finish_reason, aborted.error) == ("abort", None)
+    assert lost.finish_reason == "error"
+    assert "the device is gone" in (lost.error or "")
+    for request in (aborted, lost):
+        assert [output.finish_reason for output in request.outputs if output.finish_reason] == [request.finish_reason]
+        assert [token for output in request.outputs for token in output.token_ids] == request.output_ids
+    engine.check_integrity()
+    assert not engine.scheduler.has_work
+    assert engine.generate([[1, 2]], PARAMS[0]) == Engine(model).generate([[1, 2]], PARAMS[0])
+
+
+def test_no_step_is_begun_for_a_request_that_will_have_ended(model: Any) -> None:
+    """The last token it may have is on its way: there is neither a use nor room for one more."""
+    engine = engine_of(model, "ahead", block_size=1, kv_memory=22 * BYTES_PER_TOKEN)
+    request = engine.submit([1, 2], PARAMS[0])
+    engine.wait(request)
+    assert len(request.token_ids) == request.max_total == 22
+    assert engine.ahead is not None
+    assert engine.ahead.num_followed == 18, "of 20 tokens the first comes with the prompt, the second begins the chain"
+    assert engine._flight is None
+    short, long = (
+        engine.submit([3], replace(PARAMS[0], max_tokens=5)),
+        engine.submit([4], replace(PARAMS[0], max_tokens=9)),
+    )
+    sizes = []
+    while engine.scheduler.has_work:
+        engine.step()
+        sizes.append(len(engine._flight.pieces) if engine._flight is not None else 0)
+    assert sizes == [2, 2, 2, 2, 1, 1, 1, 1, 0]
+    for request in (short, long):
+        assert tuple(request.output_ids) == Engine(model).generate([request.prompt_ids], request.params)[0].token_ids
+
+
 def test_nan_logits_end_the_request_they_belong_to() -> None:
     """They come in the middle of an answer, so that the step after has been begun with no token to begin it with."""
     model = network()

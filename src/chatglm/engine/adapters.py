@@ -4,7 +4,8 @@ The base linears run once for the whole step; each adapter then adds (x A^T) B^T
 requests. It adds to a linear's output, so it does not matter how the linear stores its weight.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,34 @@ class LowRank:
     scaling: float
 
 
+class _Step(threading.local):
+    """What the step of this thread has selected. Other threads, which may use the network too, see the base."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[slice, str]] = []
+        self.kept: list[tuple[slice, str]] = []
+
+
+def _joined(rows: Iterable[tuple[slice, str | None]]) -> list[tuple[slice, str]]:
+    """Neighbours of one adapter are joined, rows of the base left out."""
+    joined: list[tuple[slice, str]] = []
+    for where, name in rows:
+        if name is None:
+            continue
+        if joined and joined[-1][1] == name and joined[-1][0].stop == where.start:
+            joined[-1] = (slice(joined[-1][0].start, where.stop), name)
+        else:
+            joined.append((where, name))
+    return joined
+
+
+def _joined_kept(rows: Sequence[tuple[slice, str]], kept: Sequence[int]) -> list[tuple[slice, str]]:
+    """The same for a layer that sees the positions `kept` only."""
+    names = ((at, next((name for where, name in rows if where.start <= position < where.stop), None))
+             for at, position in enumerate(kept))  # fmt: skip
+    return _joined((slice(at, at + 1), name) for at, name in names) if rows else []
+
+
 class AdapterSet:
     """The adapters a network can answer with.
 
@@ -35,7 +64,10 @@ class AdapterSet:
         self.model = model
         self.weights: dict[str, dict[str, LowRank]] = {}
         self._hooks: dict[str, Any] = {}
-        self._rows: list[tuple[slice, str]] = []  # of the step that runs now
+        network: Any = model
+        output_layer = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
+        self._output_paths = {path for path, module in model.named_modules() if module is output_layer}
+        self._step = _Step()
 
     def add(self, name: str, weights: Mapping[str, LowRank]) -> None:
         """Make an adapter known under `name`; `weights` by module path.
@@ -75,26 +107,21 @@ class AdapterSet:
             raise RequestError(f"no adapter is named {name!r}; loaded are: {known}")
 
     @contextmanager
-    def selected(self, rows: Sequence[tuple[slice, str | None]]) -> Iterator[None]:
-        """For the length of a step, say which rows belong to which adapter; outside of it the network is the base."""
-        joined: list[tuple[slice, str]] = []
-        for where, name in rows:
-            if name is None:
-                continue
-            # Neighbours of one adapter are joined.
-            if joined and joined[-1][1] == name and joined[-1][0].stop == where.start:
-                joined[-1] = (slice(joined[-1][0].start, where.stop), name)
-            else:
-                joined.append((where, name))
-        self._rows = joined
+    def selected(self, rows: Sequence[tuple[slice, str | None]], kept: Sequence[int] = ()) -> Iterator[None]:
+        """For the length of a step of this thread, say which rows belong to which adapter; outside of it the network
+        is the base. `kept` are the positions that reach the output layer."""
+        self._step.rows = _joined(rows)
+        self._step.kept = _joined_kept(self._step.rows, kept)
         try:
             yield
         finally:
-            self._rows = []
+            self._step.rows = self._step.kept = []
 
     def _hook(self, path: str) -> Any:
+        of_output = path in self._output_paths
+
         def add_updates(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            for where, name in self._rows:
+            for where, name in self._step.kept if of_output else self._step.rows:
                 update = self.weights[name].get(path)
                 if update is not None:
                     low = nn.functional.linear(inputs[0][:, where].to(update.down.dtype), update.down)
@@ -109,6 +136,8 @@ class AdapterSet:
             module: Any = self.model.get_submodule(path)
         except AttributeError:
             raise RequestError(f"the adapter changes {path!r}, which this network does not have") from None
+        if not hasattr(module, "in_features"):
+            raise RequestError(f"the adapter changes {path!r}, a {type(module).__name__}; it must be a linear layer")
         found = [tuple(update.down.shape), tuple(update.up.shape)]
         rank = update.down.shape[0]
         right = [(rank, module.in_features), (module.out_features, rank)]

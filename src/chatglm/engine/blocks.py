@@ -23,20 +23,16 @@ class BlockKey:
 
     before: "BlockKey | str | None"
     token_ids: tuple[int, ...]
+    beginning: str | None = field(init=False)  # the adapter's name all the way back
     digest: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", hash((self.before, self.token_ids)))
+        before = self.before
+        object.__setattr__(self, "beginning", before.beginning if isinstance(before, BlockKey) else before)
+        object.__setattr__(self, "digest", hash((before, self.token_ids)))
 
     def __hash__(self) -> int:
         return self.digest
-
-    def beginning(self) -> str | None:
-        """The adapter's name all the way back."""
-        key: BlockKey | str | None = self
-        while isinstance(key, BlockKey):
-            key = key.before
-        return key
 
     def __eq__(self, other: object) -> bool:
         """Compares the token ids all the way back; a loop, since a chain can be longer than Python's stack."""
@@ -113,8 +109,11 @@ class BlockManager:
             self._use(block)
         request.block_table.extend(blocks)
         request.num_computed = num_tokens
+
+    def count_hits(self, request: Request) -> None:
+        """Note how much of a request that has just been admitted was found; once for each, for the hit rate."""
         self.queried_tokens += len(request.token_ids)
-        self.hit_tokens += num_tokens
+        self.hit_tokens += request.num_computed
 
     def extend(self, request: Request, num_tokens: int) -> bool:
         """Make room for the first `num_tokens` tokens of a request; False, and nothing taken, if there is none."""
@@ -126,6 +125,10 @@ class BlockManager:
         for _ in range(missing):
             request.block_table.append(self._take(self._next_hope(request)))
         return True
+
+    def room_for(self, request: Request) -> int:
+        """How many tokens a request may have altogether before somebody else would have to give blocks up."""
+        return (len(request.block_table) + self.num_free) * self.block_size
 
     def commit(self, request: Request) -> None:
         """Give keys to the request's blocks whose tokens have all been computed."""
@@ -161,7 +164,7 @@ class BlockManager:
     def forget(self, beginning: str) -> None:
         """Forget every unused block of texts that begin with an adapter's name; nobody may be using them."""
         for key, block in list(self.found.items()):
-            if key.beginning() == beginning:
+            if key.beginning == beginning:
                 self._forget(block)
                 del self.reusable[block]
                 self._put_back(block)

@@ -61,6 +61,11 @@ class KVCache:
         per_head = head_dim + 4 if quantized or dtype == torch.int8 else head_dim * dtype.itemsize
         return 2 * num_layers * num_heads * per_head
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the whole pool."""
+        return self.states.nbytes + (self.scales.nbytes if self.scales is not None else 0)
+
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store `key` and `value` [N, G, D] of one layer at `slots` [N]."""
         for which, states in enumerate((key, value)):

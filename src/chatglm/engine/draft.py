@@ -4,8 +4,10 @@ A guess is right exactly when the sampler, at that position, chooses the same to
 would be without speculation: greedy and sampled, token for token (see `sampling.py`). Guessing only saves steps.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,36 +20,60 @@ from chatglm.engine.scheduler import Piece
 
 
 class Acceptance:
-    """How many of a request's guesses came true lately; decides how many to make next."""
+    """How many of a request's guesses came true lately; decides how many to make next.
 
-    def __init__(self, start: int = 4, most: int = 16) -> None:
-        self.length, self.most = start, most
-        self.rest = 0  # steps without guesses, after a run of wrong ones
-        self.misses = 0
+    A guess counts if all before it are right. With the share p that came true, guess k is worth its place in a step
+    as long as p^k is not small; so many are made. After a run of steps without a right one, none are for a while.
+    """
+
+    def __init__(self, most: int = 15) -> None:
+        self.most = most  # with the token they follow 16 rows, which kernels take in whole tiles
+        self.right, self.wrong = 4.5, 1.5  # of late; older steps count less
+        self.rest = 0  # steps without guesses
+        self.misses = 0  # steps without a right one, one after another
 
     def wanted(self) -> int:
         if self.rest > 0:
             self.rest -= 1
             return 0
-        return self.length
+        share = self.right / (self.right + self.wrong)
+        return max(1, min(self.most, int(math.log(_WORTH) / math.log(min(share, 0.99)))))
 
     def update(self, proposed: int, accepted: int) -> None:
-        if accepted == proposed:
-            self.length, self.misses = min(self.most, self.length * 2), 0
-        elif accepted > 0:
-            self.length, self.misses = max(2, accepted + 1), 0
-        else:
-            self.length, self.misses = 2, self.misses + 1
-            self.rest = min(32, 2**self.misses) if self.misses > 1 else 0
+        self.right = _MEMORY * self.right + accepted
+        self.wrong = _MEMORY * self.wrong + (accepted < proposed)
+        self.misses = 0 if accepted else self.misses + 1
+        self.rest = min(32, 2**self.misses) if self.misses > 1 else 0
+
+
+_WORTH = 0.25  # one more row costs about a tenth of a step, and a step yields two or three tokens
+_MEMORY = 0.9
+
+
+@dataclass(slots=True)
+class _Copying:
+    """What a request seems to copy: the token at `position` comes from `position - distance`."""
+
+    distance: int
+    seen_at: int  # where the text last agreed with it
 
 
 class PromptLookup:
-    """Guesses that what followed the last tokens earlier in the text follows again (edits, quotations, code)."""
+    """Guesses that what followed the last tokens earlier in the text follows again (edits, quotations, code).
 
-    def __init__(self, longest: int = 4, shortest: int = 2) -> None:
+    Where the text goes another way for a few tokens, as an edit does, it guesses that the copy goes on behind them.
+
+    Args:
+        longest, shortest: tokens that must agree to find a place.
+        patience: tokens to go on for after the last agreement.
+    """
+
+    def __init__(self, longest: int = 4, shortest: int = 2, patience: int = 4) -> None:
         self.sizes = range(longest, shortest - 1, -1)
+        self.patience = patience
         self._indexed: WeakKeyDictionary[Request, dict[tuple[int, ...], int]] = WeakKeyDictionary()
         self._upto: WeakKeyDictionary[Request, int] = WeakKeyDictionary()
+        self._copying: WeakKeyDictionary[Request, _Copying] = WeakKeyDictionary()
 
     def propose(self, request: Request, limit: int) -> list[int]:
         ids = request.token_ids
@@ -55,8 +81,22 @@ class PromptLookup:
         for size in self.sizes:
             end = index.get(tuple(ids[-size:])) if len(ids) > size else None
             if end is not None:
+                self._copying[request] = _Copying(len(ids) - end, len(ids))
                 return ids[end : end + limit]
-        return []
+        return self._beyond_an_edit(request, limit)
+
+    def _beyond_an_edit(self, request: Request, limit: int) -> list[int]:
+        ids, copying = request.token_ids, self._copying.get(request)
+        if copying is None:
+            return []
+        for position in range(copying.seen_at, len(ids)):
+            if ids[position] == ids[position - copying.distance]:
+                copying.seen_at = position + 1
+        if len(ids) - copying.seen_at > self.patience:
+            del self._copying[request]
+            return []
+        start = len(ids) - copying.distance
+        return ids[start : start + limit]
 
     def _index(self, request: Request) -> dict[tuple[int, ...], int]:
         """Where each n-gram that has a token after it ended last; extended by what came since the last call."""
@@ -75,9 +115,16 @@ class DraftModel:
 
     It chooses its tokens with the numbers the real model will use, which makes equal choices likely where their
     probabilities are alike.
+
+    Args:
+        model, sampler, cache, block_size, filling: as of `ModelRunner`.
+        most: tokens to run at once.
     """
 
-    def __init__(self, model: Any, sampler: Sampler, cache: KVCache, block_size: int, filling: str) -> None:
+    def __init__(
+        self, model: Any, sampler: Sampler, cache: KVCache, block_size: int, filling: str, most: int = 512
+    ) -> None:
+        self.most = most
         self.runner = ModelRunner(model, cache, block_size, sampler, filling)
         self.blocks = BlockManager(cache.num_slots // block_size, block_size, prefix_cache=False)
         self._shadows: WeakKeyDictionary[Request, Request] = WeakKeyDictionary()
@@ -87,8 +134,10 @@ class DraftModel:
         known = len(shadow.token_ids)
         for _ in range(limit):
             if not self.blocks.extend(shadow, len(shadow.token_ids)):
-                self.forget(request)
-                return []
+                break
+            while shadow.num_pending > self.most:  # a long prompt, in pieces
+                self.runner.run([Piece(shadow, self.most)])
+                shadow.num_computed += self.most
             (sampled,) = self.runner.run([Piece(shadow, shadow.num_pending)])
             if sampled[0].token_id == INVALID:
                 break
@@ -128,6 +177,7 @@ class Drafter:
     def __init__(self, draft_model: DraftModel | None) -> None:
         self.lookup, self.draft_model = PromptLookup(), draft_model
         self.acceptance: WeakKeyDictionary[Request, Acceptance] = WeakKeyDictionary()
+        self.has_model = draft_model is not None  # also when it has failed: guesses are never needed
         self.num_proposed = 0
         self.num_accepted = 0
 

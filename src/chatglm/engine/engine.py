@@ -1,8 +1,9 @@
 """The loop: schedule, run, commit. Every request that goes in comes out with a reason why it ended."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,19 +13,31 @@ from chatglm.engine.ahead import Flight, RunAhead
 from chatglm.engine.bad_words import BadWords, TokenTexts
 from chatglm.engine.blocks import BlockManager
 from chatglm.engine.cache import KVCache, stored_dtype
+from chatglm.engine.checks import check_request
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.draft import Drafter, DraftModel
 from chatglm.engine.locking import FairLock
 from chatglm.engine.memory import cache_shape, num_blocks
-from chatglm.engine.request import FinishReason, Output, Request, SamplingParams, Status, TokenLogprobs
+from chatglm.engine.request import (
+    FinishReason,
+    Output,
+    Request,
+    SamplingParams,
+    Status,
+    TokenLogprobs,
+    token_ids_of,
+    whole,
+)
 from chatglm.engine.results import Completion, Score, Stats
 from chatglm.engine.runner import ModelRunner
 from chatglm.engine.sampling import INVALID, Sampled, Sampler
 from chatglm.engine.scheduler import Piece, Scheduler
 from chatglm.engine.scoring import score
 from chatglm.engine.stopping import Decoder, StopStrings
-from chatglm.engine.threads import torch_threads
+from chatglm.engine.threads import products_are_native, step_threads
 from chatglm.errors import RequestError
+
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -62,11 +75,17 @@ class Engine:
         self.runner = ModelRunner(model, cache, config.block_size, self.sampler, config.attention)
         self.drafter = Drafter(self._drafting(draft_model, blocks))
         max_running = min(config.max_running, config.max_batch_tokens)
-        self.scheduler = Scheduler(self.blocks, config.max_batch_tokens, max_running, self.drafter)
+        for_prompts = config.max_prompt_tokens or (64 if self.runner.device.type == "cpu" else None)
+        self.scheduler = Scheduler(self.blocks, config.max_batch_tokens, max_running, self.drafter, for_prompts)
         self.ahead = self._running_ahead(max_running)
         self._flight: Flight | None = None  # the step that runs already, if there is one
         self.lock = FairLock()
+        self._threads = partial(step_threads, config.num_threads, products_are_native(model))
         self._steps = self._prompt_tokens = self._output_tokens = 0
+        _log.info(
+            "cache of %d tokens in %s, %.2f GB; attention %s",
+            self.blocks.num_tokens, cache.stored, cache.nbytes / 1e9, self.runner.filling.name,
+        )  # fmt: skip
 
     def submit(
         self,
@@ -92,45 +111,57 @@ class Engine:
         stop_ids = frozenset(params.stop_token_ids) | (
             frozenset() if params.ignore_eos else frozenset(self.config.stop_token_ids)
         )
-        self.runner.adapters.require(adapter)
-        request = Request(list(prompt_ids), params, stop_ids, adapter, after)
-        self.check_request(request)
+        request = Request(token_ids_of(prompt_ids), params, stop_ids, adapter, after)
+        check_request(self, request)
         if self.new_decoder is not None:
             request.stops = StopStrings(self.new_decoder(), params.stop)
         if params.bad_words and self.token_texts is not None:
             request.bad_words = BadWords(self.token_texts(), params.bad_words)
         with self.lock:
+            self.runner.adapters.require(adapter)
             self.scheduler.add(request)
         return request
 
-    def submit_many(self, prompt_ids: Sequence[int], params: SamplingParams, n: int) -> list[Request]:
+    def submit_many(
+        self, prompt_ids: Sequence[int], params: SamplingParams, n: int, *, adapter: str | None = None
+    ) -> list[Request]:
         """`n` answers to one prompt, which is computed once; their seeds are the request's and those after it."""
-        first = self.submit(prompt_ids, params)
+        if not whole(n, 1):
+            raise RequestError(f"n is {n!r}; it must be a whole number of at least 1")
+        first = self.submit(prompt_ids, params, adapter=adapter)
         rest = [replace(params, seed=first.seed + index) for index in range(1, n)]
-        return [first, *(self.submit(prompt_ids, other, after=first) for other in rest)]
+        return [first, *(self.submit(prompt_ids, other, adapter=adapter, after=first) for other in rest)]
 
     def step(self) -> list[Output]:
         """Run one step; what each request gained from it."""
-        with self.lock, self.runner.on_device(), torch_threads(self.config.num_threads):
+        with self.lock, self.runner.on_device(), self._threads():
             if not self.scheduler.has_work:
                 self._flight = None
                 return []
-            pieces, read = self._begin_step()
             try:
-                sampled = read()
-            except Exception as error:  # the step is lost, the engine and the other requests are not
-                ended = [piece.request for piece in pieces if not piece.request.finished]
-                gained = [(request, self._end(request, "error", error=repr(error))) for request in ended]
-            else:
-                gained = [
-                    (piece.request, output)
-                    for piece, tokens in zip(pieces, sampled, strict=True)
-                    if (output := self._commit(piece, tokens)) is not None
-                ]
+                outputs = self._step()
+            except BaseException:  # Ctrl-C: what runs already would be taken for the step that is lost
+                self._flight = None
+                raise
             self._steps += 1
-            for request, output in gained:
-                request.outputs.append(output)
-            return [output for _, output in gained]
+            return outputs
+
+    def _step(self) -> list[Output]:
+        pieces, read = self._begin_step()
+        try:
+            sampled = read()
+        except Exception as error:  # the step is lost, the engine and the other requests are not
+            ended = [piece.request for piece in pieces if not piece.request.finished]
+            gained = [(request, self._end(request, "error", error=repr(error))) for request in ended]
+        else:
+            gained = [
+                (piece.request, output)
+                for piece, tokens in zip(pieces, sampled, strict=True)
+                if (output := self._commit(piece, tokens)) is not None
+            ]
+        for request, output in gained:
+            request.outputs.append(output)
+        return [output for _, output in gained]
 
     def _begin_step(self) -> tuple[Sequence[Piece], Callable[[], list[list[Sampled]]]]:
         """The pieces of a step, and what gives their tokens: runs them, or waits for them where they run already."""
@@ -151,6 +182,10 @@ class Engine:
                 while request.outputs:
                     yield request.outputs.popleft()
                 if request.finished:
+                    with self.lock:  # the thread that has ended it may be about to hand in its last output
+                        rest = list(request.outputs)
+                        request.outputs.clear()
+                    yield from rest
                     return
                 self.step()
         finally:
@@ -159,8 +194,14 @@ class Engine:
 
     def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams | None = None) -> list[Completion]:
         """Answer every prompt; the answers are in the order of the prompts."""
-        requests = [self.submit(prompt, params) for prompt in prompts]
-        return [self.wait(request) for request in requests]
+        requests: list[Request] = []
+        try:
+            for prompt in prompts:
+                requests.append(self.submit(prompt, params))
+            return [self.wait(request) for request in requests]
+        finally:  # one was refused, or Ctrl-C: nobody waits for the others
+            for request in requests:
+                self.abort(request)
 
     def wait(self, request: Request) -> Completion:
         """Run until a request is finished."""
@@ -174,14 +215,15 @@ class Engine:
             error=request.error,
         )
 
-    def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int]) -> Score:
+    def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int], *, adapter: str | None = None) -> Score:
         """How likely the model finds `continuation_ids` after `prompt_ids`.
 
         Raises:
-            RequestError: an empty prompt or continuation, or both together longer than the context.
+            RequestError: an empty prompt or continuation, both together longer than the context, an unknown adapter.
+            GenerationError: the logits hold NaN.
         """
-        with self.lock, self.runner.on_device(), torch_threads(self.config.num_threads):
-            return score(self, prompt_ids, continuation_ids)
+        with self.lock, self.runner.on_device(), self._threads():
+            return score(self, prompt_ids, continuation_ids, adapter)
 
     def add_adapter(self, name: str, weights: Mapping[str, LowRank]) -> None:
         """Make a LoRA adapter available to requests under `name`.
@@ -220,6 +262,7 @@ class Engine:
                 prompt_tokens=self._prompt_tokens,
                 output_tokens=self._output_tokens,
                 cache_tokens=self.blocks.num_tokens,
+                cache_bytes=self.runner.cache.nbytes,
                 cache_tokens_free=self.blocks.num_free * self.blocks.block_size,
                 prefix_tokens_queried=self.blocks.queried_tokens,
                 prefix_tokens_hit=self.blocks.hit_tokens,
@@ -236,36 +279,6 @@ class Engine:
             assert all(request.status is Status.RUNNING for request in self.scheduler.running)
             assert all(request.status is Status.WAITING for request in self.scheduler.waiting)
             assert all(not request.block_table for request in self.scheduler.waiting)
-
-    def check_request(self, request: Request, num_new: int = 1) -> None:
-        """Raise `RequestError` for what can never be carried out; else set how far the request may grow."""
-        params, length = request.params, len(request.prompt_ids)
-        vocab = self.config.num_tokens or int(self.model.config.vocab_size)
-        size = int(self.model.config.vocab_size)
-        for name, ids in (
-            ("token id", request.token_ids), ("logit_bias for id", params.logit_bias), ("stop token", request.stop_ids)
-        ):  # fmt: skip
-            wrong = [token for token in ids if not 0 <= token < size]
-            if wrong:
-                raise RequestError(f"{name} {wrong[0]} is outside the vocabulary of {vocab} tokens")
-        if length + num_new > self.context:
-            raise RequestError(
-                f"the prompt has {length} tokens and the model's context is {self.context}; "
-                f"at most {self.context - num_new} leave room for an answer"
-            )
-        most = min(self.context, self.blocks.num_tokens)
-        request.max_total = most if params.max_tokens is None else min(self.context, length + params.max_tokens)
-        if max(request.max_total, length + num_new) > self.blocks.num_tokens:
-            raise RequestError(
-                f"prompt ({length} tokens) and answer (up to {request.max_total - length}) need {request.max_total} "
-                f"tokens of cache and there are {self.blocks.num_tokens}; shorten them or raise kv_memory"
-            )
-        if params.stop and self.new_decoder is None:
-            raise RequestError("stop strings need a decoder; make the engine with new_decoder=")
-        if params.bad_words and self.token_texts is None:
-            raise RequestError("bad_words need to know what tokens mean; make the engine with token_texts=")
-        if params.draft == "model" and self.drafter.draft_model is None:
-            raise RequestError('draft="model" needs a draft model; make the engine with draft_model=')
 
     def _commit(self, piece: Piece, sampled: Sequence[Sampled]) -> Output | None:
         """Take over what a piece has computed; None where nothing can be said yet."""
@@ -305,7 +318,11 @@ class Engine:
             logprobs.extend([item.logprobs] if item.logprobs is not None else [])
             self._output_tokens += 1
             if request.stops is not None:
-                text += request.stops.push(item.token_id)
+                try:
+                    text += request.stops.push(item.token_id)
+                except Exception as error:  # the caller's decoder; its request ends alone
+                    request.stops = None
+                    return self._end(request, "error", token_ids, text, logprobs, f"the decoder failed: {error!r}")
                 if request.stops.found:
                     reason = "stop"
                     break
@@ -328,11 +345,16 @@ class Engine:
         request.num_computed = min(request.num_computed, len(request.token_ids))
         if request.status is Status.RUNNING and reason != "error":
             self.blocks.commit(request)  # the next turn begins with this one
+        if request.stops is not None:
+            try:
+                text += request.stops.finish()
+            except Exception as failure:
+                reason, error = "error", f"the decoder failed: {failure!r}"
+            if request.stops.found and reason == "length":  # the last bytes made a stop string whole
+                reason = "stop"
         self.scheduler.finish(request)
         self.drafter.forget(request)
         request.finish_reason, request.error = reason, error
-        if request.stops is not None:
-            text += request.stops.finish()
         return Output(request.request_id, tuple(token_ids), text, tuple(logprobs), reason, error)
 
     def _cache_for(self, model: Any, blocks: int, stored: torch.dtype) -> KVCache:

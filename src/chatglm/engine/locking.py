@@ -30,8 +30,20 @@ class FairLock:
             gate = threading.Lock()
             gate.acquire()
             self._waiting.append((me, gate))
-        gate.acquire()  # opened by the one before, who has made this thread the owner
+        try:
+            gate.acquire()  # opened by the one before, who has made this thread the owner
+        except BaseException:  # Ctrl-C while waiting: nobody may hand the lock to one who has left
+            self._leave_the_line(me, gate)
+            raise
         return self
+
+    def _leave_the_line(self, me: int, gate: threading.Lock) -> None:
+        with self._state:
+            waiting = (me, gate) in self._waiting
+            if waiting:
+                self._waiting.remove((me, gate))
+        if not waiting:  # it was this thread's already
+            self.__exit__(None, None, None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

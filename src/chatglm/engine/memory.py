@@ -1,6 +1,7 @@
 """How much memory the cache may take."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,32 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can be taken now on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    available = [amount for amount in (_available(), _left_to_the_container()) if amount is not None]
+    if available:
+        return min(available)
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):  # not told by this system (macOS): half of all there is
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _available() -> int | None:
+    """What Linux would give: free pages, and those of files that can be read again (a mapped model is such a file)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _left_to_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container's limit leaves (control groups, version 2), None without one."""
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0, int(limit) - used)
 
 
 def cache_shape(model: Any) -> tuple[int, int, int]:

@@ -3,10 +3,13 @@
 import itertools
 import math
 import random
+import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from numbers import Integral, Real
+from operator import index
 from typing import Any, Literal, Protocol
 
 from chatglm.engine.bad_words import BadWords
@@ -20,7 +23,8 @@ class LogitsHook(Protocol):
     """Changes one request's logits before sampling; the door for constrained decoding.
 
     Called with the ids generated so far and the request's logits, a float32 tensor [vocab] it may change in place.
-    A hook that only bans tokens should add a precomputed mask tensor: no loop over the vocabulary in Python.
+    A hook that only bans tokens should add a precomputed mask tensor: no loop over the vocabulary in Python. With
+    drafts it is called for answers that may yet turn out otherwise, so what it does must follow from `output_ids`.
     """
 
     def __call__(self, output_ids: Sequence[int], logits: Any) -> None: ...
@@ -44,7 +48,7 @@ class SamplingParams:
         stop_token_ids: end the answer; not part of it.
         stop: texts that end the answer; neither they nor what follows is part of it.
         ignore_eos: do not stop at the model's own stop tokens.
-        min_tokens: no stop token before this many.
+        min_tokens: no stop token before this many; a stop string ends the answer all the same.
         max_tokens: at most this many; None: as many as the context holds.
         logprobs: log-probabilities of the chosen token and this many most likely ones.
         draft: "lookup" proposes tokens copied from earlier text, "model" asks the draft model, None neither.
@@ -75,36 +79,85 @@ class SamplingParams:
     hook: LogitsHook | None = None
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_counts()
+        for name in ("stop", "bad_words"):
+            _require(_texts(getattr(self, name)), name, getattr(self, name), "a list of texts, none empty")
+        _require(_ids_all(self.stop_token_ids), "stop_token_ids", self.stop_token_ids, "a list of token ids")
+        words: Any = self.bad_words_ids
+        listed = isinstance(words, Collection) and all(_ids_all(word) and len(word) for word in words)
+        _require(listed, "bad_words_ids", words, "a list of non-empty lists of token ids")
         _require(
-            self.temperature >= 0 and math.isfinite(self.temperature), "temperature", self.temperature, "0 or more"
-        )
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _require(_whole(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "a whole number of 0 (off) or more")
-        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
-        _require(
-            self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty),
-            "repetition_penalty", self.repetition_penalty, "above 0",
+            isinstance(self.logit_bias, Mapping) and _ids_all(self.logit_bias)
+            and all(_number(bias) and bias < math.inf for bias in self.logit_bias.values()),
+            "logit_bias", self.logit_bias, "a number for each token id, -inf to ban one",
         )  # fmt: skip
-        for name in ("presence_penalty", "frequency_penalty"):
-            _require(-2 <= getattr(self, name) <= 2, name, getattr(self, name), "between -2 and 2")
-        _require(_whole(self.min_tokens) and self.min_tokens >= 0, "min_tokens", self.min_tokens, "0 or more")
+        _require(self.draft in (None, "lookup", "model"), "draft", self.draft, 'None, "lookup" or "model"')
+        _require(self.hook is None or callable(self.hook), "hook", self.hook, "None or a function")
+
+    def _check_numbers(self) -> None:
+        for name, least, most, right in (
+            ("temperature", 0, sys.float_info.max, "0 or more"),
+            ("top_p", sys.float_info.min, 1, "above 0 and at most 1"),
+            ("min_p", 0, 1, "between 0 and 1"),
+            ("repetition_penalty", sys.float_info.min, sys.float_info.max, "above 0"),
+            ("presence_penalty", -2, 2, "between -2 and 2"),
+            ("frequency_penalty", -2, 2, "between -2 and 2"),
+        ):
+            value = getattr(self, name)
+            _require(_number(value) and least <= float(value) <= most, name, value, right)
+
+    def _check_counts(self) -> None:
+        _require(whole(self.top_k, 0), "top_k", self.top_k, "a whole number of 0 (off) or more")
+        _require(whole(self.min_tokens, 0), "min_tokens", self.min_tokens, "a whole number of 0 or more")
+        _require(self.seed is None or whole(self.seed), "seed", self.seed, "None or a whole number")
         if self.max_tokens is not None:
-            _require(_whole(self.max_tokens) and self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
+            _require(whole(self.max_tokens, 1), "max_tokens", self.max_tokens, "None or a whole number of 1 or more")
             _require(self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "at most max_tokens")
         if self.logprobs is not None:
-            _require(_whole(self.logprobs) and 0 <= self.logprobs <= 20, "logprobs", self.logprobs, "between 0 and 20")
-        right = "a list of texts, none empty"
-        _require(not isinstance(self.stop, str) and all(self.stop), "stop", self.stop, right)
-        _require(not isinstance(self.bad_words, str) and all(self.bad_words), "bad_words", self.bad_words, right)
-        _require(all(self.bad_words_ids), "bad_words_ids", self.bad_words_ids, "a list of non-empty lists of ids")
+            right = "None or a whole number between 0 and 20"
+            _require(whole(self.logprobs, 0) and self.logprobs <= 20, "logprobs", self.logprobs, right)
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def whole(value: Any, least: float = -math.inf) -> bool:
+    """Whether a value is a whole number, and not below `least`."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
+
+
+def _number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and not math.isnan(value)
+
+
+def _texts(values: object) -> bool:
+    return (
+        isinstance(values, Collection)
+        and not isinstance(values, (str, bytes))
+        and all(isinstance(value, str) and value for value in values)
+    )
+
+
+def _ids_all(values: object) -> bool:
+    return (
+        isinstance(values, Collection)
+        and not isinstance(values, (str, bytes))
+        and all(whole(value, 0) for value in values)
+    )
+
+
+def token_ids_of(values: Iterable[Any]) -> list[int]:
+    """Plain ids of what counts as ids: numbers of other libraries too, single-element tensors among them.
+
+    Raises:
+        RequestError: something else is among them.
+    """
+    try:
+        return [index(value) for value in values]
+    except TypeError as error:
+        raise RequestError(f"the token ids are no whole numbers: {error}") from None
 
 
 def _require(holds: bool, name: str, value: object, right: str) -> None:

@@ -36,6 +36,7 @@ class Stats:
     prompt_tokens: int
     output_tokens: int
     cache_tokens: int
+    cache_bytes: int
     cache_tokens_free: int
     prefix_tokens_queried: int
     prefix_tokens_hit: int

@@ -120,7 +120,7 @@ class ModelRunner:
         pairs = zip(batch.sequences, pieces, strict=True)
         rows = [(slice(s.start, s.start + s.num_new), piece.request.adapter) for s, piece in pairs]
         ids_and_positions = on_device([ids, positions], torch.long, self.device)
-        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows):
+        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows, kept):
             return self._network(
                 ids_and_positions[:1], ids_and_positions[1:], batch, on_device(kept, torch.long, self.device), extra
             )

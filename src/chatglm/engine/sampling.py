@@ -8,9 +8,10 @@ The order of the settings is that of transformers' `generate()`: penalties and b
 top-k, top-p, min-p. Recorded results of the official processors are in tests/golden/units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain, islice
 from typing import Any, overload
 
 import torch
@@ -50,6 +51,9 @@ class Context(Sequence[int]):
 
     def __len__(self) -> int:
         return len(self.token_ids) + self.num_drafts
+
+    def __iter__(self) -> Iterator[int]:
+        return chain(self.token_ids, islice(self.draft_ids, self.num_drafts))
 
     @overload
     def __getitem__(self, index: int) -> int: ...
@@ -207,7 +211,13 @@ def warp(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """Temperature, top-k, top-p and min-p, each row by its own; what is cut becomes -inf. [N, vocab] -> [N, vocab]"""
     top_k = [1 if one.greedy else one.top_k for one in params]  # greedy: the best one is all that is left
     columns = [
-        [one.temperature or 1.0, float(keep), one.top_p, one.min_p] for one, keep in zip(params, top_k, strict=True)
+        [
+            max(one.temperature, _LEAST_TEMPERATURE) if one.temperature else 1.0,
+            float(min(keep, 2**24)),
+            one.top_p,
+            one.min_p,
+        ]
+        for one, keep in zip(params, top_k, strict=True)
     ]
     temperature, keep, top_p, min_p = on_device(columns, torch.float32, scores.device).t()[..., None]
     # The best is taken off first, so that no temperature is too small.
@@ -241,6 +251,7 @@ def _cut_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
     return scores.masked_fill(torch.zeros_like(drop).scatter(1, ordered.indices, drop), -torch.inf)
 
 
+_LEAST_TEMPERATURE = 1e-30  # float32 keeps it apart from 0
 _BINS, _BINS_PER_UNIT = 2048, 64  # 32 units below the best, probabilities are under 1e-13
 
 
@@ -259,7 +270,9 @@ def _cut_row_top_p(scores: Tensor, top_p: float) -> None:
     bins = (scores * -_BINS_PER_UNIT).clamp_(0, _BINS - 1).nan_to_num_(0).int()
     probabilities = scores.softmax(dim=0)
     mass = torch.bincount(bins, weights=probabilities.double(), minlength=_BINS).cumsum(dim=0)
-    reached = min(int(torch.searchsorted(mass, top_p)), _BINS - 1)  # the bin that holds the least likely one kept
+    reached = int(torch.searchsorted(mass, top_p))  # the bin that holds the least likely one kept
+    if reached == _BINS:  # rounding leaves all of them below the sum, or the row is NaN
+        return
     (edge,) = (bins == reached).nonzero(as_tuple=True)
     order = edge[scores[edge].argsort(stable=True)].flip(0)  # of equals the last ones stay, as in an ascending sort
     before = probabilities[order].double().cumsum(dim=0).roll(1)
@@ -275,6 +288,6 @@ def _logprobs(scores: Tensor, token: int, top: int | None) -> TokenLogprobs | No
     if top is None or token == INVALID:
         return None
     logprobs = scores.log_softmax(dim=0)
-    best = logprobs.topk(top)
+    best = logprobs.topk(min(top, logprobs.shape[0]))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return TokenLogprobs(token, float(logprobs[token]), tuple(pairs))

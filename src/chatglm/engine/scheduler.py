@@ -2,7 +2,8 @@
 
 Every step may run `max_batch_tokens` tokens. Requests that are already generating come first, one token each (and
 their drafts), so nobody's answer stalls; what is left goes to prompts, in order of arrival, in pieces where a prompt is
-longer than what is left. When the cache is full the request that arrived last gives its blocks back and waits; its
+longer than what is left; beside answers they take `max_prompt_tokens` at most, so that a long prompt does not hold up
+who is being answered. When the cache is full the request that arrived last gives its blocks back and waits; its
 tokens are kept and computed again later (mostly found in the prefix cache).
 """
 
@@ -36,6 +37,7 @@ class Scheduler:
         blocks: owner of the cache.
         max_batch_tokens: tokens per step.
         max_running: requests that may hold blocks at once.
+        max_prompt_tokens: tokens of prompts in a step in which others are answering; None: as many as the step takes.
         drafter: proposes tokens for a request that is about to decode; None where there is no speculation.
     """
 
@@ -45,7 +47,9 @@ class Scheduler:
         max_batch_tokens: int,
         max_running: int,
         drafter: Callable[[Request, int], list[int]] | None = None,
+        max_prompt_tokens: int | None = None,
     ) -> None:
+        self.max_prompt_tokens = max_prompt_tokens or max_batch_tokens
         self.blocks, self.max_batch_tokens, self.max_running = blocks, max_batch_tokens, max_running
         self.drafter = drafter
         self.waiting: deque[Request] = deque()
@@ -61,9 +65,12 @@ class Scheduler:
 
     def schedule(self) -> list[Piece]:
         """The pieces of the next step; never empty while there is work."""
-        pieces = self._continue_running(self.max_batch_tokens)
+        answering = any(request.num_pending == 1 for request in self.running)
+        for_prompts = self.max_prompt_tokens if answering else self.max_batch_tokens
+        pieces = self._continue_running(self.max_batch_tokens, for_prompts)
         budget = self.max_batch_tokens - sum(piece.num_tokens for piece in pieces)
-        pieces.extend(self._admit_waiting(budget))
+        for_prompts -= sum(piece.num_tokens for piece in pieces if piece.request.num_pending > 1)
+        pieces.extend(self._admit_waiting(min(budget, for_prompts)))
         assert pieces or not self.has_work, "work, and nothing scheduled"
         return pieces
 
@@ -76,7 +83,7 @@ class Scheduler:
         self.blocks.free(request)
         request.status = Status.FINISHED
 
-    def _continue_running(self, budget: int) -> list[Piece]:
+    def _continue_running(self, budget: int, for_prompts: int) -> list[Piece]:
         decoding = [request for request in self.running if request.num_pending == 1]
         prefilling = [request for request in self.running if request.num_pending > 1]
         pieces: list[Piece] = []
@@ -85,18 +92,21 @@ class Scheduler:
         for request in [*decoding, *prefilling]:
             if request.status is not Status.RUNNING:
                 continue  # gave its blocks to an earlier one
-            room = 1 + max(0, left) if request.num_pending == 1 else max(0, left)
-            piece = self._piece(request, room)
+            answering = request.num_pending == 1
+            piece = self._piece(request, 1 + max(0, left) if answering else max(0, min(left, for_prompts)))
             if piece.num_tokens == 0 or not self._make_room(request, piece, pieces):
                 continue
             pieces.append(piece)
-            left -= piece.num_tokens - (1 if request.num_pending == 1 else 0)
+            left -= piece.num_tokens - (1 if answering else 0)
+            for_prompts -= 0 if answering else piece.num_tokens
         return pieces
 
     def _piece(self, request: Request, room: int) -> Piece:
         request.draft_ids = []
         if request.num_pending == 1 and self.drafter is not None and room > 1:
-            limit = min(room - 1, request.max_total - len(request.token_ids) - 1)
+            # Nobody is thrown out for a guess.
+            most = min(request.max_total - 1, self.blocks.room_for(request))
+            limit = min(room - 1, most - len(request.token_ids))
             request.draft_ids = self.drafter(request, limit) if limit > 0 else []
         drafts = len(request.draft_ids)
         return Piece(request, min(request.num_pending + drafts, room), drafts)
@@ -128,6 +138,9 @@ class Scheduler:
             if self._must_wait(request):
                 held.append(request)
                 continue
+            if self.running and self.blocks.num_free <= len(self.running):  # as `_fits` would say, without looking
+                self.waiting.appendleft(request)
+                break
             first = request.num_preemptions == 0
             self.blocks.admit(request)
             num_tokens = min(request.num_pending, budget)
@@ -137,6 +150,7 @@ class Scheduler:
                 break
             if first:
                 request.num_cached = request.num_computed
+                self.blocks.count_hits(request)
             request.status = Status.RUNNING
             bisect.insort(self.running, request, key=lambda other: other.request_id)
             pieces.append(Piece(request, num_tokens))
