@@ -76,8 +76,12 @@ attack(os.listdir, "/proc/1/cwd/../../../..")""",
 
 INTEGRITY = {
     "write-outside": """
-for folder in ("", "/usr", "/usr/bin", "/etc", "/opt", "/dev", "/mnt", "/proc", {prefix!r}):
+for folder in ("", "/usr", "/usr/bin", "/etc", "/opt", "/dev", "/mnt", "/proc", {prefix!r} + "/lib"):
     attack(open, folder + "/x", "w")
+try:  # below /tmp this folder is the guest's own; the host looks whether it got the file
+    open({prefix!r} + "/x", "w")
+except OSError:
+    pass
 attack(open, "/etc/passwd", "a")""",
     "remount": """
 for target in (b"/usr", b"/", b"/tmp"):

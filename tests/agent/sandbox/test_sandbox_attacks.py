@@ -57,6 +57,7 @@ def test_attack_is_stopped(sandbox, facts, group, name):
     assert result.status == "ok", result.text()
     assert "ESCAPED" not in result.stdout, result.stdout
     assert "held" in result.stdout, "the attack did not happen"
+    assert not Path(facts["prefix"], "x").exists()
 
 
 @pytest.mark.slow
