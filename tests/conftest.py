@@ -1,6 +1,7 @@
 """What holds for every test: no network, and none of the settings of whoever runs it."""
 
 import os
+import signal
 import socket
 
 import pytest
@@ -14,6 +15,10 @@ settings.load_profile("any machine")
 SETTINGS = ("CHATGLM_HUB", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "NO_COLOR", "PYTHONWARNINGS")
 for name in SETTINGS:
     os.environ.pop(name, None)
+
+# A shell has its background jobs ignore Ctrl-C, and they hand that on; tests and the programs they start must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOCAL = ("localhost", "127.", "::1", "0.0.0.0")
 _look_up, _connect = socket.getaddrinfo, socket.socket.connect

@@ -272,7 +272,13 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("stored", "dtype", "copies"), [("bfloat16", "bfloat16", 1.0), ("bfloat16", "float32", 2.0)])
+@pytest.mark.parametrize(
+    ("stored", "dtype", "copies"),
+    [
+        pytest.param("bfloat16", "bfloat16", 1.0, marks=pytest.mark.slow),
+        ("bfloat16", "float32", 2.0),
+    ],
+)
 def test_loading_needs_the_memory_of_the_result(tmp_path: Path, stored: str, dtype: str, copies: float) -> None:
     """190 MB of weights: neither a second copy nor, when cast, the mapped file beside the result."""
     from chatglm.model.config import ChatGLMConfig
