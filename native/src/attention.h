@@ -5,6 +5,8 @@
 // of a row never leaves its lane. Keys and values are widened to float32 once for a tile of rows. The softmax is carried
 // along (arXiv:2205.14135); long contexts are cut into stretches of fixed length, whatever the number of threads.
 #pragma once
+#include <utility>
+
 #include "matmul.h"
 
 namespace {
@@ -29,24 +31,21 @@ inline Floats exponential(Floats x) {
     return mul(p, power_of_two(n));
 }
 
-// out[MR][NV vectors] = out * keep + a[MR][depth] * b[depth][NV vectors]; keep [NV vectors], NULL: nothing of it.
-// Element (m, k) of a is a[m * step_m + k * step_k].
+// result[MR channels][NV vectors of rows] = result * shrinks + values [tile_keys][MR of size]^T * weights [tile_keys][NV].
 template <int MR, int NV>
-inline void outer_product(const float *a, int64_t step_m, int64_t step_k, const float *b, int64_t stride_b, float *out,
-                          int64_t stride_out, int64_t depth, const float *keep) {
+inline void add_weighted(const float *values, int64_t size, const float *weights, const float *shrinks, float *result) {
     Floats sums[MR][NV];
 CHATGLM_UNROLL(8)
     for (int m = 0; m < MR; ++m)
 CHATGLM_UNROLL(4)
-        for (int v = 0; v < NV; ++v)
-            sums[m][v] = keep ? mul(load(out + m * stride_out + v * lanes), load(keep + v * lanes)) : set(0);
-    for (int64_t k = 0; k < depth; ++k) {
+        for (int v = 0; v < NV; ++v) sums[m][v] = mul(load(result + (m * NV + v) * lanes), load(shrinks + v * lanes));
+    for (int64_t k = 0; k < tile_keys; ++k) {
         Floats right[NV];
 CHATGLM_UNROLL(4)
-        for (int v = 0; v < NV; ++v) right[v] = load(b + k * stride_b + v * lanes);
+        for (int v = 0; v < NV; ++v) right[v] = load(weights + (k * NV + v) * lanes);
 CHATGLM_UNROLL(8)
         for (int m = 0; m < MR; ++m) {
-            const Floats left = set(a[m * step_m + k * step_k]);
+            const Floats left = set(values[k * size + m]);
 CHATGLM_UNROLL(4)
             for (int v = 0; v < NV; ++v) sums[m][v] = fma(left, right[v], sums[m][v]);
         }
@@ -54,28 +53,67 @@ CHATGLM_UNROLL(4)
 CHATGLM_UNROLL(8)
     for (int m = 0; m < MR; ++m)
 CHATGLM_UNROLL(4)
-        for (int v = 0; v < NV; ++v) store(out + m * stride_out + v * lanes, sums[m][v]);
+        for (int v = 0; v < NV; ++v) store(result + (m * NV + v) * lanes, sums[m][v]);
 }
 
 inline int bytes_of(int32_t dtype) { return dtype == CHATGLM_FLOAT32 ? 4 : dtype == CHATGLM_INT8 ? 1 : 2; }
 
-// head_dim numbers of one slot and group as float32.
-inline void widen(const chatglm_cache &cache, const void *states, const float *scales, int64_t index, float *out) {
-    const int64_t size = cache.head_dim, offset = index * size;
-    if (cache.dtype == CHATGLM_FLOAT16) {
-        const uint16_t *p = static_cast<const uint16_t *>(states) + offset;
-        for (int64_t d = 0; d < size; d += lanes) store(out + d, load_half(p + d));
-    } else if (cache.dtype == CHATGLM_BFLOAT16) {
-        const uint16_t *p = static_cast<const uint16_t *>(states) + offset;
-        for (int64_t d = 0; d < size; d += lanes) store(out + d, load_bfloat(p + d));
-    } else if (cache.dtype == CHATGLM_FLOAT32) {
-        const float *p = static_cast<const float *>(states) + offset;
-        for (int64_t d = 0; d < size; d += lanes) store(out + d, load(p + d));
-    } else {
-        const int8_t *p = static_cast<const int8_t *>(states) + offset;
-        const Floats scale = set(scales[index]);
-        for (int64_t d = 0; d < size; d += lanes) store(out + d, mul(load_int8(p + d), scale));
+// The vector of numbers at `offset` as float32.
+template <int DTYPE>
+inline Floats wide(const void *states, int64_t offset, float scale) {
+    switch (DTYPE) {
+        case CHATGLM_FLOAT16: return load_half(static_cast<const uint16_t *>(states) + offset);
+        case CHATGLM_BFLOAT16: return load_bfloat(static_cast<const uint16_t *>(states) + offset);
+        case CHATGLM_FLOAT32: return load(static_cast<const float *>(states) + offset);
+        default: return mul(load_int8(static_cast<const int8_t *>(states) + offset), set(scale));
     }
+}
+
+// A key or value on its way into a tile: `size` numbers from `offset` on.
+struct Row {
+    const void *states;
+    int64_t offset;
+    float scale;
+    float *out;
+};
+
+template <int DTYPE>
+inline void widen(const Row &row, int64_t size) {
+    for (int64_t d = 0; d < size; d += lanes) store(row.out + d, wide<DTYPE>(row.states, row.offset + d, row.scale));
+}
+
+// scores[MR keys][NV vectors of rows] = keys [MR][size] * turned [size][NV vectors], and 2 * MR rows widened meanwhile:
+// the multipliers have all to do here and nothing else has, and nobody waits for what comes from memory.
+template <int DTYPE, int MR, int NV>
+inline void score(const float *keys, const float *turned, int64_t size, float *scores, const Row (&rows)[2 * MR]) {
+    static_assert(2 * MR % lanes == 0, "whole vectors are widened in a step");
+    constexpr int each = 2 * MR / lanes;
+    Floats sums[MR][NV];
+CHATGLM_UNROLL(8)
+    for (int m = 0; m < MR; ++m)
+CHATGLM_UNROLL(4)
+        for (int v = 0; v < NV; ++v) sums[m][v] = set(0);
+    int64_t k = 0;
+    for (const Row row : rows) {  // a copy, which no store can change
+        for (int64_t d = 0; d < size; ++k) {
+            Floats right[NV];
+CHATGLM_UNROLL(4)
+            for (int v = 0; v < NV; ++v) right[v] = load(turned + (k * NV + v) * lanes);
+CHATGLM_UNROLL(8)
+            for (int m = 0; m < MR; ++m) {
+                const Floats left = set(keys[m * size + k]);
+CHATGLM_UNROLL(4)
+                for (int v = 0; v < NV; ++v) sums[m][v] = fma(left, right[v], sums[m][v]);
+            }
+CHATGLM_UNROLL(4)
+            for (int i = 0; i < each; ++i, d += lanes)
+                store(row.out + d, wide<DTYPE>(row.states, row.offset + d, row.scale));
+        }
+    }
+CHATGLM_UNROLL(8)
+    for (int m = 0; m < MR; ++m)
+CHATGLM_UNROLL(4)
+        for (int v = 0; v < NV; ++v) store(scores + (m * NV + v) * lanes, sums[m][v]);
 }
 
 inline void store_bfloat(uint16_t *p, const float *values) {
@@ -132,10 +170,10 @@ struct Rows {
     const chatglm_cache &cache;
     const chatglm_batch &batch;
     const Queries &queries;
-    float *turned, *keys, *values, *scores, *result, *most, *total, *limits, *shrinks;
+    float *turned, *keys, *next_keys, *values, *scores, *result, *most, *total, *limits, *shrinks;
 
     static int64_t floats(int64_t head_dim) {
-        return 2 * head_dim * width + 2 * tile_keys * head_dim + tile_keys * width + 4 * width;
+        return 2 * head_dim * width + 3 * tile_keys * head_dim + tile_keys * width + 4 * width;
     }
 
     Rows(const chatglm_cache &cache, const chatglm_batch &batch, const Queries &queries, float *memory)
@@ -144,7 +182,8 @@ struct Rows {
         turned = memory;
         result = turned + size * width;
         keys = result + size * width;
-        values = keys + tile_keys * size;
+        next_keys = keys + tile_keys * size;
+        values = next_keys + tile_keys * size;
         scores = values + tile_keys * size;
         most = scores + tile_keys * width;
         total = most + width;
@@ -175,11 +214,22 @@ struct Rows {
         memset(result, 0, static_cast<size_t>(size * width) * 4);
     }
 
-    // Where the keys of a position lie: slot and group as one number.
-    int64_t place(const Part &part, int64_t position) const {
+    // Where the keys of a tile lie: slot and group as one number. Beyond the last key: that one again, for scores nobody
+    // sees.
+    void find(const Part &part, int64_t first, int64_t (&places)[tile_keys]) const {
         const int32_t *table = batch.block_tables + part.request * batch.table_stride;
-        const int64_t block = table[position / cache.block_size];
-        return (block * cache.block_size + position % cache.block_size) * cache.groups + part.group;
+        const int64_t count = part.last_key - first;
+        int64_t block = first / cache.block_size, slot = first % cache.block_size;
+        for (int64_t i = 0; i < tile_keys; ++i) {
+            if (i > 0 && i >= count) {
+                places[i] = places[i - 1];
+                continue;
+            }
+            places[i] = (table[block] * cache.block_size + slot) * cache.groups + part.group;
+            if (++slot < cache.block_size) continue;
+            slot = 0;
+            block += 1;
+        }
     }
 
     // A head's keys are a few lines every other few lines: no stream that the processor would see coming.
@@ -191,20 +241,10 @@ struct Rows {
         }
     }
 
-    void read_tile(const Part &part, int64_t first, int64_t count) {
-        const size_t bytes = static_cast<size_t>(cache.head_dim) * 4;
-        for (int64_t i = 0; i < tile_keys; ++i) {
-            float *key = keys + i * cache.head_dim, *value = values + i * cache.head_dim;
-            if (i >= count) {
-                memset(key, 0, bytes);
-                memset(value, 0, bytes);
-                continue;
-            }
-            if (first + i + tile_keys < part.last_key) expect(place(part, first + i + tile_keys));
-            const int64_t index = place(part, first + i);
-            widen(cache, cache.keys, cache.key_scales, index, key);
-            widen(cache, cache.values, cache.value_scales, index, value);
-        }
+    // The key or value at a place, to be the i-th of a tile.
+    Row row_at(int64_t place, const void *states, const float *scales, float *tile, int64_t i) const {
+        const float scale = cache.dtype == CHATGLM_INT8 ? scales[place] : 1.0f;
+        return {states, place * cache.head_dim, scale, tile + i * cache.head_dim};
     }
 
     // scores = exp(scores - most), most and total brought up to date; what the result so far shrinks by, in shrinks.
@@ -232,20 +272,54 @@ struct Rows {
         }
     }
 
-    void attend(const Part &part) {
+    // Scores of a tile of keys; its values and the keys of the next tile are widened meanwhile.
+    template <int DTYPE>
+    void score_tile(const int64_t (&places)[tile_keys], const int64_t (&next)[tile_keys]) {
         constexpr int MR = attention_rows;
         const int64_t size = cache.head_dim;
+        for (int64_t i = 0; i < tile_keys; i += MR) {
+            Row rows[2 * MR];
+            for (int64_t m = 0; m < MR; ++m) {
+                rows[m] = row_at(places[i + m], cache.values, cache.value_scales, values, i + m);
+                rows[MR + m] = row_at(next[i + m], cache.keys, cache.key_scales, next_keys, i + m);
+            }
+            score<DTYPE, MR, NV>(keys + i * size, turned, size, scores + i * width, rows);
+        }
+        std::swap(keys, next_keys);
+    }
+
+    template <int DTYPE>
+    void attend_as(const Part &part) {
+        constexpr int MR = attention_rows;
+        const int64_t size = cache.head_dim;
+        int64_t places[3][tile_keys];  // of this tile, the next one, and the one after it
         begin(part);
-        for (int64_t first = part.first_key; first < part.last_key; first += tile_keys) {
+        find(part, part.first_key, places[0]);
+        for (int64_t i = 0; i < tile_keys; ++i)
+            widen<DTYPE>(row_at(places[0][i], cache.keys, cache.key_scales, keys, i), size);
+        if (part.first_key + tile_keys < part.last_key) find(part, part.first_key + tile_keys, places[1]);
+        for (int64_t first = part.first_key, tile = 0; first < part.last_key; first += tile_keys, ++tile) {
             const int64_t count = smaller(tile_keys, part.last_key - first);
-            read_tile(part, first, count);
-            for (int64_t i = 0; i < tile_keys; i += MR)
-                outer_product<MR, NV>(keys + i * size, size, 1, turned, width, scores + i * width, width, size, nullptr);
+            auto &now = places[tile % 3], &next = places[(tile + 1) % 3], &later = places[(tile + 2) % 3];
+            if (first + 2 * tile_keys < part.last_key) {
+                find(part, first + 2 * tile_keys, later);
+                for (const int64_t place : later) expect(place);
+            }
+            score_tile<DTYPE>(now, first + tile_keys < part.last_key ? next : now);
             soften(first, count);
             for (int64_t d = 0; d < size; d += MR)
-                outer_product<MR, NV>(values + d, 1, size, scores, width, result + d * width, width, tile_keys, shrinks);
+                add_weighted<MR, NV>(values + d, size, scores, shrinks, result + d * width);
         }
         finish_part(part);
+    }
+
+    void attend(const Part &part) {
+        switch (cache.dtype) {
+            case CHATGLM_FLOAT16: return attend_as<CHATGLM_FLOAT16>(part);
+            case CHATGLM_BFLOAT16: return attend_as<CHATGLM_BFLOAT16>(part);
+            case CHATGLM_FLOAT32: return attend_as<CHATGLM_FLOAT32>(part);
+            default: return attend_as<CHATGLM_INT8>(part);
+        }
     }
 
     void finish_part(const Part &part) const {

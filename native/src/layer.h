@@ -44,7 +44,7 @@ void layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const
     if (tokens == 0) return;
 
     float *mixed = chatglm::scratch(7, tokens * mixed_size);
-    Activations x = quantize(tokens, l.hidden, l.query_key_value.columns, 4, [&](int64_t token, float *row) {
+    Activations x = quantize(tokens, l.hidden, l.query_key_value, 4, [&](int64_t token, float *row) {
         normalize(stream + token * l.hidden, l.attention_norm, l.hidden, l.norm_eps, row);
         return static_cast<const float *>(row);
     });
@@ -62,17 +62,17 @@ void layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const
     float *context = chatglm::scratch(8, tokens * query_size);
     attend(*cache, *batch, Queries{mixed, mixed_size, context, query_size, l.heads, l.scaling});
 
-    x = quantize(tokens, query_size, l.dense.columns, 4,
+    x = quantize(tokens, query_size, l.dense, 4,
                  [&](int64_t token, float *) { return static_cast<const float *>(context + token * query_size); });
     multiply(l.dense, x, Target{stream, l.hidden, true}, tokens);
 
     float *expanded = chatglm::scratch(7, tokens * up_size);
-    x = quantize(tokens, l.hidden, l.up.columns, 4, [&](int64_t token, float *row) {
+    x = quantize(tokens, l.hidden, l.up, 4, [&](int64_t token, float *row) {
         normalize(stream + token * l.hidden, l.mlp_norm, l.hidden, l.norm_eps, row);
         return static_cast<const float *>(row);
     });
     multiply(l.up, x, Target{expanded, up_size, false}, tokens);
-    x = quantize(tokens, half, l.down.columns, 4, [&](int64_t token, float *row) {
+    x = quantize(tokens, half, l.down, 4, [&](int64_t token, float *row) {
         gated(expanded + token * up_size, expanded + token * up_size + half, half, row);
         return static_cast<const float *>(row);
     });

@@ -17,7 +17,7 @@ constexpr int64_t group = 32;           // columns that share an activation scal
 constexpr int64_t block_rows = 16;      // rows of a block of weights
 constexpr int vectors = 16 / lanes;     // vectors that hold one number for each row of a block
 constexpr int vector_bytes = 4 * lanes;
-constexpr int gemv_tile = 8;            // tokens that meet a weight while it is in a register
+constexpr int prefetch_bytes = 4096;    // how far ahead of the arithmetic
 constexpr int most_gemv_tokens = 32;    // beyond, unpacking a panel pays
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -51,20 +51,21 @@ constexpr int64_t most_outliers = 39;
 struct Activations {
     int8_t *values;
     float *scales;
-    int32_t *sums;
+    int32_t *sums;      // of the rounded numbers of a group, times `factor`
     Outlier *outliers;  // [rows][most_outliers]
     int32_t *counts;    // [rows] of them
     int64_t rows;       // tokens, padded to whole tiles
     int64_t columns;
     int64_t slab;
     int tile;
+    int32_t factor;
 
     static int64_t floats(int64_t tokens, int64_t columns, int tile) {
         const int64_t rows = divide_up(tokens, tile) * tile;
         return rows * (columns / 4 + 2 * (columns / group) + 2 * most_outliers + 1);
     }
-    Activations(float *memory, int64_t tokens, int64_t columns, int tile, int64_t slab)
-        : rows(divide_up(tokens, tile) * tile), columns(columns), slab(slab), tile(tile) {
+    Activations(float *memory, int64_t tokens, int64_t columns, int tile, int64_t slab, int32_t factor)
+        : rows(divide_up(tokens, tile) * tile), columns(columns), slab(slab), tile(tile), factor(factor) {
         values = reinterpret_cast<int8_t *>(memory);
         scales = memory + rows * columns / 4;
         sums = reinterpret_cast<int32_t *>(scales + rows * (columns / group));
@@ -141,7 +142,7 @@ void quantize_row(const float *row, int64_t count, const Activations &x, int64_t
             total += static_cast<uint32_t>(store_int8(rounded + i, mul(load(p + i), inverse)));
         for (int i = 0; i < group / 4; ++i) memcpy(x.values + offset + (i * x.tile + within) * 4, rounded + i * 4, 4);
         x.scales[offset / group + within] = top / 127.0f;
-        x.sums[offset / group + within] = static_cast<int32_t>(total);
+        x.sums[offset / group + within] = static_cast<int32_t>(total * static_cast<uint32_t>(x.factor));
     }
     if (sum(check) == 0) return;
     for (int64_t g = 0; g < x.groups(); ++g) {
@@ -169,95 +170,84 @@ template <>
 struct Sums<4> {
     Partial sums;
     void begin(int32_t correction) { sums = start(correction); }
+    void add(Bytes weight, Bytes x) { sums = dot4(sums, weight, x); }
     Ints end(int32_t correction) const { return finish(sums, correction); }
 };
 template <>
 struct Sums<8> {
     Ints sums;
     void begin(int32_t correction) { sums = set_ints(correction); }
+    void add(Bytes weight, Bytes x) { sums = dot8(sums, weight, x); }
     Ints end(int32_t) const { return sums; }
 };
 
-template <int BITS, bool ASYMMETRIC>
-inline int32_t correction_of(int32_t sum) {
-    if (BITS == 8) return -int8_offset * sum;
-    return ASYMMETRIC ? 0 : -8 * sum;
-}
+// Weights are multiplied as numbers without a sign, which is put right by so many times the sum of the activations: the
+// integer sums begin with it, unless it differs from row to row (asymmetric weights, corrected after scaling).
+inline int32_t sum_factor(const chatglm_weight &w) { return w.bits == 8 ? -int8_offset : w.zeros ? -1 : -8; }
 
-// MR tokens times NB blocks of 16 rows, from `block` on.
+// sums[NB][MR][16]: MR tokens times NB blocks of 16 rows, from `block` on. The integer sums need the registers; the float
+// sums, touched once in 32 columns, stay in memory.
 template <int BITS, bool ASYMMETRIC, int MR, int NB>
-inline void gemv_blocks(const chatglm_weight &w, const Activations &x, int64_t tile, int64_t block,
-                        Floats (&out)[NB][MR][vectors]) {
-    constexpr int lines = BITS == 4 ? 4 : 8;  // of 64 bytes, for 32 columns
+inline void gemv_blocks(const chatglm_weight &w, const Activations &x, int64_t tile, int64_t block, float *sums) {
+    constexpr int halves = 8 / BITS;
+    constexpr int lines = BITS;  // of 64 bytes, for 32 columns
     const int64_t weight_groups = w.columns / w.group_size, inner = w.group_size / group;
-    const int8_t *x_values = x.tile_values(tile, 0);
-    const float *x_scales = x.tile_scales(tile, 0);
-    const int32_t *x_sums = x.tile_sums(tile, 0);
+    const int8_t *xv = x.tile_values(tile, 0);
+    const float *xs = x.tile_scales(tile, 0);
+    const int32_t *xt = x.tile_sums(tile, 0);
     const uint8_t *values[NB];
     for (int b = 0; b < NB; ++b) values[b] = block_values(w, block + b);
-    for (auto &of_block : out)
-        for (auto &of_token : of_block)
-            for (Floats &v : of_token) v = set(0);
-    int64_t g = 0;
-    for (int64_t wg = 0; wg < weight_groups; ++wg) {
-        Floats scale[NB][vectors], zero[NB][vectors];
-        for (int b = 0; b < NB; ++b)
+    memset(sums, 0, sizeof(float) * NB * MR * block_rows);
+    for (int64_t wg = 0; wg < weight_groups; ++wg)
+        for (int64_t i = 0; i < inner; ++i, xv += group * MR, xs += MR, xt += MR) {
             for (int v = 0; v < vectors; ++v) {
-                const int64_t index = (block + b) * weight_groups + wg;
-                scale[b][v] = load_scale(w, index, v);
-                if (ASYMMETRIC) zero[b][v] = mul(scale[b][v], load_uint8(w.zeros + index * block_rows + v * lanes));
-            }
-        for (int64_t end = g + inner; g < end; ++g) {
-            Sums<BITS> part[NB][MR][vectors];
-            const int8_t *xv = x_values + g * group * MR;
+                Sums<BITS> part[NB][MR];
 CHATGLM_UNROLL(8)
-            for (int m = 0; m < MR; ++m)
+                for (int m = 0; m < MR; ++m)
 CHATGLM_UNROLL(4)
-                for (int b = 0; b < NB; ++b)
-                    for (int v = 0; v < vectors; ++v)
-                        part[b][m][v].begin(correction_of<BITS, ASYMMETRIC>(x_sums[g * MR + m]));
+                    for (int b = 0; b < NB; ++b) part[b][m].begin(ASYMMETRIC ? 0 : xt[m]);
 CHATGLM_UNROLL(8)
-            for (int line = 0; line < lines; ++line)
+                for (int line = 0; line < lines; ++line) {
+                    Bytes weight[NB][2];
+CHATGLM_UNROLL(4)
+                    for (int b = 0; b < NB; ++b) {
+                        const uint8_t *place = values[b] + line * 64;
+                        // One token leaves time to see the next loads coming; with more, arithmetic fills the window.
+                        if (MR > 1 && v == 0) prefetch(place + prefetch_bytes);
+                        const Bytes raw = load_bytes(place + v * vector_bytes);
+                        weight[b][0] = BITS == 4 ? low_nibbles(raw) : prepare8(raw);
+                        if (BITS == 4) weight[b][1] = high_nibbles(raw);
+                    }
+CHATGLM_UNROLL(2)
+                    for (int half = 0; half < halves; ++half)
+CHATGLM_UNROLL(8)
+                        for (int m = 0; m < MR; ++m) {
+                            const Bytes four = spread(xv + ((line * halves + half) * MR + m) * 4);
+CHATGLM_UNROLL(4)
+                            for (int b = 0; b < NB; ++b) part[b][m].add(weight[b][half], four);
+                        }
+                }
+                Floats scale[NB], zero[NB];
 CHATGLM_UNROLL(4)
                 for (int b = 0; b < NB; ++b) {
-                    // One token leaves time to see the next loads coming; with more, arithmetic fills the window.
-                    if (MR >= 4) prefetch(values[b] + line * 64 + 1024);
-                    for (int v = 0; v < vectors; ++v) {
-                        const Bytes raw = load_bytes(values[b] + line * 64 + v * vector_bytes);
-                        if constexpr (BITS == 4) {
-                            const Bytes low = low_nibbles(raw), high = high_nibbles(raw);
-CHATGLM_UNROLL(8)
-                            for (int m = 0; m < MR; ++m) {
-                                Partial &s = part[b][m][v].sums;
-                                s = dot4(s, low, spread(xv + (line * 2 * MR + m) * 4));
-                                s = dot4(s, high, spread(xv + ((line * 2 + 1) * MR + m) * 4));
-                            }
-                        } else {
-                            const Bytes ready = prepare8(raw);
-CHATGLM_UNROLL(8)
-                            for (int m = 0; m < MR; ++m) {
-                                Ints &s = part[b][m][v].sums;
-                                s = dot8(s, ready, spread(xv + (line * MR + m) * 4));
-                            }
-                        }
-                    }
+                    const int64_t index = (block + b) * weight_groups + wg;
+                    scale[b] = load_scale(w, index, v);
+                    if (ASYMMETRIC) zero[b] = mul(scale[b], load_uint8(w.zeros + index * block_rows + v * lanes));
                 }
-            for (int b = 0; b < NB; ++b) values[b] += lines * 64;
 CHATGLM_UNROLL(8)
-            for (int m = 0; m < MR; ++m) {
-                const int32_t total = x_sums[g * MR + m];
-                const Floats xs = set(x_scales[g * MR + m]);
+                for (int m = 0; m < MR; ++m)
 CHATGLM_UNROLL(4)
-                for (int b = 0; b < NB; ++b)
-                    for (int v = 0; v < vectors; ++v) {
-                        const Ints whole = part[b][m][v].end(correction_of<BITS, ASYMMETRIC>(total));
-                        Floats &o = out[b][m][v];
-                        o = fma(to_floats(whole), mul(scale[b][v], xs), o);
-                        if (ASYMMETRIC) o = fma(zero[b][v], mul(xs, set(-static_cast<float>(total))), o);
+                    for (int b = 0; b < NB; ++b) {
+                        float *p = sums + (b * MR + m) * block_rows + v * lanes;
+                        const Ints whole = part[b][m].end(ASYMMETRIC ? 0 : xt[m]);
+                        Floats total = fma(to_floats(whole), mul(scale[b], set(xs[m])), load(p));
+                        if (ASYMMETRIC)
+                            total = fma(zero[b], mul(set(xs[m]), set(static_cast<float>(xt[m]))), total);
+                        store(p, total);
                     }
             }
+            for (int b = 0; b < NB; ++b) values[b] += lines * 64;
         }
-    }
 }
 
 // Where a product goes: output[token][row] = (product + bias) or that added to what is there.
@@ -304,32 +294,28 @@ void gemv_range(const chatglm_weight &w, const Activations &x, const Target &tar
                 int64_t end) {
     for (; block + NB <= end; block += NB)
         for (int64_t tile = 0; tile * MR < tokens; ++tile) {
-            Floats out[NB][MR][vectors];
-            gemv_blocks<BITS, ASYMMETRIC, MR, NB>(w, x, tile, block, out);
+            alignas(64) float sums[NB * MR * block_rows];
+            gemv_blocks<BITS, ASYMMETRIC, MR, NB>(w, x, tile, block, sums);
             for (int b = 0; b < NB; ++b)
                 for (int m = 0; m < smaller(MR, tokens - tile * MR); ++m)
                     for (int v = 0; v < vectors; ++v) {
                         const int64_t token = tile * MR + m;
-                        const Floats all = with_outliers<BITS, ASYMMETRIC>(w, x, token, block + b, v, out[b][m][v]);
+                        const Floats all = with_outliers<BITS, ASYMMETRIC>(
+                            w, x, token, block + b, v, load(sums + (b * MR + m) * block_rows + v * lanes));
                         target.put(w, token, (block + b) * block_rows + v * lanes, all);
                     }
         }
     if constexpr (NB > 1) gemv_range<BITS, ASYMMETRIC, MR, 1>(w, x, target, tokens, block, end);
 }
 
-template <int BITS, bool ASYMMETRIC>
+// MR at most is the tile of x. As many blocks at a time, 4, 2 or 1, as there are registers for their integer sums.
+template <int BITS, bool ASYMMETRIC, int MR = gemv_tile>
 void gemv_some(const chatglm_weight &w, const Activations &x, const Target &target, int64_t tokens, int64_t block,
                int64_t end) {
-    switch (x.tile) {
-        case 1: return gemv_range<BITS, ASYMMETRIC, 1, 4>(w, x, target, tokens, block, end);
-        case 2: return gemv_range<BITS, ASYMMETRIC, 2, 2>(w, x, target, tokens, block, end);
-        case 3: return gemv_range<BITS, ASYMMETRIC, 3, 2>(w, x, target, tokens, block, end);
-        case 4: return gemv_range<BITS, ASYMMETRIC, 4, 2>(w, x, target, tokens, block, end);
-        case 5: return gemv_range<BITS, ASYMMETRIC, 5, 1>(w, x, target, tokens, block, end);
-        case 6: return gemv_range<BITS, ASYMMETRIC, 6, 1>(w, x, target, tokens, block, end);
-        case 7: return gemv_range<BITS, ASYMMETRIC, 7, 1>(w, x, target, tokens, block, end);
-        default: return gemv_range<BITS, ASYMMETRIC, 8, 1>(w, x, target, tokens, block, end);
-    }
+    if constexpr (MR > 1)
+        if (x.tile < MR) return gemv_some<BITS, ASYMMETRIC, MR - 1>(w, x, target, tokens, block, end);
+    constexpr int fitting = gemv_sums / MR;
+    gemv_range<BITS, ASYMMETRIC, MR, (fitting >= 4 ? 4 : fitting >= 2 ? 2 : 1)>(w, x, target, tokens, block, end);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -396,7 +382,7 @@ void tile_product(const Panel &panel, const int8_t *xv, const float *xs, const i
         CHATGLM_UNROLL(8)
         for (int m = 0; m < MR; ++m)
             CHATGLM_UNROLL(4)
-            for (int v = 0; v < NV; ++v) part[m][v].begin(correction_of<BITS, ASYMMETRIC>(xt[m]));
+            for (int v = 0; v < NV; ++v) part[m][v].begin(ASYMMETRIC ? 0 : xt[m]);
         CHATGLM_UNROLL(8)
         for (int k = 0; k < group / 4; ++k, p += panel_rows * 4, xv += MR * 4) {
             Bytes weight[NV];
@@ -406,13 +392,7 @@ void tile_product(const Panel &panel, const int8_t *xv, const float *xs, const i
             for (int m = 0; m < MR; ++m) {
                 const Bytes x = spread(xv + m * 4);
                 CHATGLM_UNROLL(4)
-                for (int v = 0; v < NV; ++v) {
-                    auto &s = part[m][v].sums;
-                    if constexpr (BITS == 4)
-                        s = dot4(s, weight[v], x);
-                    else
-                        s = dot8(s, weight[v], x);
-                }
+                for (int v = 0; v < NV; ++v) part[m][v].add(weight[v], x);
             }
         }
         CHATGLM_UNROLL(8)
@@ -421,11 +401,11 @@ void tile_product(const Panel &panel, const int8_t *xv, const float *xs, const i
             CHATGLM_UNROLL(4)
             for (int v = 0; v < NV; ++v) {
                 const Floats weight_scale = load(panel.scales + g * panel_rows + v * lanes);
-                const Ints whole = part[m][v].end(correction_of<BITS, ASYMMETRIC>(xt[m]));
+                const Ints whole = part[m][v].end(ASYMMETRIC ? 0 : xt[m]);
                 total[m][v] = fma(to_floats(whole), mul(weight_scale, scale), total[m][v]);
                 if (ASYMMETRIC) {
                     const Floats zero = load(panel.zeros + g * panel_rows + v * lanes);
-                    total[m][v] = fma(zero, mul(scale, set(-static_cast<float>(xt[m]))), total[m][v]);
+                    total[m][v] = fma(zero, mul(scale, set(static_cast<float>(xt[m]))), total[m][v]);
                 }
             }
         }
@@ -504,13 +484,13 @@ void multiply(const chatglm_weight &w, const Activations &x, const Target &targe
     multiply_as<4, false>(w, x, target, tokens);
 }
 
-// Rounds all rows that `make` gives: make(token, row) writes one row of `count` numbers, or returns where it lies.
+// Rounds all rows that `make` gives, for a product with w: make(token, row) writes one row of `count` numbers, or returns where it lies.
 template <class Make>
-Activations quantize(int64_t tokens, int64_t count, int64_t columns, int slot, Make make) {
+Activations quantize(int64_t tokens, int64_t count, const chatglm_weight &w, int slot, Make make) {
     const int tile = tile_for(tokens);
-    const int64_t slab = tokens > most_gemv_tokens ? panel_columns : columns;
-    float *memory = chatglm::scratch(slot, Activations::floats(tokens, columns, tile));
-    const Activations x(memory, tokens, columns, tile, slab);
+    const int64_t slab = tokens > most_gemv_tokens ? panel_columns : w.columns;
+    float *memory = chatglm::scratch(slot, Activations::floats(tokens, w.columns, tile));
+    const Activations x(memory, tokens, w.columns, tile, slab, sum_factor(w));
     const int64_t step = tokens <= gemv_tile ? tokens : 8;
     chatglm::parallel(divide_up(tokens, step), [&](int64_t part, int thread) {
         for (int64_t token = part * step; token < smaller(tokens, (part + 1) * step); ++token)
@@ -523,7 +503,7 @@ Activations quantize(int64_t tokens, int64_t count, int64_t columns, int slot, M
 void linear(const chatglm_weight *w, const float *input, int64_t input_stride, int64_t input_columns, float *output,
             int64_t tokens) {
     if (tokens == 0) return;
-    const Activations x = quantize(tokens, input_columns, w->columns, 4, [&](int64_t token, float *) {
+    const Activations x = quantize(tokens, input_columns, *w, 4, [&](int64_t token, float *) {
         return input + token * input_stride;
     });
     multiply(*w, x, Target{output, w->rows, false}, tokens);

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int lanes = 8;
 constexpr int tile_tokens = 4, tile_vectors = 2;          // integer product: 8 sums in 16 registers
+constexpr int gemv_tile = 4, gemv_sums = 8;              // tokens a weight meets while in a register; integer sums
 constexpr int attention_rows = 4, attention_vectors = 3;  // attention product: 12 sums
 
 using Floats = __m256;

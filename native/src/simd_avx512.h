@@ -10,6 +10,7 @@ namespace {
 
 constexpr int lanes = 16;
 constexpr int tile_tokens = 4, tile_vectors = 3;         // integer product: 12 sums, twice (integers, floats)
+constexpr int gemv_tile = 8, gemv_sums = 16;             // tokens a weight meets while in a register; integer sums
 constexpr int attention_rows = 8, attention_vectors = 3;  // attention product: 24 sums
 constexpr int32_t int8_offset = 128;                     // 8-bit weights are multiplied as unsigned numbers
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int lanes = 4;
 constexpr int tile_tokens = 5, tile_vectors = 4;          // integer product: 20 sums in 32 registers
+constexpr int gemv_tile = 8, gemv_sums = 16;             // tokens a weight meets while in a register; integer sums
 constexpr int attention_rows = 8, attention_vectors = 2;  // attention product: 16 sums
 constexpr int32_t int8_offset = 0;
 

@@ -11,7 +11,8 @@ namespace {
 
 constexpr int lanes = 16;
 constexpr int tile_tokens = 2, tile_vectors = 1;
-constexpr int attention_rows = 2, attention_vectors = 1;
+constexpr int gemv_tile = 4, gemv_sums = 8;              // tokens a weight meets while in a register; integer sums
+constexpr int attention_rows = 8, attention_vectors = 1;
 constexpr int32_t int8_offset = 0;
 
 struct Floats {

@@ -36,7 +36,8 @@ def rounded(states: Tensor) -> Tensor:
     columns = states.shape[1]
     groups = torch.nn.functional.pad(states, (0, -columns % 32)).unflatten(1, (-1, 32))
     largest = groups.abs().amax(-1, keepdim=True)
-    inverse = torch.where(largest > 0, 127 / largest, torch.zeros_like(largest))
+    most = torch.full_like(largest, 127)  # `127 / largest` would be 127 times a reciprocal, rounded twice
+    inverse = torch.where(largest > 0, most / largest, torch.zeros_like(largest))
     whole = torch.round(groups * inverse)
     return (whole.double() * (largest / 127).double()).flatten(1)[:, :columns]
 

@@ -78,7 +78,7 @@ def read_rate(num_bytes: int = 2**30, repeats: int = 5) -> float:
     return best
 
 
-def product_rate(rounds: int = 20_000, repeats: int = 5) -> float:
+def product_rate(rounds: int = 2_500, repeats: int = 5) -> float:
     """8-bit products a second (a multiplication and an addition each) that all threads together can do with what is in
     registers already: the best of `repeats` passes."""
     best = 0.0
