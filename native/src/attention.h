@@ -69,10 +69,11 @@ inline Floats wide(const void *states, int64_t offset, float scale) {
     }
 }
 
-// A key or value on its way into a tile: `size` numbers from `offset` on.
+// A key or value on its way into a tile: `size` numbers from `offset` on, and where the one comes from that will take its
+// place. A head's keys are a few lines every other few lines: no stream that the processor would see coming.
 struct Row {
     const void *states;
-    int64_t offset;
+    int64_t offset, later;
     float scale;
     float *out;
 };
@@ -106,8 +107,11 @@ CHATGLM_UNROLL(4)
                 for (int v = 0; v < NV; ++v) sums[m][v] = fma(left, right[v], sums[m][v]);
             }
 CHATGLM_UNROLL(4)
-            for (int i = 0; i < each; ++i, d += lanes)
+            for (int i = 0; i < each; ++i, d += lanes) {
+                if (d * bytes_of(DTYPE) % 64 == 0)
+                    prefetch_early(static_cast<const char *>(row.states) + (row.later + d) * bytes_of(DTYPE));
                 store(row.out + d, wide<DTYPE>(row.states, row.offset + d, row.scale));
+            }
         }
     }
 CHATGLM_UNROLL(8)
@@ -218,10 +222,11 @@ struct Rows {
     // sees.
     void find(const Part &part, int64_t first, int64_t (&places)[tile_keys]) const {
         const int32_t *table = batch.block_tables + part.request * batch.table_stride;
+        first = smaller(first, part.last_key - 1);
         const int64_t count = part.last_key - first;
         int64_t block = first / cache.block_size, slot = first % cache.block_size;
         for (int64_t i = 0; i < tile_keys; ++i) {
-            if (i > 0 && i >= count) {
+            if (i >= count) {
                 places[i] = places[i - 1];
                 continue;
             }
@@ -232,19 +237,18 @@ struct Rows {
         }
     }
 
-    // A head's keys are a few lines every other few lines: no stream that the processor would see coming.
     void expect(int64_t index) const {
         const int64_t bytes = cache.head_dim * bytes_of(cache.dtype), offset = index * bytes;
         for (int64_t i = 0; i < bytes; i += 64) {
-            prefetch(static_cast<const char *>(cache.keys) + offset + i);
-            prefetch(static_cast<const char *>(cache.values) + offset + i);
+            prefetch_early(static_cast<const char *>(cache.keys) + offset + i);
+            prefetch_early(static_cast<const char *>(cache.values) + offset + i);
         }
     }
 
     // The key or value at a place, to be the i-th of a tile.
-    Row row_at(int64_t place, const void *states, const float *scales, float *tile, int64_t i) const {
+    Row row_at(int64_t place, int64_t later, const void *states, const float *scales, float *tile, int64_t i) const {
         const float scale = cache.dtype == CHATGLM_INT8 ? scales[place] : 1.0f;
-        return {states, place * cache.head_dim, scale, tile + i * cache.head_dim};
+        return {states, place * cache.head_dim, later * cache.head_dim, scale, tile + i * cache.head_dim};
     }
 
     // scores = exp(scores - most), most and total brought up to date; what the result so far shrinks by, in shrinks.
@@ -274,14 +278,14 @@ struct Rows {
 
     // Scores of a tile of keys; its values and the keys of the next tile are widened meanwhile.
     template <int DTYPE>
-    void score_tile(const int64_t (&places)[tile_keys], const int64_t (&next)[tile_keys]) {
+    void score_tile(const int64_t *places, const int64_t *next, const int64_t *later) {
         constexpr int MR = attention_rows;
         const int64_t size = cache.head_dim;
         for (int64_t i = 0; i < tile_keys; i += MR) {
             Row rows[2 * MR];
             for (int64_t m = 0; m < MR; ++m) {
-                rows[m] = row_at(places[i + m], cache.values, cache.value_scales, values, i + m);
-                rows[MR + m] = row_at(next[i + m], cache.keys, cache.key_scales, next_keys, i + m);
+                rows[m] = row_at(places[i + m], next[i + m], cache.values, cache.value_scales, values, i + m);
+                rows[MR + m] = row_at(next[i + m], later[i + m], cache.keys, cache.key_scales, next_keys, i + m);
             }
             score<DTYPE, MR, NV>(keys + i * size, turned, size, scores + i * width, rows);
         }
@@ -292,20 +296,16 @@ struct Rows {
     void attend_as(const Part &part) {
         constexpr int MR = attention_rows;
         const int64_t size = cache.head_dim;
-        int64_t places[3][tile_keys];  // of this tile, the next one, and the one after it
+        int64_t places[3][tile_keys];  // of this tile, the next one, and the one after it; the last one again at the end
+        for (int64_t i = 0; i < 3; ++i) find(part, part.first_key + i * tile_keys, places[i]);
+        for (int64_t i = 0; i < 2 * tile_keys; ++i) expect(places[i / tile_keys][i % tile_keys]);
         begin(part);
-        find(part, part.first_key, places[0]);
         for (int64_t i = 0; i < tile_keys; ++i)
-            widen<DTYPE>(row_at(places[0][i], cache.keys, cache.key_scales, keys, i), size);
-        if (part.first_key + tile_keys < part.last_key) find(part, part.first_key + tile_keys, places[1]);
+            widen<DTYPE>(row_at(places[0][i], 0, cache.keys, cache.key_scales, keys, i), size);
         for (int64_t first = part.first_key, tile = 0; first < part.last_key; first += tile_keys, ++tile) {
             const int64_t count = smaller(tile_keys, part.last_key - first);
-            auto &now = places[tile % 3], &next = places[(tile + 1) % 3], &later = places[(tile + 2) % 3];
-            if (first + 2 * tile_keys < part.last_key) {
-                find(part, first + 2 * tile_keys, later);
-                for (const int64_t place : later) expect(place);
-            }
-            score_tile<DTYPE>(now, first + tile_keys < part.last_key ? next : now);
+            score_tile<DTYPE>(places[tile % 3], places[(tile + 1) % 3], places[(tile + 2) % 3]);
+            find(part, first + 3 * tile_keys, places[tile % 3]);
             soften(first, count);
             for (int64_t d = 0; d < size; d += MR)
                 add_weighted<MR, NV>(values + d, size, scores, shrinks, result + d * width);
@@ -410,11 +410,12 @@ struct Plan {
         return stretches(request) == 1 ? 0 : parts(request) * (2 + head_dim) * width(request);
     }
 
+    // The groups of a stretch come one after the other: their keys share lines and pages.
     Part part(int64_t request, int64_t index, float *partials) const {
-        const int64_t pieces = stretches(request), tile = index / pieces % tiles(request), piece = index % pieces;
+        const int64_t pieces = stretches(request), piece = index / groups % pieces, tile = index / groups / pieces;
         Part p;
         p.request = request;
-        p.group = index / pieces / tiles(request);
+        p.group = index % groups;
         p.first_row = tile * width(request);
         p.rows = smaller(width(request), rows(request) - p.first_row);
         const int64_t new_tokens = rows(request) / heads_of_group;
@@ -422,7 +423,7 @@ struct Plan {
         const int64_t seen = batch.lengths[request] - new_tokens + (p.first_row + p.rows - 1) / heads_of_group + 1;
         p.first_key = pieces == 1 ? 0 : piece * stretch;
         p.last_key = pieces == 1 ? seen : smaller(seen, p.first_key + stretch);
-        p.partial = pieces == 1 ? nullptr : partials + index * (2 + head_dim) * width(request);
+        p.partial = pieces == 1 ? nullptr : partials + (p.group * pieces + piece) * (2 + head_dim) * width(request);
         return p;
     }
 };
@@ -450,7 +451,7 @@ void attend(const chatglm_cache &cache, const chatglm_batch &batch, const Querie
     for (int64_t r = 0; r < batch.requests; offset += plan.partial_floats(r), ++r) {
         const int64_t count = plan.stretches(r);
         for (int64_t g = 0; count > 1 && plan.rows(r) > 0 && g < plan.groups; ++g) {
-            const Part part = plan.part(r, g * count, partials + offset);
+            const Part part = plan.part(r, g, partials + offset);
 #define CHATGLM_MERGE(NV) merge_as<NV>(cache, batch, queries, part, part.partial, count)
             CHATGLM_BY_VECTORS(vectors_for(plan.rows(r)), CHATGLM_MERGE)
 #undef CHATGLM_MERGE

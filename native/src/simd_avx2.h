@@ -119,6 +119,8 @@ inline Ints dot8(Ints a, Bytes weight, Bytes x) {
 }
 #endif
 
+// Into the first level of cache; into the second, for what is not needed soon.
 inline void prefetch(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
+inline void prefetch_early(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T1); }
 
 }  // namespace

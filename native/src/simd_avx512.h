@@ -96,6 +96,8 @@ inline Ints finish(Partial a, int32_t) { return a; }
 // The same with weights from `prepare8`.
 inline Ints dot8(Ints a, Bytes weight, Bytes x) { return _mm512_dpbusd_epi32(a, weight, x); }
 
+// Into the first level of cache; into the second, for what is not needed soon.
 inline void prefetch(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
+inline void prefetch_early(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T1); }
 
 }  // namespace

@@ -83,6 +83,8 @@ inline Partial dot4(Partial a, Bytes weight, Bytes x) { return vdotq_s32(a, weig
 inline Ints finish(Partial a, int32_t) { return a; }
 inline Ints dot8(Ints a, Bytes weight, Bytes x) { return vdotq_s32(a, weight, x); }
 
+// Into the first level of cache; into the second, for what is not needed soon.
 inline void prefetch(const void *p) { __builtin_prefetch(p); }
+inline void prefetch_early(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 }  // namespace

@@ -195,5 +195,6 @@ inline Partial dot4(const Partial &a, const Bytes &weight, const Bytes &x) { ret
 inline Ints finish(const Partial &a, int32_t) { return a; }
 
 inline void prefetch(const void *) {}
+inline void prefetch_early(const void *) {}
 
 }  // namespace
