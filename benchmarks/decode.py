@@ -6,8 +6,8 @@
 forms a ratio is measured in turns, since other tenants of a machine change its memory rate within seconds; medians.
 
 overhead   the engine's step beside its matrix products and attention alone: for packed weights the one native call
-           that holds all layers, and the output layer; else the linears and attention calls one by one, and beside them
-           a forward pass of transformers' `generate()` over a dynamic cache
+           that holds all layers, and that of the output layer; else the linears and attention calls one by one, and
+           beside them a forward pass of transformers' `generate()` over a dynamic cache
 contexts   the speed kept at longer contexts
 batch      tokens/s of several requests against one
 turn       time to the first token of a chat's second turn after 2,000 tokens, against the first turn's
@@ -31,7 +31,7 @@ from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
 from chatglm.engine.request import Request, SamplingParams, Status
 from chatglm.engine.scheduler import Piece
-from chatglm.quant.fused import FusedForward
+from chatglm.quant.fused_layers import FusedForward, as_native
 
 MEASURES = ("overhead", "contexts", "batch", "turn", "editing")
 GREEDY = SamplingParams(temperature=0, ignore_eos=True)
@@ -47,6 +47,10 @@ def engine_of(model: Any, tokens: int, **options: Any) -> Engine:
 
 def in_turns(runs: Sequence[Callable[[], Any]], rounds: int, each: int = 1) -> list[float]:
     """Median seconds of each of some functions, `each` calls of one after another, then the next."""
+    return [statistics.median(seconds) for seconds in timed_in_turns(runs, rounds, each)]
+
+
+def timed_in_turns(runs: Sequence[Callable[[], Any]], rounds: int, each: int = 1) -> list[list[float]]:
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(rounds + 1):  # the first one warms up
         for seconds, run in zip(times, runs, strict=True):
@@ -55,7 +59,7 @@ def in_turns(runs: Sequence[Callable[[], Any]], rounds: int, each: int = 1) -> l
                 run()
                 if turn:
                     seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]
+    return times
 
 
 def parked(engine: Engine, context: int) -> Request:
@@ -88,20 +92,18 @@ def alone(engine: Engine, request: Request) -> Callable[[], Any]:
     assert engine.blocks.extend(request, len(request.token_ids))
     batch = runner._batch([Piece(request, 1)])
     stack: Any = model.transformer.encoder
-    fused, output_layer = stack.__dict__.get("forward"), model.transformer.output_layer
-    hidden = torch.randn(1, 1, model.config.hidden_size, dtype=model.dtype)
+    fused = stack.__dict__.get("forward")
     if isinstance(fused, FusedForward):
-        tables = (torch.randn(1, model.config.rotary_dim // 2) for _ in range(2))
-        cosines, sines = tables
+        cosines, sines = (torch.randn(1, model.config.rotary_dim // 2) for _ in range(2))
+        hidden, stream = (torch.randn(1, model.config.hidden_size) for _ in range(2))
+        tables, head = native.batch_of(batch), as_native(model.transformer.output_layer)
+        layers, caches = fused.layers, fused.ready(batch)
+        assert layers is not None
+        assert caches is not None
 
-        @torch.inference_mode()
         def run_fused() -> None:
-            assert fused.layers is not None
-            assert fused.caches is not None
-            native.layers_forward(
-                fused.layers, fused.caches, native.batch_of(batch), cosines, sines, torch.randn(1, hidden.shape[-1])
-            )
-            output_layer(hidden)
+            native.layers_forward(layers, caches, tables, cosines, sines, stream)
+            native.linear(head, hidden)
 
         return run_fused
     config = model.config
@@ -138,16 +140,22 @@ def transformers_step(model: Any, context: int) -> Callable[[], Any]:
 def overhead(model: Any, options: argparse.Namespace) -> None:
     engine = engine_of(model, sum(options.contexts) + 1000, prefix_cache=False)
     dense = model.dtype != torch.float32 or options.scheme == "float32"
-    print("| context | engine step, ms | products and attention alone, ms | ratio | transformers, ms |")
-    print("|---|---|---|---|---|")
+    print(
+        "| context | engine step, ms | products and attention alone, ms | difference, ms | ratio | transformers, ms |"
+    )
+    print("|---|---|---|---|---|---|")
     for context in options.contexts:
         request = parked(engine, context)
         steps = steps_of(engine, [request])
         steps()
         runs = [steps, alone(engine, request), *([transformers_step(model, context)] if dense else [])]
-        step, sum_, *peer = in_turns(runs, options.rounds)
-        other = f"{peer[0] * 1e3:.2f}" if peer else "-"
-        print(f"| {context} | {step * 1e3:.2f} | {sum_ * 1e3:.2f} | {step / sum_:.3f} | {other} |", flush=True)
+        times = timed_in_turns(runs, options.rounds)
+        step, sum_, *peer = map(statistics.median, times)
+        # The memory rate drifts by more than is looked for: what one round differs in is seen within the round.
+        beside = statistics.median(one - other for one, other in zip(times[0], times[1], strict=True))
+        peers = f"{peer[0] * 1e3:.2f}" if peer else "-"
+        cells = (f"{step * 1e3:.2f}", f"{sum_ * 1e3:.2f}", f"{beside * 1e3:.2f}", f"{1 + beside / sum_:.3f}", peers)
+        print(f"| {context} | {' | '.join(cells)} |", flush=True)
         engine.abort(request)
 
 

@@ -35,12 +35,27 @@ void rotate(float *head, int64_t rotary_dim, const float *cosines, const float *
     }
 }
 
+// stream += down(silu(gate(norm(stream))) * up(norm(stream)))
+void feed_forward(const chatglm_layer &l, int64_t tokens, float *stream) {
+    const int64_t up_size = l.up.rows, half = up_size / 2;
+    float *expanded = chatglm::scratch(7, tokens * up_size);
+    Activations x = quantize(tokens, l.hidden, l.up, 4, [&](int64_t token, float *row) {
+        normalize(stream + token * l.hidden, l.mlp_norm, l.hidden, l.norm_eps, row);
+        return static_cast<const float *>(row);
+    });
+    multiply(l.up, x, Target{expanded, up_size, false}, tokens);
+    x = quantize(tokens, half, l.down, 4, [&](int64_t token, float *row) {
+        gated(expanded + token * up_size, expanded + token * up_size + half, half, row);
+        return static_cast<const float *>(row);
+    });
+    multiply(l.down, x, Target{stream, l.hidden, true}, tokens);
+}
+
 void layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const chatglm_batch *batch,
                    const float *cosines, const float *sines, float *stream) {
     const chatglm_layer &l = *layer;
     const int64_t tokens = batch->tokens, query_size = l.heads * l.head_dim, key_size = l.groups * l.head_dim;
     const int64_t mixed_size = query_size + 2 * key_size;
-    const int64_t up_size = l.up.rows, half = up_size / 2;
     if (tokens == 0) return;
 
     float *mixed = chatglm::scratch(7, tokens * mixed_size);
@@ -66,17 +81,11 @@ void layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const
                  [&](int64_t token, float *) { return static_cast<const float *>(context + token * query_size); });
     multiply(l.dense, x, Target{stream, l.hidden, true}, tokens);
 
-    float *expanded = chatglm::scratch(7, tokens * up_size);
-    x = quantize(tokens, l.hidden, l.up, 4, [&](int64_t token, float *row) {
-        normalize(stream + token * l.hidden, l.mlp_norm, l.hidden, l.norm_eps, row);
-        return static_cast<const float *>(row);
-    });
-    multiply(l.up, x, Target{expanded, up_size, false}, tokens);
-    x = quantize(tokens, half, l.down, 4, [&](int64_t token, float *row) {
-        gated(expanded + token * up_size, expanded + token * up_size + half, half, row);
-        return static_cast<const float *>(row);
-    });
-    multiply(l.down, x, Target{stream, l.hidden, true}, tokens);
+    // So many tokens at a time as meet a panel of weights at a time anyway: the expanded states of a long prompt would be
+    // most of the memory that a prompt takes.
+    const int64_t slices = divide_up(tokens, most_tokens), slice = divide_up(tokens, slices);
+    for (int64_t first = 0; first < tokens; first += slice)
+        feed_forward(l, smaller(slice, tokens - first), stream + first * l.hidden);
 }
 
 const chatglm::Kernels this_level(const char *name) {

@@ -1,6 +1,7 @@
 """Settings against recorded results of the official processors, and sampled tokens against their distribution."""
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from chatglm.engine.drawing import Drawer, _cut_row_top_p
 from chatglm.engine.request import Request, SamplingParams
-from chatglm.engine.sampling import Row, Sampler, edit_row, uniform, warp
+from chatglm.engine.sampling import Row, Sampler, edit_row, uniform
+from chatglm.engine.warping import walk, warp
 from chatglm.errors import RequestError
 
 SPEC = json.loads(golden_file("units/spec.json").read_text())["spec"]["logits"]
@@ -72,6 +75,9 @@ def test_top_p_keeps_the_fewest_that_reach_it(
         logits = (logits / steps).round() * steps
     logits[0, :banned] = -torch.inf
     kept = warp(logits.clone(), [SamplingParams(top_p=top_p)]).isfinite()[0]
+    cut = logits.softmax(1)[0]
+    _cut_row_top_p(cut, top_p)
+    assert torch.equal(cut > 0, kept & (logits[0].softmax(0) > 0)), "the histogram keeps the same"
     probabilities = logits.double().softmax(1)[0]
     assert not kept[:banned].any()
     assert probabilities[kept].min() >= probabilities[~kept].max() if not kept.all() else True
@@ -121,3 +127,43 @@ def test_minimum_length_and_bias() -> None:
 def test_bad_settings_name_themselves(wrong: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=next(iter(wrong))):
         SamplingParams(**wrong)
+
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "temperature": (0, 0.01, 0.8, 1.0, 5.0),
+    "top_k": (0, 0, 1, 5, 50, 63, 64, 200, 100_000),
+    "top_p": (1.0, 0.8017, 0.9511, 0.1013, 1e-5, 0.999999),  # no sum of equals reaches one of them exactly
+    "min_p": (0.0, 0.0, 0.05, 0.5, 1.0),
+}
+
+
+@pytest.mark.parametrize("vocabulary", [12, 1001, 2048, 16_384, 65_024])
+def test_drawn_tokens_are_those_of_warp_and_walk(vocabulary: int) -> None:
+    """By the most likely ones, by a histogram, or by walking through all: the token is the same, also among equals."""
+    generator, dice = torch.Generator().manual_seed(5), random.Random(vocabulary)
+    draw = Drawer()
+    for _ in range(40):
+        logits = dice.choice([0.0, 0.01, 1.0, 5.0, 100.0]) * torch.randn(
+            dice.choice([1, 3, 9]), vocabulary, generator=generator
+        )
+        if (step := dice.choice([None, None, 0.5, 4.0])) is not None:
+            logits = (logits / step).round() * step
+        logits[:, : dice.choice([0, vocabulary // 3])] = -torch.inf
+        params = [SamplingParams(**{name: dice.choice(of) for name, of in CHOICES.items()}) for _ in logits]
+        numbers = [dice.choice([0.0, dice.random(), dice.random(), 1 - 2**-53]) for _ in logits]
+        probabilities = torch.softmax(warp(logits, params), dim=1)
+        expected = walk(probabilities, torch.tensor(numbers, dtype=torch.float64)).tolist()
+        before = logits.clone()
+        assert draw(logits, params, numbers) == expected
+        assert torch.equal(logits, before), "a hook may have kept them"
+        alone = [draw(row[None], [one], [number])[0] for row, one, number in zip(logits, params, numbers, strict=True)]
+        assert alone == expected, "whatever else is in the batch"
+
+
+def test_rows_without_a_token_do_not_stop_the_others() -> None:
+    logits = torch.zeros(5, 64)
+    logits[0, 3], logits[1, 3], logits[2] = torch.nan, torch.inf, -torch.inf
+    logits[3:, 7] = 50.0
+    for settings_of_all in ({"temperature": 0}, {"top_p": 0.8}, {"top_k": 5}, {}):
+        params = [SamplingParams(**settings_of_all)] * 4 + [SamplingParams(temperature=0)]
+        assert Drawer()(logits, params, [0.5] * 5) == [None, None, None, 7, 7]

@@ -1,7 +1,9 @@
 """Threads of torch and of the native kernels: bound for a step, given back, never both on the same cores."""
 
+import gc
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from chatglm import native
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
 from chatglm.engine.request import SamplingParams
-from chatglm.engine.threads import products_are_native, step_threads
+from chatglm.engine.threads import StepThreads, products_are_native
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.quant.fused import fuse
@@ -82,17 +84,27 @@ def test_torch_keeps_to_itself_where_the_kernels_multiply(two_each: None) -> Non
     assert not products_are_native(model), "torch multiplies one of them"
 
 
+@contextmanager
+def working(count: int, native_products: bool) -> Iterator[None]:
+    threads = StepThreads(count, native_products)
+    try:
+        with threads():
+            yield
+    finally:
+        threads.rest()
+
+
 @needs_kernels
 def test_the_smallest_bound_of_several_counts_and_all_is_given_back(two_each: None) -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with step_threads(1, False):
+        with working(1, False):
             inside.set()
             leave.wait(10)
 
     thread = threading.Thread(target=other)
-    with step_threads(3, False):
+    with working(3, False):
         assert native.num_threads() == 3
         thread.start()
         assert inside.wait(10)
@@ -100,7 +112,30 @@ def test_the_smallest_bound_of_several_counts_and_all_is_given_back(two_each: No
         leave.set()
         thread.join()
         assert native.num_threads() == 3
-        with pytest.raises(KeyError), step_threads(1, True):
+        with pytest.raises(KeyError), working(1, True):
             raise KeyError
         assert now() == (3, 3)
     assert now() == (2, 2)
+
+
+@needs_kernels
+def test_the_kernels_keep_their_number_while_there_is_work(two_each: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: list[int] = []
+    change = native.set_num_threads
+    monkeypatch.setattr(native, "set_num_threads", lambda count: (changes.append(count), change(count)))
+    engine = Engine(network(), EngineConfig(num_threads=3))
+    engine.generate([[1, 2]], SamplingParams(max_tokens=6, ignore_eos=True))
+    assert changes == [3, 2], "once for an answer, not for every token"
+    engine.score([1, 2], [3])
+    assert now() == (2, 2)
+    request = engine.submit([1, 2], SamplingParams(max_tokens=9, ignore_eos=True))
+    engine.step()
+    assert now() == (2, 3), "torch's is for the step alone"
+    engine.abort(request)
+    assert now() == (2, 2)
+    engine.submit([1, 2])
+    engine.step()
+    assert now() == (2, 3)
+    del engine, request
+    gc.collect()
+    assert now() == (2, 2), "an engine that was left in the middle of an answer"

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from chatglm.engine.request import Request, Status
 from chatglm.engine.runner import ModelRunner
-from chatglm.engine.sampling import INVALID, NOTHING_TO_CHOOSE, Row, Sampled, on_device, self_contained
+from chatglm.engine.sampling import INVALID, NOTHING_TO_CHOOSE, Row, Sampled, self_contained
 from chatglm.engine.scheduler import Piece, Scheduler
+from chatglm.engine.warping import on_device
 
 
 class Flight:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from chatglm.engine.sampling import INVALID, Sampled, Sampler
 from chatglm.engine.scheduler import Piece, Scheduler
 from chatglm.engine.scoring import score
 from chatglm.engine.stopping import Decoder, StopStrings
-from chatglm.engine.threads import products_are_native, step_threads
+from chatglm.engine.threads import StepThreads, products_are_native
 from chatglm.errors import RequestError
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Engine:
         self.ahead = self._running_ahead(max_running)
         self._flight: Flight | None = None  # the step that runs already, if there is one
         self.lock = FairLock()
-        self._threads = partial(step_threads, config.num_threads, products_are_native(model))
+        self._threads = StepThreads(config.num_threads, products_are_native(model))
         self._steps = self._prompt_tokens = self._output_tokens = 0
         _log.info(
             "cache of %d tokens in %s, %.2f GB; attention %s",
@@ -144,6 +144,7 @@ class Engine:
                 self._flight = None
                 raise
             self._steps += 1
+            self._rest_if_idle()
             return outputs
 
     def _step(self) -> list[Output]:
@@ -223,7 +224,10 @@ class Engine:
             GenerationError: the logits hold NaN.
         """
         with self.lock, self.runner.on_device(), self._threads():
-            return score(self, prompt_ids, continuation_ids, adapter)
+            try:
+                return score(self, prompt_ids, continuation_ids, adapter)
+            finally:
+                self._rest_if_idle()
 
     def add_adapter(self, name: str, weights: Mapping[str, LowRank]) -> None:
         """Make a LoRA adapter available to requests under `name`.
@@ -252,6 +256,7 @@ class Engine:
         with self.lock:
             if not request.finished:
                 request.outputs.append(self._end(request, "abort"))
+                self._rest_if_idle()
 
     def stats(self) -> Stats:
         with self.lock:
@@ -279,6 +284,10 @@ class Engine:
             assert all(request.status is Status.RUNNING for request in self.scheduler.running)
             assert all(request.status is Status.WAITING for request in self.scheduler.waiting)
             assert all(not request.block_table for request in self.scheduler.waiting)
+
+    def _rest_if_idle(self) -> None:
+        if not self.scheduler.has_work:
+            self._threads.rest()
 
     def _commit(self, piece: Piece, sampled: Sequence[Sampled]) -> Output | None:
         """Take over what a piece has computed; None where nothing can be said yet."""

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor
 
+from chatglm.engine.drawing import Drawer
 from chatglm.engine.request import Request, SamplingParams, TokenLogprobs
 from chatglm.engine.threads import torch_threads
+from chatglm.engine.warping import on_device, walk, warp
 
 INVALID = -1  # stands for a token where none can be chosen
 NOTHING_TO_CHOOSE = "no token can be chosen: the logits hold NaN or infinity, or every token is banned"
@@ -76,13 +78,6 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def on_device(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of some numbers; on a GPU without waiting for the work it has."""
-    if device.type != "cuda":
-        return torch.tensor(values, dtype=dtype, device=device)
-    return torch.tensor(values, dtype=dtype).pin_memory().to(device, non_blocking=True)
-
-
 class Sampler:
     """Chooses tokens for rows of logits.
 
@@ -92,21 +87,25 @@ class Sampler:
 
     def __init__(self, num_tokens: int | None = None) -> None:
         self.num_tokens = num_tokens
+        self._draw = Drawer()
 
     def sample(self, logits: Tensor, rows: Sequence[Row]) -> list[Sampled]:
         """`logits` [N, vocab] for `rows` [N] -> a token each, `INVALID` where none can be chosen."""
         with torch_threads(1 if logits.device.type == "cpu" else None):
             scores = self._scores(logits)
             raw = scores.clone() if any(row.request.params.logprobs is not None for row in rows) else None
-            errors = [_edit_row_or_say_why_not(score, row) for score, row in zip(scores, rows, strict=True)]
-            ids: list[int] = self._choose(scores, rows).tolist()
+            errors = {
+                index: _edit_row_or_say_why_not(scores[index], row)
+                for index, row in enumerate(rows)
+                if _edits(row.request.params, row.num_output)
+            }
             return [
                 Sampled(
                     token,
                     None if raw is None else _logprobs(raw[index], token, rows[index].request.params.logprobs),
-                    (errors[index] or NOTHING_TO_CHOOSE) if token == INVALID else "",
+                    (errors.get(index) or NOTHING_TO_CHOOSE) if token == INVALID else "",
                 )
-                for index, token in enumerate(ids)
+                for index, token in enumerate(self._tokens(scores, rows))
             ]
 
     def choose(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -114,8 +113,11 @@ class Sampler:
 
         On a GPU nothing waits for its work.
         """
-        with torch_threads(1 if logits.device.type == "cpu" else None):
-            return self._choose(self._scores(logits), rows)
+        scores = self._scores(logits)
+        if logits.device.type == "cpu":
+            with torch_threads(1):
+                return torch.tensor(self._tokens(scores, rows))
+        return self._on_device(scores, rows)
 
     def _scores(self, logits: Tensor) -> Tensor:
         scores = logits.float()
@@ -123,35 +125,45 @@ class Sampler:
             scores[:, self.num_tokens :] = -torch.inf
         return scores
 
-    def _choose(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
+    def _tokens(self, scores: Tensor, rows: Sequence[Row]) -> list[int]:
+        if scores.device.type != "cpu":
+            return self._on_device(scores, rows).tolist()
+        params = [row.request.params for row in rows]
+        numbers = [0.0 if one.greedy else _number(row) for row, one in zip(rows, params, strict=True)]
+        return [INVALID if token is None else token for token in self._draw(scores, params, numbers)]
+
+    def _on_device(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
         params = [row.request.params for row in rows]
         if all(one.greedy for one in params):
             best, chosen = scores.max(dim=1)
         else:
-            best, chosen = scores.amax(dim=1), self._walk(warp(scores, params), rows)
+            numbers = on_device([_number(row) for row in rows], torch.float64, scores.device)
+            best, chosen = scores.amax(dim=1), walk(torch.softmax(warp(scores, params), dim=1), numbers)
         # Not finite: a NaN, an overflow, or no token left.
         return torch.where(best.isfinite(), chosen, INVALID)
 
-    @staticmethod
-    def _walk(scores: Tensor, rows: Sequence[Row]) -> Tensor:
-        """Inverse transform sampling in id order; greedy rows have one finite score left and so land on it. [N]"""
-        cumulative = torch.softmax(scores, dim=1).cumsum(dim=1, dtype=torch.float64)
-        numbers = [uniform(row.request.seed, len(row.context)) for row in rows]
-        target = on_device(numbers, torch.float64, scores.device)[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=scores.shape[1] - 1)
+
+def _number(row: Row) -> float:
+    return uniform(row.request.seed, len(row.context))
 
 
 def self_contained(params: SamplingParams, num_output: int) -> bool:
     """Whether a request's token follows from logits, seed and position alone, so that no text is needed to choose it
     and nothing but the token is told."""
-    return (
-        params.hook is None
-        and params.logprobs is None
-        and params.draft is None
-        and params.repetition_penalty == 1
-        and not (params.presence_penalty or params.frequency_penalty)
-        and not (params.logit_bias or params.bad_words or params.bad_words_ids)
-        and num_output >= params.min_tokens
+    return params.logprobs is None and params.draft is None and not _edits(params, num_output)
+
+
+def _edits(params: SamplingParams, num_output: int) -> bool:
+    """Whether `edit_row` has anything to do."""
+    return bool(
+        params.hook is not None
+        or params.repetition_penalty != 1
+        or params.presence_penalty
+        or params.frequency_penalty
+        or params.logit_bias
+        or params.bad_words
+        or params.bad_words_ids
+        or num_output < params.min_tokens
     )
 
 
@@ -205,83 +217,6 @@ def banned_ids(row: Row) -> list[int]:
     if row.num_output < params.min_tokens:
         banned.extend(row.request.stop_ids)
     return banned
-
-
-def warp(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Temperature, top-k, top-p and min-p, each row by its own; what is cut becomes -inf. [N, vocab] -> [N, vocab]"""
-    top_k = [1 if one.greedy else one.top_k for one in params]  # greedy: the best one is all that is left
-    columns = [
-        [
-            max(one.temperature, _LEAST_TEMPERATURE) if one.temperature else 1.0,
-            float(min(keep, 2**24)),
-            one.top_p,
-            one.min_p,
-        ]
-        for one, keep in zip(params, top_k, strict=True)
-    ]
-    temperature, keep, top_p, min_p = on_device(columns, torch.float32, scores.device).t()[..., None]
-    # The best is taken off first, so that no temperature is too small.
-    scores = (scores - scores.amax(dim=1, keepdim=True)) / temperature
-    if any(top_k):
-        scores = _cut_top_k(scores, keep.long(), max(top_k))
-    if any(one.top_p < 1 for one in params):
-        scores = _cut_each_top_p(scores, params) if scores.device.type == "cpu" else _cut_top_p(scores, top_p)
-    if any(one.min_p > 0 for one in params):
-        probabilities = torch.softmax(scores, dim=1)
-        floor = min_p * probabilities.amax(dim=1, keepdim=True)
-        scores = scores.masked_fill(probabilities < floor, -torch.inf)
-    return scores
-
-
-def _cut_top_k(scores: Tensor, top_k: Tensor, most: int) -> Tensor:
-    """`top_k` [N, 1] up to `most`, 0: keep all. A row that keeps one keeps the first of equals, as argmax does."""
-    best = scores.topk(min(most, scores.shape[1]), dim=1).values
-    least = best.gather(1, (top_k - 1).clamp(0, best.shape[1] - 1))
-    cut = scores.masked_fill((scores < least) & (top_k > 0), -torch.inf)
-    first = torch.full_like(scores, -torch.inf).scatter_(1, scores.argmax(dim=1, keepdim=True), 0.0)
-    return torch.where(top_k == 1, first, cut)
-
-
-def _cut_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
-    """Drop the least likely tokens whose probabilities together stay within 1 - top_p; the best one always stays."""
-    ordered = scores.sort(dim=1, stable=True)
-    cumulative = ordered.values.softmax(dim=1).cumsum(dim=1)
-    drop = (cumulative <= 1 - top_p) & (top_p < 1)
-    drop[:, -1] = False
-    return scores.masked_fill(torch.zeros_like(drop).scatter(1, ordered.indices, drop), -torch.inf)
-
-
-_LEAST_TEMPERATURE = 1e-30  # float32 keeps it apart from 0
-_BINS, _BINS_PER_UNIT = 2048, 64  # 32 units below the best, probabilities are under 1e-13
-
-
-def _cut_each_top_p(scores: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """`_cut_top_p` for a processor, where sorting a vocabulary takes milliseconds: tokens are put into bins by score,
-    and only the bin in which the sum is reached is sorted."""
-    scores = scores.clone()
-    for row, one in zip(scores, params, strict=True):
-        if one.top_p < 1:
-            _cut_row_top_p(row, one.top_p)
-    return scores
-
-
-def _cut_row_top_p(scores: Tensor, top_p: float) -> None:
-    """One row [vocab], in place; its best score is 0 or NaN."""
-    bins = (scores * -_BINS_PER_UNIT).clamp_(0, _BINS - 1).nan_to_num_(0).int()
-    probabilities = scores.softmax(dim=0)
-    mass = torch.bincount(bins, weights=probabilities.double(), minlength=_BINS).cumsum(dim=0)
-    reached = int(torch.searchsorted(mass, top_p))  # the bin that holds the least likely one kept
-    if reached == _BINS:  # rounding leaves all of them below the sum, or the row is NaN
-        return
-    (edge,) = (bins == reached).nonzero(as_tuple=True)
-    order = edge[scores[edge].argsort(stable=True)].flip(0)  # of equals the last ones stay, as in an ascending sort
-    before = probabilities[order].double().cumsum(dim=0).roll(1)
-    before[0] = 0.0
-    if reached:
-        before += mass[reached - 1]
-    dropped = order[before >= top_p]
-    scores[bins > reached] = -torch.inf
-    scores[dropped] = -torch.inf
 
 
 def _logprobs(scores: Tensor, token: int, top: int | None) -> TokenLogprobs | None:
