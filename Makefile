@@ -3,7 +3,7 @@
 #
 #   make chat                      talk to the embedded tiny model
 #   make chat MODEL=folder-or-name talk to real weights
-#   make test                      run the tests            (ARGS= goes to pytest)
+#   make test                      run the tests            (ARGS= goes to pytest, e.g. ARGS="-n 0 -k engine")
 #   make check                     format, lint, types, import table, generated docs
 #   make format                    rewrite the sources in the house format
 #   make docs                      regenerate docs/cli.md and the transcripts in the READMEs
@@ -50,8 +50,10 @@ chat: $(run_ready)
 	@$(VENV)/bin/chatglm chat $(if $(MODEL),--model '$(MODEL)') $(ARGS) || status=$$?; \
 	[ "$${status:-0}" -eq 130 ] || exit "$${status:-0}"  # leaving with Ctrl-C is no failure of make
 
+# A worker for each processor, but no more than four: each imports torch, and some tests need a GB. All tests of a file
+# go to one worker, for they share what they prepare.
 test: $(dev_ready)
-	$(python) -m pytest $(ARGS)
+	$(python) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(dev_ready)
 	$(python) -m ruff format --check .

@@ -3,6 +3,9 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,6 +18,10 @@ settings.load_profile("any machine")
 SETTINGS = ("CHATGLM_HUB", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "NO_COLOR", "PYTHONWARNINGS")
 for name in SETTINGS:
     os.environ.pop(name, None)
+
+# Of many workers on one machine none may use more than one processor, or all wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell has its background jobs ignore Ctrl-C, and they hand that on; tests and the programs they start must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -46,3 +53,25 @@ def without_network(monkeypatch):
     """Lookups and connections to anywhere else fail, on a machine with network as on one without."""
     monkeypatch.setattr(socket, "getaddrinfo", _look_up_local)
     monkeypatch.setattr(socket.socket, "connect", _connect_local)
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """Stands where `sys.executable` stands in a command whose program needs torch: saves importing that (Linux)."""
+    if sys.platform != "linux":
+        yield [sys.executable]
+        return
+    here, path = Path(__file__).parent, str(tmp_path_factory.mktemp("warm") / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen()
+        server = subprocess.Popen(
+            [sys.executable, here / "warm_server.py", str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,  # Ctrl-C in the terminal of the tests is not for it
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # forks need a process without threads
+        )
+    yield [sys.executable, "-I", "-S", str(here / "warm_client.py"), path]
+    server.stdin.close()
+    server.wait(30)

@@ -71,7 +71,9 @@ class Step:
 
     def check(self) -> None:
         before = self.cache.states.clone()
-        torch.testing.assert_close(self.found(), self.expected(), atol=1e-5, rtol=1e-5)
+        # A score is a float32 sum of up to 128 products, of 20 and more before they cancel: its rounding alone was seen
+        # to move a result by 1.1e-5.
+        torch.testing.assert_close(self.found(), self.expected(), atol=2e-5, rtol=1e-5)
         self._check_cache(before)
 
     def _check_cache(self, before: torch.Tensor) -> None:

@@ -145,8 +145,8 @@ except (ConfigError, AttributeError) as error:
 """
 
 
-def test_without_them_torch_multiplies_and_says_so_once() -> None:
-    done = run(sys.executable, "-c", WITHOUT, CHATGLM_NATIVE="0")
+def test_without_them_torch_multiplies_and_says_so_once(python: list[str]) -> None:
+    done = run(*python, "-c", WITHOUT, CHATGLM_NATIVE="0")
     assert done.returncode == 0, done.stderr
     assert "switched off by CHATGLM_NATIVE=0" in done.stdout
 

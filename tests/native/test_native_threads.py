@@ -1,7 +1,6 @@
 """The thread pool: shared by callers, gone in a child, asleep when idle. Processes of their own, where it matters."""
 
 import subprocess
-import sys
 import threading
 
 import pytest
@@ -17,7 +16,8 @@ pytestmark = needs_kernels
 INT4 = QuantScheme.parse("int4")
 
 PRELUDE = """
-import os, threading, time, torch
+import os, threading, time, torch, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork of a process with threads
 from chatglm import native
 from chatglm.quant.kernels.ops import native_weight
 from chatglm.quant.packing import pack, quantize
@@ -60,11 +60,9 @@ assert used < 0.03, f"{used:.3f} s of processor time in 0.3 s of doing nothing"
 
 
 @pytest.mark.parametrize("script", [FORK, IDLE], ids=["fork", "idle"])
-def test_in_a_process_of_its_own(script: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PRELUDE + script],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+def test_in_a_process_of_its_own(script: str, python: list[str]) -> None:
+    command = [*python, "-c", PRELUDE + script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -3,24 +3,23 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 from pseudo_terminal import PseudoTerminal
 
 from chatglm.terminal.language import ENGLISH
 
-CHAT = [sys.executable, "-m", "chatglm", "chat"]
+CHAT = ["-m", "chatglm", "chat"]
 CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
 
 
 @pytest.fixture
-def open_chat(tmp_path):
+def open_chat(python, tmp_path):
     opened = []
 
     def start(*arguments: str, **environment: str) -> PseudoTerminal:
         place = {"XDG_STATE_HOME": str(tmp_path / "state"), "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "xterm"}
-        terminal = PseudoTerminal([*CHAT, *arguments], {**place, **environment})
+        terminal = PseudoTerminal([*python, *CHAT, *arguments], {**place, **environment})
         opened.append(terminal)
         return terminal
 
@@ -87,9 +86,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_program_on_a_dumb_terminal(open_cha
     assert terminal.wait_for_end() == 0
 
 
-def test_a_piped_prompt_gives_the_answer_and_nothing_else():
+def test_a_piped_prompt_gives_the_answer_and_nothing_else(python):
     result = subprocess.run(
-        [*CHAT, "--greedy"],
+        [*python, *CHAT, "--greedy"],
         input="你好\n",
         capture_output=True,
         encoding="utf-8",

@@ -81,7 +81,7 @@ def test_magics(sandbox):
     assert "loop" in sandbox.run("%timeit -n 2 -r 2 1 + 1").stdout
     assert [file.name for file in sandbox.run("%%writefile note.txt\nhello").files] == ["note.txt"]
     assert sandbox.run("!cat note.txt").stdout.strip() == "hello"
-    assert sandbox.run("files = !ls /mnt/data\nfiles[0]").result == "'note.txt'"
+    assert sandbox.run("files = !ls /mnt/data\n'note.txt' in files").result == "True"
     assert sandbox.run("%%bash\necho from bash").stdout == "from bash\n"
     assert sandbox.run("%cd /tmp").status == "ok"
     sandbox.run("%cd /mnt/data")

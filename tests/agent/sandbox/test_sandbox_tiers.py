@@ -281,9 +281,9 @@ def test_a_container_ends_with_its_host(engine):
     )  # fmt: skip
     with parent:
         ready = parent.stdout.readline()
-        state = processes.read(int((engine / "pid").read_text())).state
+        paused = wait_until(lambda: processes.read(int((engine / "pid").read_text())).state == "T")
         parent.kill()
-    assert (ready, state) == (b"ready\n", "T")
+    assert (ready, paused) == (b"ready\n", True)
     assert wait_until(lambda: processes.read(int((engine / "pid").read_text())).state in "ZX")
 
 
