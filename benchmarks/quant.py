@@ -5,8 +5,9 @@
 
 6B shapes with random weights, packed as the scheme says. With fewer layers the peers must have as many. The limit of
 decoding is the memory rate over the bytes a token reads (packed weights, keys and values); that of a prompt is the rate
-of 8-bit products between registers over those a token needs. Both are measured in the same run, in turns with ours:
-other tenants of a machine change them within seconds. Each peer's figure is taken directly after ours.
+of 8-bit products between registers over those a token needs; that of requests side by side is the lower one of both.
+They are measured in the same run, in turns with ours: other tenants of a machine change them within seconds. Each peer's
+figure is taken directly after ours.
 
 llama.cpp runs the same number of threads through its own `llama-bench`; OpenVINO (`pip install openvino`) runs the
 linears alone, int4 in groups of 128, beside ours alone. `--folder` saves the model to a temporary folder and measures
@@ -35,6 +36,7 @@ from chatglm.quant.scheme import QuantScheme
 
 CHATTER = """
 import json, re, sys, time
+sys.modules["triton"] = None  # torch loads it, 70 MB, where it is installed; here only the tests need it
 import torch
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
@@ -131,6 +133,11 @@ def row(name: str, ours: float, limit: float | None = None, peer: float | None =
     print(f"| {name} | {ours:.2f} | {share} | {ratio} |", flush=True)
 
 
+def products_of(arguments: argparse.Namespace) -> int:
+    """Products that one token needs in the layers."""
+    return int(arguments.layers * sum(rows * columns for rows, columns in SHAPES))
+
+
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scheme", default="int4")
@@ -178,10 +185,16 @@ def main() -> None:
         row(f"decode at context {context}", ours, limit, peer and peer.decode(context))
     for length in arguments.prompts:
         ours, products = prefill_rate(engine, length, 3)
-        limit = products / (arguments.layers * sum(rows * columns for rows, columns in SHAPES))
+        limit = products / products_of(arguments)
         row(f"prompt of {length}", ours, limit, peer and peer.prefill(length))
     if arguments.batch:
-        row(f"{arguments.batch} requests at context 128", decode_rate(engine, 128, arguments.batch, arguments.steps)[0])
+        ours, memory = decode_rate(engine, 128, arguments.batch, arguments.steps)
+        read = arguments.batch * memory / (weight_bytes(model) + arguments.batch * per_token * 128)
+        row(
+            f"{arguments.batch} requests at context 128",
+            ours,
+            min(read, native.product_rate() / products_of(arguments)),
+        )
     print(f"\nlinears of a prompt of 512 alone: {linears_rate(model, 512):.1f} tokens/s", flush=True)
     if arguments.openvino:
         print(f"OpenVINO's, u4 in groups of 128: {openvino_linears(512, native.num_threads()):.1f} tokens/s")

@@ -35,6 +35,8 @@ void rotate(float *head, int64_t rotary_dim, const float *cosines, const float *
     }
 }
 
+constexpr int64_t most_expanded = 256;  // tokens: beyond, unpacking weights once more costs 1 %
+
 // stream += down(silu(gate(norm(stream))) * up(norm(stream)))
 void feed_forward(const chatglm_layer &l, int64_t tokens, float *stream) {
     const int64_t up_size = l.up.rows, half = up_size / 2;
@@ -81,9 +83,8 @@ void layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const
                  [&](int64_t token, float *) { return static_cast<const float *>(context + token * query_size); });
     multiply(l.dense, x, Target{stream, l.hidden, true}, tokens);
 
-    // So many tokens at a time as meet a panel of weights at a time anyway: the expanded states of a long prompt would be
-    // most of the memory that a prompt takes.
-    const int64_t slices = divide_up(tokens, most_tokens), slice = divide_up(tokens, slices);
+    // Some tokens at a time: the expanded states are most of the memory that a prompt takes.
+    const int64_t slice = divide_up(tokens, divide_up(tokens, most_expanded));
     for (int64_t first = 0; first < tokens; first += slice)
         feed_forward(l, smaller(slice, tokens - first), stream + first * l.hidden);
 }

@@ -366,6 +366,16 @@ void unpack(const chatglm_weight &w, int64_t block, int64_t blocks, int64_t colu
     }
 }
 
+// Asks for a share, `part` of `parts`, of the lines that `unpack` will read.
+template <int BITS>
+inline void expect_panel(const chatglm_weight &w, int64_t block, int64_t blocks, int64_t column, int64_t columns,
+                         int64_t part, int64_t parts) {
+    const int64_t lines = columns * BITS / 32;  // of a block
+    const int64_t all = smaller(panel_rows / block_rows, blocks - block) * lines;
+    for (int64_t i = all * part / parts; i < all * (part + 1) / parts; ++i)
+        prefetch_early(block_values(w, block + i / lines) + column * block_rows * BITS / 8 + i % lines * 64);
+}
+
 // sums[tile_tokens][panel_rows] += one tile of activations times one panel. A tile is small enough for its integer and
 // its float sums to stay in registers: fetching and storing float sums for every group costs more than fetching weights.
 template <int BITS, bool ASYMMETRIC>
@@ -432,8 +442,10 @@ void gemm_panel(const chatglm_weight &w, const Activations &x, const Target &tar
         for (int64_t column = 0; column < w.columns; column += panel_columns) {
             const int64_t columns = smaller(w.columns - column, panel_columns);
             unpack<BITS, ASYMMETRIC>(w, block, blocks, column, columns, panel);
+            const int64_t next = column + columns, next_columns = smaller(w.columns - next, panel_columns);
             for (int64_t t = 0; t < tiles; ++t) {
                 const int64_t tile = first / tile_tokens + t;
+                expect_panel<BITS>(w, block, blocks, next, next_columns, t, tiles);
                 tile_product<BITS, ASYMMETRIC>(panel, x.tile_values(tile, column), x.tile_scales(tile, column),
                                                x.tile_sums(tile, column), columns / group,
                                                sums + t * tile_tokens * panel_rows);
