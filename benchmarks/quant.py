@@ -6,7 +6,7 @@
 6B shapes with random weights, packed as the scheme says. With fewer layers the peers must have as many. The limit of
 decoding is the memory rate over the bytes a token reads (packed weights, keys and values); that of a prompt is the rate
 of 8-bit products between registers over those a token needs; that of requests side by side is the lower one of both.
-They are measured in the same run, in turns with ours: other tenants of a machine change them within seconds. Each peer's
+Measured in the same run, in turns with ours: other tenants of a machine change them within seconds. Each peer's
 figure is taken directly after ours.
 
 llama.cpp runs the same number of threads through its own `llama-bench`; OpenVINO (`pip install openvino`) runs the
