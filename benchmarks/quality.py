@@ -29,9 +29,9 @@ from chatglm.demo.conversation import stream
 from chatglm.demo.encoding import Encoder
 from chatglm.engine.engine import Engine
 from chatglm.engine.request import SamplingParams
+from chatglm.evaluate.perplexity import perplexity, read_text
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
-from chatglm.perplexity import perplexity, read_text
 from chatglm.quant.calibrate import cut, quantize_calibrated
 from chatglm.quant.linear import QUANTIZED_LINEARS
 from chatglm.quant.model import quantize_model, unpack_model

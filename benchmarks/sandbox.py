@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from chatglm.agent.sandbox import Sandbox, SandboxPool, open_sandbox, processes
+from chatglm.sandbox import Sandbox, SandboxPool, open_sandbox, processes
 
 PANDAS = "import pandas as pd\npd.DataFrame({'a': [1, 2]}).sum()"
 PLOT = "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])"

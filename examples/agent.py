@@ -6,9 +6,9 @@ The embedded model makes no plans; the recorded trace shows what a model that ca
 from pathlib import Path
 
 import chatglm
-from chatglm.agent.builtin import builtin_tools
 from chatglm.agent.replay import replay
 from chatglm.agent.task import run_task
+from chatglm.tools.builtin import builtin_tools
 
 model, tokenizer = chatglm.load()
 engine = chatglm.Engine(model, chatglm.EngineConfig(num_tokens=tokenizer.vocab_size))

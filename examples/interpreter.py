@@ -1,7 +1,7 @@
 """Python code in a guest that cannot reach anything outside: files go in and come out, variables stay, limits hold."""
 
-from chatglm.agent.sandbox import SandboxConfig, open_sandbox
 from chatglm.errors import ChatGLMError
+from chatglm.sandbox import SandboxConfig, open_sandbox
 
 CELLS = (
     "import csv\nrows = list(csv.DictReader(open('cities.csv')))\nsum(int(row['people']) for row in rows)",

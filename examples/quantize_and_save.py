@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import chatglm
-from chatglm.inspect import convert, info_text
+from chatglm.folders.describe import convert, info_text
 
 model, tokenizer = chatglm.load(quantize="int4")
 with tempfile.TemporaryDirectory() as name:

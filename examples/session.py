@@ -2,7 +2,7 @@
 
 import chatglm
 from chatglm.agent.session import Session
-from chatglm.chat.tools import tool
+from chatglm.tools.toolbox import tool
 
 
 @tool

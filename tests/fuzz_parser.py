@@ -14,7 +14,7 @@ import time
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "chat"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from byte_text import SPECIALS, STOP_IDS, ByteDecoder, decode, encode
 

@@ -14,7 +14,7 @@ from golden_data import golden_file
 from safetensors.torch import load_file, save_file
 
 from chatglm.errors import CheckpointError, ConfigError
-from chatglm.inspect import describe
+from chatglm.folders.describe import describe
 from chatglm.loading import best_device, default_dtype, demo_folder, load, parse_device
 from chatglm.model.config import read_config
 from chatglm.model.network import ChatGLMForConditionalGeneration

@@ -7,12 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatglm.demo import WEIGHTS
-from chatglm.errors import ConfigError
-from chatglm.gguf import DTYPES
-from chatglm.perplexity import perplexity
-from chatglm.quant.rounding import METHODS
-from chatglm.weight_commands import (
+from chatglm.cli.weight_commands import (
     GGUF_DTYPES,
     ROUNDINGS,
     add_perplexity_arguments,
@@ -21,6 +16,11 @@ from chatglm.weight_commands import (
     run_perplexity,
     run_quantize,
 )
+from chatglm.demo import WEIGHTS
+from chatglm.errors import ConfigError
+from chatglm.evaluate.perplexity import perplexity
+from chatglm.folders.gguf import DTYPES
+from chatglm.quant.rounding import METHODS
 
 
 def quantize(source: Path, target: Path, *arguments: str) -> int:

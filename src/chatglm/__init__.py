@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from chatglm.agent.session import Session
     from chatglm.agent.task import AgentTask, run_task
     from chatglm.chat.message import Message, Role, ToolCall
-    from chatglm.chat.tools import tool
     from chatglm.engine.config import EngineConfig
     from chatglm.engine.engine import Engine
     from chatglm.engine.request import SamplingParams
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     )
     from chatglm.model.stream_decoder import StreamDecoder
     from chatglm.model.tokenizer import ChatGLMTokenizer
+    from chatglm.tools.toolbox import tool
 
 __version__ = "0.1.0"
 
@@ -48,7 +48,7 @@ _HOMES = {
     "ToolCall": "chatglm.chat.message",
     "load": "chatglm.loading",
     "run_task": "chatglm.agent.task",
-    "tool": "chatglm.chat.tools",
+    "tool": "chatglm.tools.toolbox",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 import threading
 
-from chatglm.agent.sandbox.result import FileInfo, Output, Result
+from chatglm.sandbox.result import FileInfo, Output, Result
 
 
 class FakeSandbox:

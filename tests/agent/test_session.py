@@ -14,14 +14,14 @@ from scripted_engine import CALL, SPECIALS, ByteTokenizer, ScriptedEngine, call,
 
 from chatglm.agent.events import FileProduced, ImageProduced, Notice, Observation, TurnDone
 from chatglm.agent.prompts import CODE_PROMPT
-from chatglm.agent.sandbox.result import FileInfo, Image, Output, Result
 from chatglm.agent.session import Session
 from chatglm.agent.uploads import MAX_BYTES
 from chatglm.chat.message import CodeDone, Message, Role, TextDelta, ToolCallDone
 from chatglm.chat.template import TOOLS_PROMPT, validate
-from chatglm.chat.tools import tool
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import ConversationError, GenerationError, PromptError, SessionError, ToolError
+from chatglm.sandbox.result import FileInfo, Image, Output, Result
+from chatglm.tools.toolbox import tool
 
 
 @tool
@@ -572,7 +572,7 @@ def test_a_saved_system_prompt_announces_tools_that_are_new(tmp_path):
 
 def test_nothing_stays_open_after_a_load_or_a_fork_that_fails(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("chatglm.agent.sandbox.open_sandbox", lambda tier: opened.append(FakeSandbox()) or opened[-1])
+    monkeypatch.setattr("chatglm.sandbox.open_sandbox", lambda tier: opened.append(FakeSandbox()) or opened[-1])
     talk = session(say("hi"), tools=[add], sandbox="auto")
     list(talk.send("go"))
     talk.save(tmp_path / "talk.json")

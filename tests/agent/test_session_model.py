@@ -9,8 +9,8 @@ from chatglm.agent.events import TurnDone
 from chatglm.agent.session import Session
 from chatglm.agent.task import run_task
 from chatglm.chat.template import validate
-from chatglm.chat.tools import tool
 from chatglm.errors import SessionError
+from chatglm.tools.toolbox import tool
 
 
 @tool

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from scripted_engine import ByteTokenizer, ScriptedEngine, code, say
 
-from chatglm.agent.builtin import builtin_tools
 from chatglm.agent.events import FileProduced, ImageProduced, Notice, Observation
 from chatglm.agent.replay import replay
-from chatglm.agent.sandbox import open_sandbox
 from chatglm.agent.session import Session
 from chatglm.errors import SandboxError
+from chatglm.sandbox import open_sandbox
+from chatglm.tools.builtin import builtin_tools
 
 TRACE = Path(__file__).resolve().parents[2] / "examples" / "agent_trace.jsonl"
 PNG = (

@@ -9,8 +9,8 @@ from scripted_engine import CALL, ByteTokenizer, ScriptedEngine, call, say
 from chatglm.agent.session import Session
 from chatglm.chat.message import TextDelta
 from chatglm.chat.template import validate
-from chatglm.chat.tools import tool
 from chatglm.engine.request import SamplingParams
+from chatglm.tools.toolbox import tool
 
 
 @tool

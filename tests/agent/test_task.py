@@ -17,8 +17,8 @@ from chatglm.agent.session import Session
 from chatglm.agent.task import AgentTask, run_task
 from chatglm.agent.trace import read_trace
 from chatglm.chat.template import validate
-from chatglm.chat.tools import tool
 from chatglm.errors import GenerationError, SessionError, TraceError
+from chatglm.tools.toolbox import tool
 
 
 @tool
@@ -92,7 +92,7 @@ def test_a_failing_step_changes_the_plan(failing):
 
 
 def Result_error():
-    from chatglm.agent.sandbox.result import Output, Result
+    from chatglm.sandbox.result import Output, Result
 
     return Result("error", (Output("error", "FileNotFoundError: x"),))
 

@@ -8,12 +8,11 @@ import pytest
 from agent.fake_sandbox import FakeSandbox
 from agent.scripted_engine import ByteTokenizer, ScriptedEngine, call, code, say
 
-from chatglm.agent.sandbox.result import FileInfo, Image, Output, Result
 from chatglm.chat.message import Message, Role, ToolCall
 from chatglm.chat.saved import load_file
-from chatglm.chat.tools import ToolBox
 from chatglm.cli import build_parser
 from chatglm.errors import ChatGLMError, SandboxError, ToolError, TraceError
+from chatglm.sandbox.result import FileInfo, Image, Output, Result
 from chatglm.terminal import task as task_door
 from chatglm.terminal import workbench
 from chatglm.terminal.acting import ActingResponder, ActingScreen, person_decides
@@ -23,9 +22,10 @@ from chatglm.terminal.language import CHINESE, ENGLISH
 from chatglm.terminal.sampling import Sampling
 from chatglm.terminal.start import UsageError, start
 from chatglm.terminal.workbench import Workbench, WorkbenchError, open_workbench
+from chatglm.tools.toolbox import ToolBox
 
 TOOLS = '''
-from chatglm.chat.tools import tool
+from chatglm.tools.toolbox import tool
 
 
 @tool

@@ -10,8 +10,8 @@ from chatglm.agent.prompts import code_result
 from chatglm.agent.waiting import start, wait
 from chatglm.chat.message import INTERPRETER, ToolCall
 from chatglm.chat.parser import Segment
-from chatglm.chat.tools import ToolBox, ToolResult
 from chatglm.errors import SessionError
+from chatglm.tools.toolbox import ToolBox, ToolResult
 
 MAX_CODE_RESULT = 8000  # characters of one result that the model is told
 GRACE_SECONDS = 5.0  # for code to end after it was interrupted
@@ -24,7 +24,7 @@ class Actions:
 
     Args:
         tools: what may be called.
-        sandbox: a `chatglm.agent.sandbox.Sandbox`; None: code is not run.
+        sandbox: a `chatglm.sandbox.Sandbox`; None: code is not run.
         ask: whether a dangerous tool may be called: only `True` allows it; without it none may.
 
     Raises:

@@ -4,9 +4,9 @@ from typing import Any
 
 from chatglm.chat.message import Message
 from chatglm.chat.template import tool_names
-from chatglm.chat.tools import ToolBox
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import SessionError
+from chatglm.tools.toolbox import ToolBox
 
 
 def context_of(engine: Any, wanted: int | None) -> int:
@@ -36,7 +36,7 @@ def checked_params(params: Any) -> SamplingParams:
 
 def opened(sandbox: Any) -> Any:
     if isinstance(sandbox, str):
-        from chatglm.agent.sandbox import open_sandbox
+        from chatglm.sandbox import open_sandbox
 
         return open_sandbox(sandbox)
     if sandbox is not None and not hasattr(sandbox, "run"):

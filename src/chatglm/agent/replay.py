@@ -10,8 +10,8 @@ from chatglm.agent.events import Observation
 from chatglm.agent.trace import Record, read_trace
 from chatglm.chat.message import INTERPRETER, ToolCall
 from chatglm.chat.parser import Segment
-from chatglm.chat.tools import Tool, ToolBox
 from chatglm.errors import TraceError
+from chatglm.tools.toolbox import Tool, ToolBox
 
 _UNCARRIED = ("refused", "stopped")  # then there is nothing to compare with
 
@@ -40,7 +40,7 @@ def replay(
     Args:
         path: a file written by `TraceWriter`.
         tools: actions of these tools are carried out again.
-        sandbox: a fresh `chatglm.agent.sandbox.Sandbox`: code is run again in it. None: it is not.
+        sandbox: a fresh `chatglm.sandbox.Sandbox`: code is run again in it. None: it is not.
         on_dangerous: asked before a dangerous tool is used again; without it none is.
 
     Raises:

@@ -5,8 +5,6 @@
 - `parser`: token ids of an answer as events and typed segments; `call` reads the calls in it.
 - `openai`: conversations as other programs spell them.
 - `response`: the official `process_response` on text.
-- `tools`: functions the model may call, and their calls. Not loaded with the room: it needs asyncio, which takes longer
-  to import than all the rest.
 """
 
 from chatglm.chat.call import extract_code, format_tool_call, parse_tool_call

@@ -24,7 +24,7 @@ def add_sandbox(commands: Any) -> None:
 
 
 def _sandbox(options: argparse.Namespace) -> int:
-    from chatglm.agent.sandbox.jsonl import main as serve
+    from chatglm.sandbox.jsonl import main as serve
 
     unisolated = options.dangerously_run_unisolated
     return serve(tier=options.tier or ("none" if unisolated else "auto"), dangerously_run_unisolated=unisolated)

@@ -8,7 +8,7 @@ from typing import Any
 
 from chatglm.cli.options import add_loading, add_rope_ratio_meaning
 from chatglm.cli.parser import add_command
-from chatglm.weight_commands import GGUF_DTYPES, add_perplexity_arguments, add_quantize_arguments
+from chatglm.cli.weight_commands import GGUF_DTYPES, add_perplexity_arguments, add_quantize_arguments
 
 
 def add_info(commands: Any) -> None:
@@ -19,7 +19,7 @@ def add_info(commands: Any) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from chatglm.inspect import info_text
+    from chatglm.folders.describe import info_text
 
     sys.stdout.write(info_text(options.folder).rstrip("\n") + "\n")
     return 0
@@ -41,9 +41,9 @@ def add_convert(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
+    from chatglm.cli.weight_commands import run_gguf
     from chatglm.errors import ConfigError
-    from chatglm.inspect import convert
-    from chatglm.weight_commands import run_gguf
+    from chatglm.folders.describe import convert
 
     if options.to == "gguf":
         return run_gguf(options)
@@ -69,7 +69,7 @@ def add_quantize(commands: Any) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from chatglm.weight_commands import run_quantize
+    from chatglm.cli.weight_commands import run_quantize
 
     return run_quantize(options)
 
@@ -81,7 +81,7 @@ def add_perplexity(commands: Any) -> None:
 
 
 def _perplexity(options: argparse.Namespace) -> int:
-    from chatglm.weight_commands import run_perplexity
+    from chatglm.cli.weight_commands import run_perplexity
 
     names = ("dtype", "device", "quantize", "hub", "adapter", "prefix", "rope_ratio_meaning")
     return run_perplexity(options, **{name: getattr(options, name) for name in names})

@@ -24,8 +24,8 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple
 
 from chatglm.errors import ConfigError
-from chatglm.model.compat import OfficialHabits
 from chatglm.model.config import ChatGLMConfig
+from chatglm.model.habits import OfficialHabits
 from chatglm.model.layers import GLMBlock, RotaryEmbedding, make_norm
 from chatglm.model.pretrained import OfficialCheckpoints
 

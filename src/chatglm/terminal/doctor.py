@@ -27,7 +27,7 @@ def report() -> Iterator[str]:
     for package, (extra, purpose) in EXTRAS.items():
         state = "installed" if find_spec(package) else f"missing; pip install 'chatglm[{extra}]'"
         yield f"{package} ({purpose}): {state}"
-    from chatglm.agent.sandbox import doctor
+    from chatglm.sandbox import doctor
 
     yield from doctor()
 

@@ -28,15 +28,15 @@ class ModelResponder:
 
     def engine(self) -> Any:
         """The engine that answers."""
-        from chatglm.model.own_engine import engine_for
+        from chatglm.official.own_engine import engine_for
 
         return engine_for(self.model, self.tokenizer)
 
     def reply(
         self, messages: Sequence[Message], sampling: Sampling, *, seed: int | None, stop: threading.Event
     ) -> Reply:
-        """Begin an answer; see `chatglm.model.reply.Reply`."""
-        from chatglm.model.reply import Reply as ModelReply
+        """Begin an answer; see `chatglm.official.reply.Reply`."""
+        from chatglm.official.reply import Reply as ModelReply
 
         options = sampling.generation_options()
         return ModelReply(self.model, self.tokenizer, messages, stop=stop, seed=seed, **options)

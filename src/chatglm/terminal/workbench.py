@@ -17,7 +17,7 @@ from chatglm.errors import ChatGLMError
 if TYPE_CHECKING:
     from chatglm.agent.actions import Ask
     from chatglm.agent.events import ImageProduced
-    from chatglm.chat.tools import Tool
+    from chatglm.tools.toolbox import Tool
 
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg"}
 
@@ -117,7 +117,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _open_sandbox(options: argparse.Namespace) -> Any:
-    from chatglm.agent.sandbox import open_sandbox
+    from chatglm.sandbox import open_sandbox
 
     unisolated = options.dangerously_run_unisolated
     if unisolated:
@@ -129,10 +129,10 @@ def _open_sandbox(options: argparse.Namespace) -> Any:
 def _tools(name: str, sandbox: Any) -> list[Tool]:
     """The tools of a file, or built-in tools by name; hosts that `web_fetch` may ask stand after a colon."""
     if Path(name).suffix in (".py", ".json") or os.path.exists(name):
-        from chatglm.agent.loading import load_tools
+        from chatglm.tools.from_file import load_tools
 
         return load_tools(name)
-    from chatglm.agent.builtin import builtin_tools
+    from chatglm.tools.builtin import builtin_tools
 
     parts = [part.strip().partition(":") for part in name.split(",")]
     hosts = [host for tool, _, host in parts if tool == "web_fetch" and host]

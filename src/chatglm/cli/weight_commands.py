@@ -1,0 +1,158 @@
+"""`chatglm quantize`, `chatglm perplexity` and `chatglm convert --to gguf`: their options, and running them.
+
+For `cli.py`, which builds the parser on every start: nothing heavy is imported before a command runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+GGUF_DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
+ROUNDINGS = ("nearest", "mse", "gptq")
+_FULL = 16  # how the command line says "leave it as it is"
+
+
+def add_quantize_arguments(command: Any) -> None:
+    """The options of `chatglm quantize`."""
+    command.add_argument("source", metavar="SRC", help="the model folder to read, with full weights")
+    command.add_argument("destination", metavar="DST", help="the folder to write; it must not hold a model yet")
+    command.add_argument("--bits", type=int, choices=(4, 8), default=4, help="bits per weight (default: 4)")
+    command.add_argument(
+        "--group-size",
+        type=int,
+        choices=(0, 32, 64, 128),
+        help="columns that share a scale; 0: one scale a row (default: 32 for 4 bits, 0 for 8 bits and official files)",
+    )
+    command.add_argument(
+        "--format",
+        choices=("native", "official"),
+        default="native",
+        help="native: every scheme, read by this package; official: the INT4 and INT8 files of the releases "
+        "(default: native)",
+    )
+    command.add_argument("--asymmetric", action="store_true", help="a zero point for every group of 4-bit weights")
+    command.add_argument(
+        "--head-bits",
+        type=int,
+        choices=(4, 8, 16),
+        help="bits of the output layer; 16: as it is (default: 8 in native)",
+    )
+    command.add_argument(
+        "--embedding-bits", type=int, choices=(8, 16), help="bits of the embedding; 16: as it is (default: 8 in native)"
+    )
+    command.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="layers to leave as they are, such as '*.layers.0.*'",
+    )
+    _add_calibration(command.add_argument_group("rounding"))
+
+
+def _add_calibration(group: Any) -> None:
+    group.add_argument(
+        "--rounding",
+        choices=ROUNDINGS,
+        help="nearest; mse: scales of least error; gptq: errors made up for, needs --calibrate "
+        "(default: gptq with --calibrate, else nearest)",
+    )
+    group.add_argument("--calibrate", metavar="FILE", help="text, in UTF-8, like what the model will be used for")
+    group.add_argument("--sequences", type=int, metavar="N", help="pieces of the text to use (default: 64)")
+    group.add_argument("--sequence-length", type=int, metavar="N", help="tokens of each (default: 512)")
+    group.add_argument("--device", metavar="D", help="where to calibrate (default: cpu)")
+
+
+def run_quantize(options: argparse.Namespace) -> int:
+    """`chatglm quantize`."""
+    from chatglm.errors import ConfigError
+    from chatglm.evaluate.perplexity import read_text
+    from chatglm.folders.quantize import quantize_folder
+    from chatglm.quant.scheme import QuantScheme
+
+    native = options.format == "native"
+    size = options.group_size if options.group_size is not None else 32 if native and options.bits == 4 else 0
+    scheme = QuantScheme(
+        options.bits,
+        size or None,
+        not options.asymmetric,
+        _bits(options.head_bits, native),
+        _bits(options.embedding_bits, native),
+        tuple(options.skip),
+    )
+    given = {
+        "--sequences": options.sequences, "--sequence-length": options.sequence_length, "--device": options.device,
+    }  # fmt: skip
+    if options.calibrate is None and (unused := [name for name, value in given.items() if value is not None]):
+        raise ConfigError(f"{unused[0]} is for calibrating; give --calibrate FILE too")
+    names = {"sequences": options.sequences, "length": options.sequence_length, "device": options.device}
+    text = None if options.calibrate is None else read_text(options.calibrate)
+    folder = quantize_folder(
+        options.source,
+        options.destination,
+        scheme,
+        format=options.format,
+        method=options.rounding or ("nearest" if text is None else "gptq"),
+        text=text,
+        rope_ratio_meaning=options.rope_ratio_meaning,
+        progress=_progress(),
+        **{name: value for name, value in names.items() if value is not None},
+    )
+    sys.stdout.write(f"Wrote {folder}\n")
+    return 0
+
+
+def add_perplexity_arguments(command: Any) -> None:
+    """The options of `chatglm perplexity`, beside those of loading a model."""
+    command.add_argument("--model", metavar="M", help="folder or hub name (default: the embedded tiny model)")
+    command.add_argument("--text", metavar="FILE", required=True, help="the text to score, in UTF-8")
+    command.add_argument("--context", type=int, metavar="N", help="tokens of a window (default: 2048, or the model's)")
+    command.add_argument(
+        "--stride", type=int, metavar="N", help="tokens by which the window moves (default: a whole window)"
+    )
+
+
+def run_perplexity(options: argparse.Namespace, **loading: Any) -> int:
+    """`chatglm perplexity`; `loading`: arguments for `chatglm.load`."""
+    from chatglm.evaluate.perplexity import perplexity, read_text, report
+    from chatglm.loading import load
+
+    text = read_text(options.text)
+    model, tokenizer = load(options.model, **loading)
+    context = min(2048, model.config.max_position_embeddings) if options.context is None else options.context
+    step = _progress()
+    progress = None if step is None else lambda done, total: step("tokens", done, total)
+    sys.stdout.write(report(options.text, perplexity(model, tokenizer, text, context, options.stride, progress)))
+    return 0
+
+
+def run_gguf(options: argparse.Namespace) -> int:
+    """`chatglm convert SRC DST --to gguf [--dtype D]`."""
+    from chatglm.folders.gguf import to_gguf
+
+    step = _progress()
+    progress = None if step is None else lambda done, total: step("tensors", done, total)
+    meaning = options.rope_ratio_meaning
+    dtype = options.dtype or "f16"
+    file = to_gguf(options.source, options.destination, dtype=dtype, rope_ratio_meaning=meaning, progress=progress)
+    sys.stdout.write(f"Wrote {file}\n")
+    return 0
+
+
+def _bits(asked: int | None, native: bool) -> int | None:
+    if asked is None:
+        return 8 if native else None
+    return None if asked == _FULL else asked
+
+
+def _progress() -> Callable[[str, int, int], None] | None:
+    """A line that writes over itself, on a terminal only."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(name: str, done: int, total: int) -> None:
+        sys.stderr.write(f"\r\x1b[K{done:,} of {total:,}  {name}" + ("\r\x1b[K" if done == total else ""))
+        sys.stderr.flush()
+
+    return show

@@ -1,0 +1,1 @@
+"""DOOR how good a model is: perplexity of a text."""

@@ -1,0 +1,1 @@
+"""ROOM from a folder to another folder: describe, quantize, calibrate, gguf."""

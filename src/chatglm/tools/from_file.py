@@ -1,0 +1,82 @@
+"""Tools from a file of the user's own: Python with functions marked by `tool`, or an `mcpServers` file."""
+
+import atexit
+import importlib.util
+import sys
+from pathlib import Path
+
+from chatglm.errors import ToolError
+from chatglm.tools.result_text import told
+from chatglm.tools.toolbox import Tool
+
+
+def load_tools(path: str | Path) -> list[Tool]:
+    """The tools of a file.
+
+    A `.py` file is run, with the rights of this program: it must be one's own. It may import files beside it. Its tools
+    are the `Tool` objects among its names, in the order they were made, imported ones too. The servers of a `.json`
+    file are started, and ended with the program; `load_mcp` gives more control over them, and what went wrong with
+    each.
+
+    Raises:
+        ToolError: no such file, an error while it was run, no tools in it, two of one name.
+        MissingExtraError: a `.json` file without the package `mcp`.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ToolError(f"there is no file {str(path)!r}; tools come from a .py file or an mcp.json")
+    if path.suffix == ".json":
+        return _from_mcp(path)
+    if path.suffix != ".py":
+        raise ToolError(f"{str(path)!r} is neither a .py file with tools nor a .json file with mcpServers")
+    return _from_python(path)
+
+
+def _from_mcp(path: Path) -> list[Tool]:
+    from chatglm.tools.mcp import load_mcp
+
+    servers = load_mcp(path)
+    servers.start()
+    atexit.register(servers.close)
+    for note in servers.notes:
+        sys.stderr.write(f"chatglm: {note}\n")
+    return servers.tools()
+
+
+def _from_python(path: Path) -> list[Tool]:
+    name = f"chatglm_tools_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ToolError(f"{str(path)!r} cannot be loaded as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and annotations look their module up
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # at the end: a file beside it must not stand in for a module of this program
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ToolError(f"{str(path)!r} cannot be run: {_place(error, path)}{told(error)}") from error
+    found = list(dict.fromkeys(value for value in vars(module).values() if isinstance(value, Tool)))
+    if not found:
+        raise ToolError(f"{str(path)!r} has no tools; mark functions with @tool from chatglm.tools.toolbox")
+    names = [tool.name for tool in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ToolError(f"{str(path)!r} has two tools named {twice!r}; give one of them another name")
+    return found
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """The line of the file an error comes from."""
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: "
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path.resolve()):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if line is None else f"line {line}: "
