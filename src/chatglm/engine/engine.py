@@ -188,7 +188,9 @@ class Engine:
                         request.outputs.clear()
                     yield from rest
                     return
-                self.step()
+                with self.lock:
+                    if not request.outputs and not request.finished:  # another thread's step may have brought some
+                        self.step()
         finally:
             if not request.finished:
                 self.abort(request)
