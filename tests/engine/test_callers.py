@@ -1,6 +1,5 @@
 """What callers may do to an engine: from any thread, at any moment, with anything for settings."""
 
-import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +12,6 @@ import torch
 from chatglm.engine.adapters import LowRank
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
-from chatglm.engine.locking import FairLock
 from chatglm.engine.memory import _left_to_the_container, free_memory
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import GenerationError, RequestError
@@ -71,35 +69,6 @@ def test_the_last_output_reaches_a_reader_of_another_thread(model: Any) -> None:
     assert [token for output in outputs for token in output.token_ids] == request.output_ids
 
 
-def test_one_who_is_interrupted_while_waiting_for_the_lock_leaves_the_line() -> None:
-    lock, holds, let_go = FairLock(), threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lock:
-            holds.set()
-            let_go.wait(10)
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert holds.wait(10)
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(KeyboardInterrupt), lock:
-            pytest.fail("the lock was somebody else's")
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    let_go.set()
-    thread.join()
-    taken = threading.Event()
-    other = threading.Thread(target=lambda: lock.__enter__() and taken.set())
-    other.start()
-    assert taken.wait(10), "the lock was given to the one who had left"
-
-
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_step_that_is_interrupted_is_taken_again(model: Any, ahead: bool) -> None:
     """Also where the step after it runs already: its tokens follow upon those that were lost."""
@@ -107,15 +76,15 @@ def test_a_step_that_is_interrupted_is_taken_again(model: Any, ahead: bool) -> N
     request = engine.submit([1, 2], GREEDY)
     while request.num_output < 3:
         engine.step()
-    commit = engine._commit
+    commit = engine.ledger.commit
 
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    engine._commit = interrupted  # type: ignore[method-assign]
+    engine.ledger.commit = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         engine.step()
-    engine._commit = commit  # type: ignore[method-assign]
+    engine.ledger.commit = commit  # type: ignore[method-assign]
     engine.check_integrity()
     assert engine.wait(request).token_ids == Engine(model).generate([[1, 2]], GREEDY)[0].token_ids
 

@@ -4,8 +4,9 @@ import itertools
 import math
 import random
 import sys
+import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from numbers import Integral, Real
@@ -186,6 +187,19 @@ class Output:
     error: str | None = None
 
 
+Sink = Callable[[Output], object]  # called between steps by whoever steps; it may submit and abort, nothing else
+
+
+@dataclass(slots=True)
+class Times:
+    """When what happened to a request, in seconds of `time.monotonic`; None: not yet."""
+
+    submitted: float = field(default_factory=time.monotonic)
+    admitted: float | None = None  # the first time
+    first_token: float | None = None
+    last_token: float | None = None
+
+
 class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
@@ -220,7 +234,9 @@ class Request:
     finish_reason: FinishReason | None = None
     error: str | None = None
     stop_id: int | None = None  # the stop token that ended the answer; it is no part of it
-    outputs: deque[Output] = field(default_factory=deque)  # what has not been read yet
+    outputs: deque[Output] = field(default_factory=deque)  # what has not been read yet, where there is no sink
+    sink: Sink = field(init=False)
+    times: Times = field(default_factory=Times)
     num_cached: int = 0  # prompt tokens found in the prefix cache at the first admission
     num_preemptions: int = 0
     max_total: int = 0  # prompt and answer together may reach this; set by the engine
@@ -229,7 +245,7 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise RequestError("the prompt has no tokens; at least one is needed")
-        self.token_ids = list(self.prompt_ids)
+        self.token_ids, self.sink = list(self.prompt_ids), self.outputs.append
         self.seed = self.params.seed if self.params.seed is not None else random.SystemRandom().getrandbits(63)
 
     @property

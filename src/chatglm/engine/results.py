@@ -32,6 +32,7 @@ class Stats:
 
     running: int
     waiting: int
+    finished: int
     steps: int
     prompt_tokens: int
     output_tokens: int

@@ -63,6 +63,11 @@ class ModelRunner:
         """Make the model's GPU the current one: where there are several, kernels and recordings need to be told."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
+    def check_device(self) -> None:
+        """Raise where the device itself no longer works, so that no other step would go better."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> list[list[Sampled]]:
         """One forward pass -> for each piece the tokens sampled after its last known token and after each draft."""

@@ -8,6 +8,7 @@ tokens are kept and computed again later (mostly found in the prefix cache).
 """
 
 import bisect
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -83,6 +84,13 @@ class Scheduler:
         self.blocks.free(request)
         request.status = Status.FINISHED
 
+    def clear(self) -> list[Request]:
+        """Let go of all requests, with nothing else done to them -> those there were."""
+        requests = [*self.running, *self.waiting]
+        self.running.clear()
+        self.waiting.clear()
+        return requests
+
     def _continue_running(self, budget: int, for_prompts: int) -> list[Piece]:
         decoding = [request for request in self.running if request.num_pending == 1]
         prefilling = [request for request in self.running if request.num_pending > 1]
@@ -149,7 +157,7 @@ class Scheduler:
                 self.waiting.appendleft(request)
                 break
             if first:
-                request.num_cached = request.num_computed
+                request.num_cached, request.times.admitted = request.num_computed, time.monotonic()
                 self.blocks.count_hits(request)
             request.status = Status.RUNNING
             bisect.insort(self.running, request, key=lambda other: other.request_id)

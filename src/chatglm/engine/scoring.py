@@ -74,4 +74,4 @@ def _admit(engine: "Engine", request: Request, first_wanted: int) -> None:
         blocks.free(request)  # while this one waits, the others may need them
         if not engine.scheduler.has_work:
             raise RequestError(f"{len(request.token_ids)} tokens to score do not fit into the cache")
-        engine.step()
+        engine.loop._step()
