@@ -139,7 +139,7 @@ def readers() -> dict[str, str]:
     return {
         "gap between tokens p99 / max": f"{quantile(gaps, 0.99) * 1e3:,.0f} / {max(gaps) * 1e3:,.0f} ms",
         "first token p50 / max": f"{quantile(firsts, 0.5) * 1e3:,.0f} / {max(firsts) * 1e3:,.0f} ms",
-        "a late submit / an abort": f"{submit * 1e3:,.2f} / {abort * 1e3:,.2f} ms, {submit_steps} / {abort_steps} steps",
+        "late submit / abort": f"{submit * 1e3:,.2f} / {abort * 1e3:,.2f} ms, {submit_steps} / {abort_steps} steps",
     }
 
 
@@ -212,9 +212,8 @@ def bookkeeping(count: int = 256, tokens: int = 128) -> dict[str, str]:
         done = now
         for request in requests:
             request.outputs.clear()
-    return {
-        f"bookkeeping at {count} running, a token (median / best step)": f"{quantile(costs, 0.5) * 1e6:.1f} / {min(costs) * 1e6:.1f} us"
-    }
+    median, best = quantile(costs, 0.5) * 1e6, min(costs) * 1e6
+    return {f"bookkeeping at {count} running, a token (median / best step)": f"{median:.1f} / {best:.1f} us"}
 
 
 def admission(gaps: int = 60_000) -> dict[str, str]:

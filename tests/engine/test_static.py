@@ -207,7 +207,7 @@ def test_no_step_is_begun_for_a_request_that_will_have_ended(model: Any) -> None
     sizes = []
     while engine.scheduler.has_work:
         engine.step()
-        sizes.append(len(engine.loop._flight.pieces) if engine._flight is not None else 0)
+        sizes.append(len(engine.loop._flight.pieces) if engine.loop._flight is not None else 0)
     assert sizes == [2, 2, 2, 2, 1, 1, 1, 1, 0]
     for request in (short, long):
         assert tuple(request.output_ids) == Engine(model).generate([request.prompt_ids], request.params)[0].token_ids

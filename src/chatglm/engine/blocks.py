@@ -85,13 +85,14 @@ class BlockManager:
     def match(self, request: Request) -> tuple[list[int], int]:
         """Blocks that hold the beginning of a request's tokens -> (blocks, tokens they cover).
 
-        At least one token is always left to run: without it there would be no logits to sample from.
+        At least one token is always left to run: without it there would be no logits to sample from. So are those whose
+        states are wanted.
         """
         if not self.prefix_cache:
             return [], 0
         blocks: list[int] = []
         key: BlockKey | str | None = request.adapter
-        last = (len(request.token_ids) - 1) // self.block_size
+        last = request.most_cached // self.block_size
         for index in range(last):
             key = BlockKey(key, self._tokens_of(request, index))
             block = self.found.get(key)

@@ -1,7 +1,7 @@
 """The engine as its callers see it: requests go in, outputs come out; who steps is a matter of `loop.py`."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from queue import SimpleQueue
@@ -14,22 +14,23 @@ from chatglm.engine.ahead import RunAhead
 from chatglm.engine.bad_words import BadWords, TokenTexts
 from chatglm.engine.blocks import BlockManager
 from chatglm.engine.cache import KVCache, stored_dtype
-from chatglm.engine.checks import check_request
+from chatglm.engine.checks import Limits
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.draft import Drafter, DraftModel
 from chatglm.engine.ledger import Ledger
 from chatglm.engine.loop import StepLoop
 from chatglm.engine.mailbox import Mailboxes
 from chatglm.engine.memory import cache_shape, num_blocks
+from chatglm.engine.purpose import POOLS, Pool, likelihoods, pooled
 from chatglm.engine.request import Output, Request, SamplingParams, Sink, Status, token_ids_of, whole
 from chatglm.engine.results import Completion, Score, Stats
 from chatglm.engine.runner import ModelRunner
 from chatglm.engine.sampling import Sampler
 from chatglm.engine.scheduler import Scheduler
-from chatglm.engine.scoring import score
+from chatglm.engine.scoring import score_many
 from chatglm.engine.stopping import Decoder, StopStrings
 from chatglm.engine.threads import StepThreads, products_are_native
-from chatglm.errors import RequestError
+from chatglm.errors import GenerationError, RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +76,10 @@ class Engine:
         threads = StepThreads(config.num_threads, products_are_native(model))
         self.ledger = Ledger(self.scheduler, self.blocks, self.drafter)
         self.loop = StepLoop(self.scheduler, self.runner, self.ledger, self.ahead, threads)
+        self.limits = Limits(
+            int(model.config.vocab_size), self.context, self.blocks.num_tokens,
+            new_decoder is not None, token_texts is not None, draft_model is not None,
+        )  # fmt: skip
         self._mailboxes = Mailboxes()
         _log.info(
             "cache of %d tokens in %s, %.2f GB; attention %s",
@@ -89,6 +94,8 @@ class Engine:
         adapter: str | None = None,
         after: Request | None = None,
         sink: Sink | None = None,
+        pool: Pool | None = None,
+        scored_from: int = 1,
     ) -> Request:
         """Take a request in; it runs from the next step on.
 
@@ -97,6 +104,8 @@ class Engine:
             params: how to choose tokens; see `SamplingParams`.
             adapter: name of an adapter of `add_adapter`; None answers with the base weights.
             after: begin when that request's prompt is in the cache, to share what is equal.
+            pool: give `Output.embedding` instead of an answer; see `embed`.
+            scored_from: with `prompt_logprobs`, the first token of the prompt to give them for.
             sink: called with each `Output` by the thread that steps, between two steps; nobody else reads them then.
 
         Raises:
@@ -109,7 +118,14 @@ class Engine:
             frozenset() if params.ignore_eos else frozenset(self.config.stop_token_ids)
         )
         request = Request(token_ids_of(prompt_ids), params, stop_ids, adapter, after)
-        check_request(self, request)
+        if pool is not None:
+            if pool not in POOLS or params.prompt_logprobs is not None:
+                raise RequestError(f'pool is {pool!r}; it must be "last" or "mean", and goes without prompt_logprobs')
+            request.purpose = pooled(len(request.prompt_ids), pool)
+        elif params.prompt_logprobs is not None:
+            request.purpose = likelihoods(len(request.prompt_ids), scored_from, params.prompt_logprobs)
+        request.generates = pool is None and params.max_tokens != 0
+        self.limits.check(request)
         if self.new_decoder is not None:
             request.stops = StopStrings(self.new_decoder(), params.stop)
         if params.bad_words and self.token_texts is not None:
@@ -222,17 +238,44 @@ class Engine:
             stop_id=request.stop_id,
             logprobs=tuple(item for output in outputs for item in output.logprobs),
             error=request.error,
+            prompt_logprobs=tuple(item for output in outputs for item in output.prompt_logprobs),
+            embedding=outputs[-1].embedding if outputs else None,
         )
 
     def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int], *, adapter: str | None = None) -> Score:
-        """How likely the model finds `continuation_ids` after `prompt_ids`.
+        """How likely the model finds `continuation_ids` after `prompt_ids`; see `score_many`."""
+        return self.score_many([(prompt_ids, continuation_ids)], adapter=adapter)[0]
+
+    def score_many(
+        self, pairs: Iterable[tuple[Sequence[int], Sequence[int]]], *, adapter: str | None = None
+    ) -> list[Score]:
+        """How likely the model finds each continuation after its prompt; `pairs` of both.
 
         Raises:
             RequestError: an empty prompt or continuation, both together longer than the context, an unknown adapter.
             GenerationError: the logits hold NaN.
         """
-        with self.loop._turn(), self.runner.on_device(), self.loop._threads():
-            return score(self, prompt_ids, continuation_ids, adapter)
+        return score_many(self, pairs, adapter)
+
+    def embed(
+        self, prompts: Sequence[Sequence[int]], pool: Pool = "last", *, adapter: str | None = None
+    ) -> list[tuple[float, ...]]:
+        """A vector [hidden] for every prompt: the state of its last token, or the mean of all its states.
+
+        A state is what the network makes of a token, after the final norm and before the head.
+
+        Raises:
+            GenerationError: the network failed.
+        """
+        requests: list[Request] = []
+        try:
+            for prompt in prompts:
+                requests.append(self.submit(prompt, pool=pool, adapter=adapter))
+            answers = [self.wait(request) for request in requests]
+        finally:
+            for request in requests:
+                self.abort(request)
+        return [_embedding(answer) for answer in answers]
 
     def add_adapter(self, name: str, weights: Mapping[str, LowRank]) -> None:
         """Make a LoRA adapter available to requests under `name`.
@@ -320,3 +363,9 @@ class Engine:
             raise RequestError(f"the draft model has {sizes[0]} tokens and the model {sizes[1]}; they must be equal")
         cache = self._cache_for(draft_model, blocks, draft_model.dtype)
         return DraftModel(draft_model, self.sampler, cache, self.config.block_size, self.config.attention)
+
+
+def _embedding(answer: Completion) -> tuple[float, ...]:
+    if answer.embedding is None:
+        raise GenerationError(f"there is no embedding: {answer.error or answer.finish_reason}")
+    return answer.embedding

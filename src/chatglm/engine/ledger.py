@@ -1,7 +1,10 @@
 """What a step has computed is taken over: tokens one by one until one of them ends the answer, and how answers end."""
 
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from chatglm.engine.blocks import BlockManager
 from chatglm.engine.draft import Drafter
@@ -24,10 +27,13 @@ class Ledger:
             return None
         if request.num_output == 0:
             self.prompt_tokens += piece.num_tokens - piece.num_drafts
+        told = _told(request, piece) if request.purpose is not None else {}
+        if any(math.isnan(item.logprob) for item in told.get("prompt_logprobs", ())):
+            return self.end(request, "error", error="the prompt has no log-probabilities: the logits hold NaN")
         if not sampled:
             request.num_computed += piece.num_tokens
             self.blocks.commit(request)
-            return None
+            return self._without_answer(request, told)
         accepted = _accepted(request.draft_ids, sampled)
         self.drafter.judged(request, piece.num_drafts, len(accepted) - 1)
         request.draft_ids = []
@@ -36,7 +42,13 @@ class Ledger:
         if not request.finished:
             self.blocks.shrink(request, len(request.token_ids))
             self.blocks.commit(request)
-        return output
+        return replace(output, **told) if told else output
+
+    def _without_answer(self, request: Request, told: dict[str, Any]) -> Output | None:
+        """What a piece of a prompt gives: something only where that was wanted, the end where nothing else is."""
+        if not request.generates and request.num_pending == 0:
+            return replace(self.end(request, "length"), **told)
+        return Output(request.request_id, (), **told) if told else None
 
     def _append(self, request: Request, accepted: Sequence[Sampled]) -> Output:
         """Add chosen tokens one by one until one of them ends the answer."""
@@ -111,6 +123,18 @@ class Ledger:
         times.last_token = time.monotonic()
         if times.first_token is None:
             times.first_token = times.last_token
+
+
+def _told(request: Request, piece: Piece) -> dict[str, Any]:
+    """What a piece has brought for the request's purpose, as fields of an `Output`."""
+    purpose = request.purpose
+    assert purpose is not None
+    fresh = purpose.take(piece.states)
+    if fresh is None:
+        return {}
+    if purpose.pool is None:
+        return {"prompt_logprobs": tuple(fresh)}
+    return {"embedding": purpose.vector()} if purpose.next_state == purpose.stop else {}
 
 
 def _accepted(draft_ids: Sequence[int], sampled: Sequence[Sampled]) -> list[Sampled]:

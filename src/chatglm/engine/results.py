@@ -15,6 +15,8 @@ class Completion:
     stop_id: int | None
     logprobs: tuple[TokenLogprobs, ...]
     error: str | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    embedding: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

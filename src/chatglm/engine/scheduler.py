@@ -28,7 +28,16 @@ class Piece:
     @property
     def samples(self) -> bool:
         """Whether the piece reaches the request's last known token, so that the next one can be chosen."""
-        return self.request.num_computed + self.num_tokens - self.num_drafts == len(self.request.token_ids)
+        request = self.request
+        return request.generates and request.num_computed + self.num_tokens - self.num_drafts == len(request.token_ids)
+
+    @property
+    def states(self) -> range:
+        """Positions of the piece whose states are wanted for themselves; see `Purpose`."""
+        request = self.request
+        if request.purpose is None:
+            return range(0)
+        return request.purpose.states_in(request.num_computed, request.num_computed + self.num_tokens)
 
 
 class Scheduler:
