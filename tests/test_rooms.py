@@ -77,6 +77,7 @@ RULES = Rules(
         "model.reply": names("engine"),  # model.chat answers through the engine
         "model.own_engine": names("engine quant"),  # which it makes and keeps, over layers laid out for the kernels
         "model.checkpoint": names("quant"),  # a packed folder holds other tensors
+        "perplexity": names("engine"),  # which computes the likelihoods
         "model.pretrained": names("quant"),  # an official INT4 folder says itself that it is one
     },
     file_third_party={
