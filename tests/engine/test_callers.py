@@ -230,6 +230,28 @@ def test_the_hit_rate_counts_every_request_once(model: Any) -> None:
     assert stats.prefix_tokens_hit == sum(request.num_cached for request in (known, large, again))
 
 
+def test_the_first_in_line_changes_nothing_by_standing_there(model: Any) -> None:
+    """It hits the cache and does not fit: it is not looked up again until something has changed, and what it would
+    use keeps its place in the order in which blocks are forgotten."""
+    engine = Engine(model, EngineConfig(block_size=4, kv_memory=2 * 2 * 4 * 4 * 64))
+    for prompt in ([1, 2, 3] * 5, [4, 5, 6] * 5):
+        engine.wait(engine.submit(prompt, replace(GREEDY, max_tokens=1)))
+    large = engine.submit([9] * 30, replace(GREEDY, max_tokens=12))
+    engine.step()
+    before = list(engine.blocks.reusable)
+    looked, match = [], engine.blocks.match
+    engine.blocks.match = lambda request: looked.append(request) or match(request)  # type: ignore[method-assign,func-returns-value]
+    again = engine.submit([1, 2, 3] * 11, replace(GREEDY, max_tokens=20))
+    for _ in range(8):
+        engine.step()
+        assert again.status.value == "waiting"
+    assert list(engine.blocks.reusable) == [block for block in before if block in engine.blocks.reusable]
+    assert len(looked) <= 1
+    engine.wait(large)
+    engine.wait(again)
+    assert (again.num_cached, again.finish_reason) == (8, "length"), "of its three blocks one was needed meanwhile"
+
+
 def test_a_long_prompt_holds_nobody_up(model: Any) -> None:
     """Beside answers prompts take a few tokens of a step; alone, all it has."""
     engine = Engine(model, EngineConfig(max_prompt_tokens=4, block_size=4))

@@ -162,7 +162,7 @@ def token_ids_of(values: Iterable[Any]) -> list[int]:
         RequestError: something else is among them.
     """
     try:
-        return [index(value) for value in values]
+        return list(map(index, values))
     except TypeError as error:
         raise RequestError(f"the token ids are no whole numbers: {error}") from None
 
@@ -215,6 +215,7 @@ class Status(Enum):
 
 
 _ids = itertools.count(1)
+_entropy = random.SystemRandom()
 
 
 @dataclass(eq=False)
@@ -256,7 +257,7 @@ class Request:
         if not self.prompt_ids:
             raise RequestError("the prompt has no tokens; at least one is needed")
         self.token_ids, self.sink = list(self.prompt_ids), self.outputs.append
-        self.seed = self.params.seed if self.params.seed is not None else random.SystemRandom().getrandbits(63)
+        self.seed = self.params.seed if self.params.seed is not None else _entropy.getrandbits(63)
 
     @property
     def output_ids(self) -> list[int]:
