@@ -65,7 +65,7 @@ def timed_in_turns(runs: Sequence[Callable[[], Any]], rounds: int, each: int = 1
 def parked(engine: Engine, context: int) -> Request:
     """A request with `context` tokens in the cache, random ones, ready to decode."""
     request = engine.submit(torch.randint(3, 60000, (context,)).tolist(), GREEDY)
-    engine.scheduler.waiting.remove(request)
+    del engine.scheduler.waiting[request]
     assert engine.blocks.extend(request, context)
     request.num_computed, request.status = context - 1, Status.RUNNING
     slots = torch.tensor(engine.runner.layouts.slots(request, 0, context))

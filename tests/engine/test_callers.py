@@ -1,6 +1,5 @@
 """What callers may do to an engine: from any thread, at any moment, with anything for settings."""
 
-import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +12,6 @@ import torch
 from chatglm.engine.adapters import LowRank
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
-from chatglm.engine.locking import FairLock
 from chatglm.engine.memory import _left_to_the_container, free_memory
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import GenerationError, RequestError
@@ -71,35 +69,6 @@ def test_the_last_output_reaches_a_reader_of_another_thread(model: Any) -> None:
     assert [token for output in outputs for token in output.token_ids] == request.output_ids
 
 
-def test_one_who_is_interrupted_while_waiting_for_the_lock_leaves_the_line() -> None:
-    lock, holds, let_go = FairLock(), threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lock:
-            holds.set()
-            let_go.wait(10)
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert holds.wait(10)
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(KeyboardInterrupt), lock:
-            pytest.fail("the lock was somebody else's")
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    let_go.set()
-    thread.join()
-    taken = threading.Event()
-    other = threading.Thread(target=lambda: lock.__enter__() and taken.set())
-    other.start()
-    assert taken.wait(10), "the lock was given to the one who had left"
-
-
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_step_that_is_interrupted_is_taken_again(model: Any, ahead: bool) -> None:
     """Also where the step after it runs already: its tokens follow upon those that were lost."""
@@ -107,15 +76,15 @@ def test_a_step_that_is_interrupted_is_taken_again(model: Any, ahead: bool) -> N
     request = engine.submit([1, 2], GREEDY)
     while request.num_output < 3:
         engine.step()
-    commit = engine._commit
+    commit = engine.ledger.commit
 
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    engine._commit = interrupted  # type: ignore[method-assign]
+    engine.ledger.commit = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         engine.step()
-    engine._commit = commit  # type: ignore[method-assign]
+    engine.ledger.commit = commit  # type: ignore[method-assign]
     engine.check_integrity()
     assert engine.wait(request).token_ids == Engine(model).generate([[1, 2]], GREEDY)[0].token_ids
 
@@ -259,6 +228,28 @@ def test_the_hit_rate_counts_every_request_once(model: Any) -> None:
     stats = engine.stats()
     assert stats.prefix_tokens_queried == 24 + 40 + 24
     assert stats.prefix_tokens_hit == sum(request.num_cached for request in (known, large, again))
+
+
+def test_the_first_in_line_changes_nothing_by_standing_there(model: Any) -> None:
+    """It hits the cache and does not fit: it is not looked up again until something has changed, and what it would
+    use keeps its place in the order in which blocks are forgotten."""
+    engine = Engine(model, EngineConfig(block_size=4, kv_memory=2 * 2 * 4 * 4 * 64))
+    for prompt in ([1, 2, 3] * 5, [4, 5, 6] * 5):
+        engine.wait(engine.submit(prompt, replace(GREEDY, max_tokens=1)))
+    large = engine.submit([9] * 30, replace(GREEDY, max_tokens=12))
+    engine.step()
+    before = list(engine.blocks.reusable)
+    looked, match = [], engine.blocks.match
+    engine.blocks.match = lambda request: looked.append(request) or match(request)  # type: ignore[method-assign,func-returns-value]
+    again = engine.submit([1, 2, 3] * 11, replace(GREEDY, max_tokens=20))
+    for _ in range(8):
+        engine.step()
+        assert again.status.value == "waiting"
+    assert list(engine.blocks.reusable) == [block for block in before if block in engine.blocks.reusable]
+    assert len(looked) <= 1
+    engine.wait(large)
+    engine.wait(again)
+    assert (again.num_cached, again.finish_reason) == (8, "length"), "of its three blocks one was needed meanwhile"
 
 
 def test_a_long_prompt_holds_nobody_up(model: Any) -> None:

@@ -59,10 +59,10 @@ def test_rows_of_requests_that_are_gone_are_used_again() -> None:
     assert layouts._tables.shape[0] == 4
 
 
-@given(st.integers(0, 12), st.lists(st.integers(0, 11), max_size=60))
-def test_gaps_are_a_set_in_stretches(stop: int, numbers: list[int]) -> None:
+@given(st.integers(0, 20), st.lists(st.integers(0, 19), max_size=80), st.integers(0, 25))
+def test_gaps_are_a_set_in_stretches(stop: int, numbers: list[int], wanted: int) -> None:
     gaps, expected = Gaps(stop), set(range(stop))
-    for number in numbers:
+    for number in (number for number in numbers if number < stop):
         if number in expected:
             gaps.remove(number)
         else:
@@ -71,6 +71,9 @@ def test_gaps_are_a_set_in_stretches(stop: int, numbers: list[int]) -> None:
         ranges = list(gaps)
         assert sorted(expected) == [one for gap in ranges for one in gap]
         assert all(left.stop < right.start for left, right in zip(ranges, ranges[1:], strict=False))
+        fitting = list(gaps.by_fit(wanted))
+        assert sorted(fitting, key=lambda gap: gap.start) == ranges
+        assert sorted(fitting, key=lambda gap: len(gap) < wanted) == fitting, "those that are large enough come first"
 
 
 def test_a_request_grows_in_neighbouring_blocks_beside_others() -> None:
@@ -84,3 +87,26 @@ def test_a_request_grows_in_neighbouring_blocks_beside_others() -> None:
     for request in requests:
         first = request.block_table[0]
         assert request.block_table == list(range(first, first + 8))
+
+
+def test_a_place_is_found_among_many_gaps_and_nobody_elses_is_taken() -> None:
+    """Every second block is taken, and a few neighbours are free somewhere in the middle."""
+    blocks = BlockManager(2000, SIZE, prefix_cache=False)
+    hog = Request([1] * 2000 * SIZE, SamplingParams(), frozenset())
+    hog.block_table = [blocks._take(None) for _ in range(2000)]
+    free = sorted({*range(0, 2000, 2), *range(1001, 1012)})
+    for block in free:
+        blocks._release(block)
+    hog.block_table = [block for block in range(2000) if block not in free]
+    tables = []
+    for wanted in (6, 5, 3):
+        request = Request([1], SamplingParams(), frozenset())
+        request.max_total = wanted * SIZE
+        assert blocks.extend(request, 1)
+        tables.append(request)
+    for wanted, request in zip((6, 5, 3), tables, strict=True):
+        assert blocks.extend(request, wanted * SIZE)
+    for request in tables[:2]:
+        first = request.block_table[0]
+        assert request.block_table == list(range(first, first + len(request.block_table)))
+    blocks.check_integrity([hog, *tables])

@@ -176,9 +176,9 @@ def test_a_lost_flight_ends_those_who_are_still_there(model: Any) -> None:
     aborted, lost = engine.submit([1, 2], PARAMS[0]), engine.submit([3, 4], PARAMS[0])
     while lost.num_output < 4:
         engine.step()
-    assert engine._flight is not None
+    assert engine.loop._flight is not None
     engine.abort(aborted)
-    engine._flight.error = RuntimeError("the device is gone")
+    engine.loop._flight.error = RuntimeError("the device is gone")
     engine.step()
     assert (aborted.finish_reason, aborted.error) == ("abort", None)
     assert lost.finish_reason == "error"
@@ -199,7 +199,7 @@ def test_no_step_is_begun_for_a_request_that_will_have_ended(model: Any) -> None
     assert len(request.token_ids) == request.max_total == 22
     assert engine.ahead is not None
     assert engine.ahead.num_followed == 18, "of 20 tokens the first comes with the prompt, the second begins the chain"
-    assert engine._flight is None
+    assert engine.loop._flight is None
     short, long = (
         engine.submit([3], replace(PARAMS[0], max_tokens=5)),
         engine.submit([4], replace(PARAMS[0], max_tokens=9)),
@@ -207,7 +207,7 @@ def test_no_step_is_begun_for_a_request_that_will_have_ended(model: Any) -> None
     sizes = []
     while engine.scheduler.has_work:
         engine.step()
-        sizes.append(len(engine._flight.pieces) if engine._flight is not None else 0)
+        sizes.append(len(engine.loop._flight.pieces) if engine.loop._flight is not None else 0)
     assert sizes == [2, 2, 2, 2, 1, 1, 1, 1, 0]
     for request in (short, long):
         assert tuple(request.output_ids) == Engine(model).generate([request.prompt_ids], request.params)[0].token_ids

@@ -9,12 +9,16 @@ The key *is* the token ids (compared by value, not only by hash), so a collision
 keys and values of somebody else's text.
 """
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 
 from chatglm.engine.gaps import Gaps
 from chatglm.engine.request import Request
+
+_PLACES = 32  # gaps to look at for a place to grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,14 @@ class BlockKey:
         return mine == theirs if not isinstance(mine, BlockKey) and not isinstance(theirs, BlockKey) else False
 
 
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Blocks that hold the beginning of a text, and the key of the first one that would be next and is not there."""
+
+    blocks: list[int]
+    next_key: BlockKey | None
+
+
 class BlockManager:
     """Hands out blocks, counts their users, remembers their keys.
 
@@ -66,6 +78,7 @@ class BlockManager:
         self.reusable: OrderedDict[int, None] = OrderedDict()
         self.gaps = Gaps(num_blocks)  # the empty ones again, as stretches of neighbours
         self.hopes: dict[Request, range] = {}  # where running requests would like to grow
+        self._spoken_for: list[tuple[int, int]] = []  # the hopes again, in order; none overlap
         self.queried_tokens = 0
         self.hit_tokens = 0
         self.evictions = 0
@@ -82,33 +95,37 @@ class BlockManager:
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
-    def match(self, request: Request) -> tuple[list[int], int]:
-        """Blocks that hold the beginning of a request's tokens -> (blocks, tokens they cover).
+    def match(self, request: Request) -> Match:
+        """What holds the beginning of a request's tokens. Nothing changes by looking.
 
-        At least one token is always left to run: without it there would be no logits to sample from.
+        At least one token is always left to run: without it there would be no logits to sample from. So are those whose
+        states are wanted.
         """
-        if not self.prefix_cache:
-            return [], 0
         blocks: list[int] = []
-        key: BlockKey | str | None = request.adapter
-        last = (len(request.token_ids) - 1) // self.block_size
-        for index in range(last):
-            key = BlockKey(key, self._tokens_of(request, index))
+        if not self.prefix_cache:
+            return Match(blocks, None)
+        before: BlockKey | str | None = request.adapter
+        for index in range(request.most_cached // self.block_size):
+            key = BlockKey(before, self._tokens_of(request, index))
             block = self.found.get(key)
             if block is None:
-                break
+                return Match(blocks, key)
             blocks.append(block)
-            key = self.keys[block]  # the stored object: the next comparison then ends at once
-        return blocks, len(blocks) * self.block_size
+            before = self.keys[block]  # the stored object: the next comparison then ends at once
+        return Match(blocks, None)
 
-    def admit(self, request: Request) -> None:
+    def missing(self, match: Match, num_tokens: int) -> int:
+        """How many of the free blocks it takes to hold `num_tokens` tokens that begin with a match."""
+        unused = sum(1 for block in match.blocks if self.users[block] == 0)  # free as well, until they are used
+        return self.blocks_for(num_tokens) - len(match.blocks) + unused
+
+    def admit(self, request: Request, match: Match) -> None:
         """Give a request that has no blocks those of its beginning that are in the cache."""
         assert not request.block_table
-        blocks, num_tokens = self.match(request)
-        for block in blocks:
+        for block in match.blocks:
             self._use(block)
-        request.block_table.extend(blocks)
-        request.num_computed = num_tokens
+        request.block_table.extend(match.blocks)
+        request.num_computed = len(match.blocks) * self.block_size
 
     def count_hits(self, request: Request) -> None:
         """Note how much of a request that has just been admitted was found; once for each, for the hit rate."""
@@ -121,7 +138,7 @@ class BlockManager:
         if missing > self.num_free:
             return False
         if missing > 0 and request not in self.hopes:
-            self.hopes[request] = self._place_for(request)
+            self._hope(request, self._place_for(request))
         for _ in range(missing):
             request.block_table.append(self._take(self._next_hope(request)))
         return True
@@ -159,7 +176,9 @@ class BlockManager:
             self._release(block)
         request.block_table.clear()
         request.num_computed = request.num_laid_out = 0
-        self.hopes.pop(request, None)
+        hope = self.hopes.pop(request, None)
+        if hope:
+            del self._spoken_for[bisect_left(self._spoken_for, (hope.start, hope.stop))]
 
     def forget(self, beginning: str) -> None:
         """Forget every unused block of texts that begin with an adapter's name; nobody may be using them."""
@@ -177,6 +196,9 @@ class BlockManager:
             assert request.num_computed <= len(request.block_table) * self.block_size, "computed tokens without room"
             for block in request.block_table:
                 counted[block] += 1
+        hopes = sorted((hope.start, hope.stop) for hope in self.hopes.values() if hope)
+        assert hopes == self._spoken_for, "hopes, and what is spoken for"
+        assert all(before[1] <= after[0] for before, after in pairwise(hopes)), "two hope for one block"
         assert counted == self.users, "user counts differ from the block tables"
         unused = {block for block, users in enumerate(self.users) if users == 0}
         assert set(self.empty) | set(self.reusable) == unused, "unused blocks and free lists differ"
@@ -194,26 +216,34 @@ class BlockManager:
             del self.reusable[block]
         self.users[block] += 1
 
+    def _hope(self, request: Request, place: range) -> None:
+        self.hopes[request] = place
+        if place:
+            insort(self._spoken_for, (place.start, place.stop))
+
     def _place_for(self, request: Request) -> range:
-        """Neighbouring empty blocks for all a request may still write, or the longest such row there is.
+        """Neighbouring empty blocks for all a request may still write, or as long a row as is found in a few places.
 
         Tokens in neighbouring blocks can be read without copying them together first.
         """
         wanted = self.blocks_for(max(request.max_total, len(request.token_ids))) - len(request.block_table)
-        spoken_for = sorted(((hope.start, hope.stop) for hope in self.hopes.values() if hope), reverse=True)
         best = range(0)
-        for gap in self.gaps:
-            start = gap.start
-            while start < gap.stop:
-                while spoken_for and spoken_for[-1][1] <= start:
-                    spoken_for.pop()
-                stop = min(gap.stop, spoken_for[-1][0]) if spoken_for else gap.stop
-                if stop - start >= wanted:
-                    return range(start, start + wanted)
-                if stop - start > len(best):
-                    best = range(start, stop)
-                start = spoken_for[-1][1] if stop < gap.stop else gap.stop
+        for gap in islice(self.gaps.by_fit(wanted), _PLACES):
+            for place in self._not_spoken_for(gap):
+                if len(place) >= wanted:
+                    return place[:wanted]
+                best = place if len(place) > len(best) else best
         return best
+
+    def _not_spoken_for(self, gap: range) -> Iterator[range]:
+        """The parts of a gap where nobody hopes to grow."""
+        index = bisect_left(self._spoken_for, (gap.start, 0))
+        start = max(gap.start, self._spoken_for[index - 1][1]) if index else gap.start
+        while start < gap.stop:
+            later = self._spoken_for[index] if index < len(self._spoken_for) else (gap.stop, gap.stop)
+            if start < min(later[0], gap.stop):
+                yield range(start, min(later[0], gap.stop))
+            start, index = later[1], index + 1
 
     def _next_hope(self, request: Request) -> int | None:
         """The block after the request's last one, if it is where the request hopes to grow."""

@@ -1,41 +1,36 @@
-"""The loop: schedule, run, commit. Every request that goes in comes out with a reason why it ended."""
+"""The engine as its callers see it: requests go in, outputs come out; who steps is a matter of `loop.py`."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 
 from chatglm.engine.adapters import LowRank
-from chatglm.engine.ahead import Flight, RunAhead
+from chatglm.engine.ahead import RunAhead
 from chatglm.engine.bad_words import BadWords, TokenTexts
 from chatglm.engine.blocks import BlockManager
 from chatglm.engine.cache import KVCache, stored_dtype
-from chatglm.engine.checks import check_request
+from chatglm.engine.checks import Limits
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.draft import Drafter, DraftModel
-from chatglm.engine.locking import FairLock
+from chatglm.engine.ledger import Ledger
+from chatglm.engine.loop import StepLoop
+from chatglm.engine.mailbox import Mailboxes
 from chatglm.engine.memory import cache_shape, num_blocks
-from chatglm.engine.request import (
-    FinishReason,
-    Output,
-    Request,
-    SamplingParams,
-    Status,
-    TokenLogprobs,
-    token_ids_of,
-    whole,
-)
+from chatglm.engine.purpose import POOLS, Pool, likelihoods, pooled
+from chatglm.engine.request import Output, Request, SamplingParams, Sink, Status, token_ids_of, whole
 from chatglm.engine.results import Completion, Score, Stats
 from chatglm.engine.runner import ModelRunner
-from chatglm.engine.sampling import INVALID, Sampled, Sampler
-from chatglm.engine.scheduler import Piece, Scheduler
-from chatglm.engine.scoring import score
+from chatglm.engine.sampling import Sampler
+from chatglm.engine.scheduler import Scheduler
+from chatglm.engine.scoring import score_many
 from chatglm.engine.stopping import Decoder, StopStrings
 from chatglm.engine.threads import StepThreads, products_are_native
-from chatglm.errors import RequestError
+from chatglm.errors import GenerationError, RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +38,8 @@ _log = logging.getLogger(__name__)
 class Engine:
     """Generates for any number of requests at once over one network.
 
-    Any thread may call any method; steps are taken one at a time, and every thread that waits for its own answer
-    moves everybody's forward.
+    Any thread may call any method. Steps are taken one at a time: by the engine's own thread between `start` and
+    `close` (`with engine:`), else by whoever waits for an answer, which moves everybody's forward.
 
     Args:
         model: a network of this package, or stock GLM. It is run without dropout and left as it is.
@@ -78,10 +73,14 @@ class Engine:
         for_prompts = config.max_prompt_tokens or (64 if self.runner.device.type == "cpu" else None)
         self.scheduler = Scheduler(self.blocks, config.max_batch_tokens, max_running, self.drafter, for_prompts)
         self.ahead = self._running_ahead(max_running)
-        self._flight: Flight | None = None  # the step that runs already, if there is one
-        self.lock = FairLock()
-        self._threads = StepThreads(config.num_threads, products_are_native(model))
-        self._steps = self._prompt_tokens = self._output_tokens = 0
+        threads = StepThreads(config.num_threads, products_are_native(model))
+        self.ledger = Ledger(self.scheduler, self.blocks, self.drafter)
+        self.loop = StepLoop(self.scheduler, self.runner, self.ledger, self.ahead, threads)
+        self.limits = Limits(
+            int(model.config.vocab_size), self.context, self.blocks.num_tokens,
+            new_decoder is not None, token_texts is not None, draft_model is not None,
+        )  # fmt: skip
+        self._mailboxes = Mailboxes()
         _log.info(
             "cache of %d tokens in %s, %.2f GB; attention %s",
             self.blocks.num_tokens, cache.stored, cache.nbytes / 1e9, self.runner.filling.name,
@@ -94,6 +93,9 @@ class Engine:
         *,
         adapter: str | None = None,
         after: Request | None = None,
+        sink: Sink | None = None,
+        pool: Pool | None = None,
+        scored_from: int = 1,
     ) -> Request:
         """Take a request in; it runs from the next step on.
 
@@ -102,8 +104,12 @@ class Engine:
             params: how to choose tokens; see `SamplingParams`.
             adapter: name of an adapter of `add_adapter`; None answers with the base weights.
             after: begin when that request's prompt is in the cache, to share what is equal.
+            pool: give `Output.embedding` instead of an answer; see `embed`.
+            scored_from: with `prompt_logprobs`, the first token of the prompt to give them for.
+            sink: called with each `Output` by the thread that steps, between two steps; nobody else reads them then.
 
         Raises:
+            GenerationError: the engine has failed.
             RequestError: it could never be carried out: an empty or too long prompt, ids outside the vocabulary, more
                 tokens than the cache holds, stop strings without a decoder, an unknown draft or adapter.
         """
@@ -112,14 +118,21 @@ class Engine:
             frozenset() if params.ignore_eos else frozenset(self.config.stop_token_ids)
         )
         request = Request(token_ids_of(prompt_ids), params, stop_ids, adapter, after)
-        check_request(self, request)
+        if pool is not None:
+            if pool not in POOLS or params.prompt_logprobs is not None:
+                raise RequestError(f'pool is {pool!r}; it must be "last" or "mean", and goes without prompt_logprobs')
+            request.purpose = pooled(len(request.prompt_ids), pool)
+        elif params.prompt_logprobs is not None:
+            request.purpose = likelihoods(len(request.prompt_ids), scored_from, params.prompt_logprobs)
+        request.generates = pool is None and params.max_tokens != 0
+        self.limits.check(request)
         if self.new_decoder is not None:
             request.stops = StopStrings(self.new_decoder(), params.stop)
         if params.bad_words and self.token_texts is not None:
             request.bad_words = BadWords(self.token_texts(), params.bad_words)
-        with self.lock:
-            self.runner.adapters.require(adapter)
-            self.scheduler.add(request)
+        if sink is not None:
+            request.sink = sink
+        self.loop.add(request)
         return request
 
     def submit_many(
@@ -134,64 +147,75 @@ class Engine:
 
     def step(self) -> list[Output]:
         """Run one step; what each request gained from it."""
-        with self.lock, self.runner.on_device(), self._threads():
-            if not self.scheduler.has_work:
-                self._flight = None
-                return []
-            try:
-                outputs = self._step()
-            except BaseException:  # Ctrl-C: what runs already would be taken for the step that is lost
-                self._flight = None
-                raise
-            self._steps += 1
-            self._rest_if_idle()
-            return outputs
+        return self.loop.step()
 
-    def _step(self) -> list[Output]:
-        pieces, read = self._begin_step()
-        try:
-            sampled = read()
-        except Exception as error:  # the step is lost, the engine and the other requests are not
-            ended = [piece.request for piece in pieces if not piece.request.finished]
-            gained = [(request, self._end(request, "error", error=repr(error))) for request in ended]
-        else:
-            gained = [
-                (piece.request, output)
-                for piece, tokens in zip(pieces, sampled, strict=True)
-                if (output := self._commit(piece, tokens)) is not None
-            ]
-        for request, output in gained:
-            request.outputs.append(output)
-        return [output for _, output in gained]
+    def start(self) -> "Engine":
+        """Have a thread of the engine's own take the steps from now on, until `close`.
 
-    def _begin_step(self) -> tuple[Sequence[Piece], Callable[[], list[list[Sampled]]]]:
-        """The pieces of a step, and what gives their tokens: runs them, or waits for them where they run already."""
-        flight, self._flight = self._flight, None
-        if flight is None:
-            pieces = self.scheduler.schedule()
-            if self.ahead is None or not self.ahead.suits(pieces):
-                return pieces, lambda: self.runner.run(pieces)
-            flight = self.ahead.start(pieces)
-        assert self.ahead is not None
-        self._flight = self.ahead.follow(flight)
-        return flight.pieces, flight.read
+        Also done by `with engine:`. Needed by `astream`, and where many threads read.
+        """
+        self.loop.start()
+        return self
+
+    def close(self) -> None:
+        """End that thread after the step it is at, and what is unfinished with reason "abort"."""
+        self.loop.close()
+
+    __enter__ = start
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def failed(self) -> Exception | None:
+        """Why the engine can do nothing any more: its requests have ended with an error, new ones are refused."""
+        return self.loop.failed
 
     def stream(self, request: Request) -> Iterator[Output]:
         """The request's outputs as they come; the last one has a `finish_reason`. Closing the iterator aborts it."""
         try:
-            while True:
-                while request.outputs:
-                    yield request.outputs.popleft()
-                if request.finished:
-                    with self.lock:  # the thread that has ended it may be about to hand in its last output
-                        rest = list(request.outputs)
-                        request.outputs.clear()
-                    yield from rest
-                    return
-                self.step()
+            yield from self._read(request) if self.loop.worker is None else self._read_from_worker(request)
         finally:
-            if not request.finished:
-                self.abort(request)
+            self.abort(request)
+
+    async def astream(self, request: Request) -> AsyncIterator[Output]:
+        """`stream` for a task: any number of them read in one event loop, without a thread for each.
+
+        Raises:
+            RequestError: no thread takes the steps; see `start`.
+        """
+        if self.loop.worker is None:
+            raise RequestError("astream reads what the engine's own thread computes; call engine.start() first")
+        reader = self._mailboxes.reader()
+        self.loop.redirect(request, reader.sink)
+        try:
+            while True:
+                output = await reader.next()
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            self.abort(request)
+
+    def _read(self, request: Request) -> Iterator[Output]:
+        while True:
+            finished = request.finished
+            if finished:  # whoever has ended it may be about to hand its last output out
+                self.loop.turns.ask(self.loop.hand_out)
+            while request.outputs:
+                yield request.outputs.popleft()
+            if finished:
+                return
+            self.loop.step_unless(lambda: bool(request.outputs) or request.finished)
+
+    def _read_from_worker(self, request: Request) -> Iterator[Output]:
+        outputs: SimpleQueue[Output] = SimpleQueue()
+        self.loop.redirect(request, outputs.put)
+        while True:
+            output = outputs.get()
+            yield output
+            if output.finish_reason is not None:
+                return
 
     def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams | None = None) -> list[Completion]:
         """Answer every prompt; the answers are in the order of the prompts."""
@@ -214,20 +238,44 @@ class Engine:
             stop_id=request.stop_id,
             logprobs=tuple(item for output in outputs for item in output.logprobs),
             error=request.error,
+            prompt_logprobs=tuple(item for output in outputs for item in output.prompt_logprobs),
+            embedding=outputs[-1].embedding if outputs else None,
         )
 
     def score(self, prompt_ids: Sequence[int], continuation_ids: Sequence[int], *, adapter: str | None = None) -> Score:
-        """How likely the model finds `continuation_ids` after `prompt_ids`.
+        """How likely the model finds `continuation_ids` after `prompt_ids`; see `score_many`."""
+        return self.score_many([(prompt_ids, continuation_ids)], adapter=adapter)[0]
+
+    def score_many(
+        self, pairs: Iterable[tuple[Sequence[int], Sequence[int]]], *, adapter: str | None = None
+    ) -> list[Score]:
+        """How likely the model finds each continuation after its prompt; `pairs` of both.
 
         Raises:
             RequestError: an empty prompt or continuation, both together longer than the context, an unknown adapter.
             GenerationError: the logits hold NaN.
         """
-        with self.lock, self.runner.on_device(), self._threads():
-            try:
-                return score(self, prompt_ids, continuation_ids, adapter)
-            finally:
-                self._rest_if_idle()
+        return score_many(self, pairs, adapter)
+
+    def embed(
+        self, prompts: Sequence[Sequence[int]], pool: Pool = "last", *, adapter: str | None = None
+    ) -> list[tuple[float, ...]]:
+        """A vector [hidden] for every prompt: the state of its last token, or the mean of all its states.
+
+        A state is what the network makes of a token, after the final norm and before the head.
+
+        Raises:
+            GenerationError: the network failed.
+        """
+        requests: list[Request] = []
+        try:
+            for prompt in prompts:
+                requests.append(self.submit(prompt, pool=pool, adapter=adapter))
+            answers = [self.wait(request) for request in requests]
+        finally:
+            for request in requests:
+                self.abort(request)
+        return [_embedding(answer) for answer in answers]
 
     def add_adapter(self, name: str, weights: Mapping[str, LowRank]) -> None:
         """Make a LoRA adapter available to requests under `name`.
@@ -235,8 +283,7 @@ class Engine:
         Raises:
             RequestError: the name is taken, or the adapter does not fit the network.
         """
-        with self.lock:
-            self.runner.adapters.add(name, weights)
+        self.loop.turns.ask(lambda: self.runner.adapters.add(name, weights))
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter and what was computed with it.
@@ -244,127 +291,50 @@ class Engine:
         Raises:
             RequestError: there is none of that name, or a request still uses it.
         """
-        with self.lock:
+
+        def remove() -> None:
             users = [r for r in (*self.scheduler.running, *self.scheduler.waiting) if r.adapter == name]
             if users:
                 raise RequestError(f"{len(users)} requests still use adapter {name!r}; wait for them or abort them")
             self.runner.adapters.remove(name)
             self.blocks.forget(name)
 
+        self.loop.turns.ask(remove)
+
     def abort(self, request: Request) -> None:
-        """End a request now, with reason "abort"; what it has generated stays readable."""
-        with self.lock:
-            if not request.finished:
-                request.outputs.append(self._end(request, "abort"))
-                self._rest_if_idle()
+        """End a request with reason "abort": now, or after the step that runs; what it has generated stays readable."""
+        self.loop.abort(request)
 
     def stats(self) -> Stats:
-        with self.lock:
-            return Stats(
-                running=len(self.scheduler.running),
-                waiting=len(self.scheduler.waiting),
-                steps=self._steps,
-                prompt_tokens=self._prompt_tokens,
-                output_tokens=self._output_tokens,
-                cache_tokens=self.blocks.num_tokens,
-                cache_bytes=self.runner.cache.nbytes,
-                cache_tokens_free=self.blocks.num_free * self.blocks.block_size,
-                prefix_tokens_queried=self.blocks.queried_tokens,
-                prefix_tokens_hit=self.blocks.hit_tokens,
-                evictions=self.blocks.evictions,
-                preemptions=self.scheduler.num_preemptions,
-                drafts_proposed=self.drafter.num_proposed,
-                drafts_accepted=self.drafter.num_accepted,
-            )
+        """Counters, read without waiting for the step that runs."""
+        return Stats(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            finished=self.ledger.finished,
+            steps=self.loop.steps,
+            prompt_tokens=self.ledger.prompt_tokens,
+            output_tokens=self.ledger.output_tokens,
+            cache_tokens=self.blocks.num_tokens,
+            cache_bytes=self.runner.cache.nbytes,
+            cache_tokens_free=self.blocks.num_free * self.blocks.block_size,
+            prefix_tokens_queried=self.blocks.queried_tokens,
+            prefix_tokens_hit=self.blocks.hit_tokens,
+            evictions=self.blocks.evictions,
+            preemptions=self.scheduler.num_preemptions,
+            drafts_proposed=self.drafter.num_proposed,
+            drafts_accepted=self.drafter.num_accepted,
+        )
 
     def check_integrity(self) -> None:
         """Assert that queues, block tables and free lists agree."""
-        with self.lock:
+
+        def check() -> None:
             self.blocks.check_integrity(self.scheduler.running)
             assert all(request.status is Status.RUNNING for request in self.scheduler.running)
             assert all(request.status is Status.WAITING for request in self.scheduler.waiting)
             assert all(not request.block_table for request in self.scheduler.waiting)
 
-    def _rest_if_idle(self) -> None:
-        if not self.scheduler.has_work:
-            self._threads.rest()
-
-    def _commit(self, piece: Piece, sampled: Sequence[Sampled]) -> Output | None:
-        """Take over what a piece has computed; None where nothing can be said yet."""
-        request = piece.request
-        if request.finished:
-            return None
-        if request.num_output == 0:
-            self._prompt_tokens += piece.num_tokens - piece.num_drafts
-        if not sampled:
-            request.num_computed += piece.num_tokens
-            self.blocks.commit(request)
-            return None
-        accepted = _accepted(request.draft_ids, sampled)
-        self.drafter.judged(request, piece.num_drafts, len(accepted) - 1)
-        request.draft_ids = []
-        request.num_computed = len(request.token_ids) + len(accepted) - 1
-        output = self._append(request, accepted)
-        if not request.finished:
-            self.blocks.shrink(request, len(request.token_ids))
-            self.blocks.commit(request)
-        return output
-
-    def _append(self, request: Request, accepted: Sequence[Sampled]) -> Output:
-        """Add chosen tokens one by one until one of them ends the answer."""
-        token_ids: list[int] = []
-        logprobs: list[TokenLogprobs] = []
-        text = ""
-        reason: FinishReason | None = None
-        for item in accepted:
-            if item.token_id == INVALID:
-                return self._end(request, "error", token_ids, text, logprobs, item.error)
-            if item.token_id in request.stop_ids:
-                request.stop_id, reason = item.token_id, "stop"
-                break
-            request.token_ids.append(item.token_id)
-            token_ids.append(item.token_id)
-            logprobs.extend([item.logprobs] if item.logprobs is not None else [])
-            self._output_tokens += 1
-            if request.stops is not None:
-                try:
-                    text += request.stops.push(item.token_id)
-                except Exception as error:  # the caller's decoder; its request ends alone
-                    request.stops = None
-                    return self._end(request, "error", token_ids, text, logprobs, f"the decoder failed: {error!r}")
-                if request.stops.found:
-                    reason = "stop"
-                    break
-            if len(request.token_ids) >= request.max_total:
-                reason = "length"
-                break
-        if reason is not None:
-            return self._end(request, reason, token_ids, text, logprobs)
-        return Output(request.request_id, tuple(token_ids), text, tuple(logprobs))
-
-    def _end(
-        self,
-        request: Request,
-        reason: FinishReason,
-        token_ids: Sequence[int] = (),
-        text: str = "",
-        logprobs: Sequence[TokenLogprobs] = (),
-        error: str | None = None,
-    ) -> Output:
-        request.num_computed = min(request.num_computed, len(request.token_ids))
-        if request.status is Status.RUNNING and reason != "error":
-            self.blocks.commit(request)  # the next turn begins with this one
-        if request.stops is not None:
-            try:
-                text += request.stops.finish()
-            except Exception as failure:
-                reason, error = "error", f"the decoder failed: {failure!r}"
-            if request.stops.found and reason == "length":  # the last bytes made a stop string whole
-                reason = "stop"
-        self.scheduler.finish(request)
-        self.drafter.forget(request)
-        request.finish_reason, request.error = reason, error
-        return Output(request.request_id, tuple(token_ids), text, tuple(logprobs), reason, error)
+        self.loop.turns.ask(check)
 
     def _cache_for(self, model: Any, blocks: int, stored: torch.dtype) -> KVCache:
         layers, heads, head_dim = cache_shape(model)
@@ -395,9 +365,7 @@ class Engine:
         return DraftModel(draft_model, self.sampler, cache, self.config.block_size, self.config.attention)
 
 
-def _accepted(draft_ids: Sequence[int], sampled: Sequence[Sampled]) -> list[Sampled]:
-    """The sampled tokens up to and including the first that differs from its draft."""
-    right = 0
-    while right < len(sampled) - 1 and draft_ids[right] == sampled[right].token_id:
-        right += 1
-    return list(sampled[: right + 1])
+def _embedding(answer: Completion) -> tuple[float, ...]:
+    if answer.embedding is None:
+        raise GenerationError(f"there is no embedding: {answer.error or answer.finish_reason}")
+    return answer.embedding

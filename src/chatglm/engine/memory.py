@@ -66,8 +66,12 @@ def num_blocks(model: Any, block_size: int, limit: int | None, most_tokens: int,
     return int(fitting)
 
 
-def context_memory(model: Any, block_size: int = 16) -> int:
+def context_memory(model: Any) -> int:
     """Bytes of cache for one full context of a model, at most half of what is free."""
-    tokens = -(-int(model.config.max_position_embeddings) // block_size) * block_size
+    return min(memory_for(model, int(model.config.max_position_embeddings)), free_memory(model.device) // 2)
+
+
+def memory_for(model: Any, num_tokens: int, block_size: int = 16) -> int:
+    """Bytes of cache in whole blocks for so many tokens, in the model's dtype."""
     per_token = KVCache.bytes_per_token(*cache_shape(model), model.dtype)
-    return min(tokens * per_token, free_memory(model.device) // 2)
+    return -(-num_tokens // block_size) * block_size * per_token

@@ -4,8 +4,9 @@ import itertools
 import math
 import random
 import sys
+import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from numbers import Integral, Real
@@ -13,6 +14,7 @@ from operator import index
 from typing import Any, Literal, Protocol
 
 from chatglm.engine.bad_words import BadWords
+from chatglm.engine.purpose import Purpose
 from chatglm.engine.stopping import StopStrings
 from chatglm.errors import RequestError
 
@@ -51,6 +53,8 @@ class SamplingParams:
         min_tokens: no stop token before this many; a stop string ends the answer all the same.
         max_tokens: at most this many; None: as many as the context holds.
         logprobs: log-probabilities of the chosen token and this many most likely ones.
+        prompt_logprobs: the same of the prompt's tokens, from the second on; they are computed for it, not taken from
+            the cache. With it `max_tokens` may be 0: nothing is answered then.
         draft: "lookup" proposes tokens copied from earlier text, "model" asks the draft model, None neither.
         hook: constrained decoding.
 
@@ -75,6 +79,7 @@ class SamplingParams:
     min_tokens: int = 0
     max_tokens: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     draft: Literal["lookup", "model"] | None = None
     hook: LogitsHook | None = None
 
@@ -112,11 +117,13 @@ class SamplingParams:
         _require(whole(self.min_tokens, 0), "min_tokens", self.min_tokens, "a whole number of 0 or more")
         _require(self.seed is None or whole(self.seed), "seed", self.seed, "None or a whole number")
         if self.max_tokens is not None:
-            _require(whole(self.max_tokens, 1), "max_tokens", self.max_tokens, "None or a whole number of 1 or more")
+            least, right = (1, "1 or more") if self.prompt_logprobs is None else (0, "0 or more")
+            _require(whole(self.max_tokens, least), "max_tokens", self.max_tokens, f"None or a whole number of {right}")
             _require(self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, "at most max_tokens")
-        if self.logprobs is not None:
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
             right = "None or a whole number between 0 and 20"
-            _require(whole(self.logprobs, 0) and self.logprobs <= 20, "logprobs", self.logprobs, right)
+            _require(value is None or (whole(value, 0) and value <= 20), name, value, right)
 
     @property
     def greedy(self) -> bool:
@@ -155,7 +162,7 @@ def token_ids_of(values: Iterable[Any]) -> list[int]:
         RequestError: something else is among them.
     """
     try:
-        return [index(value) for value in values]
+        return list(map(index, values))
     except TypeError as error:
         raise RequestError(f"the token ids are no whole numbers: {error}") from None
 
@@ -184,6 +191,21 @@ class Output:
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     error: str | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the next tokens of the prompt
+    embedding: tuple[float, ...] | None = None
+
+
+Sink = Callable[[Output], object]  # called between steps by whoever steps; it may submit and abort, nothing else
+
+
+@dataclass(slots=True)
+class Times:
+    """When what happened to a request, in seconds of `time.monotonic`; None: not yet."""
+
+    submitted: float = field(default_factory=time.monotonic)
+    admitted: float | None = None  # the first time
+    first_token: float | None = None
+    last_token: float | None = None
 
 
 class Status(Enum):
@@ -193,6 +215,7 @@ class Status(Enum):
 
 
 _ids = itertools.count(1)
+_entropy = random.SystemRandom()
 
 
 @dataclass(eq=False)
@@ -209,6 +232,8 @@ class Request:
     after: "Request | None" = None  # wait until that one's prompt is in the cache, to share it
     stops: StopStrings | None = None
     bad_words: BadWords | None = None
+    purpose: Purpose | None = None  # besides an answer
+    generates: bool = True  # whether there is to be an answer
     request_id: int = field(default_factory=lambda: next(_ids))
 
     status: Status = Status.WAITING
@@ -220,7 +245,9 @@ class Request:
     finish_reason: FinishReason | None = None
     error: str | None = None
     stop_id: int | None = None  # the stop token that ended the answer; it is no part of it
-    outputs: deque[Output] = field(default_factory=deque)  # what has not been read yet
+    outputs: deque[Output] = field(default_factory=deque)  # what has not been read yet, where there is no sink
+    sink: Sink = field(init=False)
+    times: Times = field(default_factory=Times)
     num_cached: int = 0  # prompt tokens found in the prefix cache at the first admission
     num_preemptions: int = 0
     max_total: int = 0  # prompt and answer together may reach this; set by the engine
@@ -229,8 +256,8 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise RequestError("the prompt has no tokens; at least one is needed")
-        self.token_ids = list(self.prompt_ids)
-        self.seed = self.params.seed if self.params.seed is not None else random.SystemRandom().getrandbits(63)
+        self.token_ids, self.sink = list(self.prompt_ids), self.outputs.append
+        self.seed = self.params.seed if self.params.seed is not None else _entropy.getrandbits(63)
 
     @property
     def output_ids(self) -> list[int]:
@@ -244,6 +271,12 @@ class Request:
     def num_pending(self) -> int:
         """Known tokens whose keys and values are not in the cache yet."""
         return len(self.token_ids) - self.num_computed
+
+    @property
+    def most_cached(self) -> int:
+        """How many tokens at its beginning need not be run, if their keys and values are known."""
+        most, purpose = len(self.token_ids) - 1, self.purpose
+        return min(most, purpose.next_state) if purpose is not None and purpose.next_state < purpose.stop else most
 
     @property
     def finished(self) -> bool:

@@ -15,6 +15,8 @@ class Completion:
     stop_id: int | None
     logprobs: tuple[TokenLogprobs, ...]
     error: str | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    embedding: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Stats:
 
     running: int
     waiting: int
+    finished: int
     steps: int
     prompt_tokens: int
     output_tokens: int

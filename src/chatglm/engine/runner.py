@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,9 +13,11 @@ from chatglm.engine import attention, fillings, native_attention, triton_attenti
 from chatglm.engine.adapters import AdapterSet
 from chatglm.engine.cache import KVCache, PagedBatch, PagedSequence
 from chatglm.engine.layout import Layouts
+from chatglm.engine.purpose import Purpose
 from chatglm.engine.request import Request
 from chatglm.engine.sampling import Context, Row, Sampled, Sampler
 from chatglm.engine.scheduler import Piece
+from chatglm.engine.scoring import AT_ONCE, judged
 from chatglm.engine.static import CudaGraph, StaticDecoder
 from chatglm.engine.warping import on_device
 from chatglm.errors import RequestError
@@ -63,6 +67,11 @@ class ModelRunner:
         """Make the model's GPU the current one: where there are several, kernels and recordings need to be told."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
+    def check_device(self) -> None:
+        """Raise where the device itself no longer works, so that no other step would go better."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> list[list[Sampled]]:
         """One forward pass -> for each piece the tokens sampled after its last known token and after each draft."""
@@ -70,15 +79,12 @@ class ModelRunner:
         flat = [row for piece_rows in rows for row in piece_rows]
         if self.decodes(pieces):
             logits = self.decode([piece.request for piece in pieces])
+        elif any(piece.states for piece in pieces):
+            logits = self._logits_and_states(pieces, self._kept_positions(pieces, rows))
         else:
             logits = self._forward(pieces, self._kept_positions(pieces, rows))
         sampled = iter(self.sampler.sample(logits, flat) if flat else [])
         return [[next(sampled) for _ in piece_rows] for piece_rows in rows]
-
-    @torch.inference_mode()
-    def logits(self, piece: Piece, first: int) -> Tensor:
-        """Float32 logits [n, vocab] of a piece's positions from its `first` on, for scoring."""
-        return self._forward([piece], list(range(first, piece.num_tokens))).float()
 
     def decodes(self, pieces: Sequence[Piece]) -> bool:
         """Whether a step is one for fixed shapes: one token for each request, no drafts, no adapters."""
@@ -111,23 +117,86 @@ class ModelRunner:
         return self.static.run(tokens, device_lengths - 1, batch)
 
     def _forward(self, pieces: Sequence[Piece], kept: list[int]) -> Tensor:
-        batch = self._batch(pieces)
+        """Logits [kept, vocab]."""
+        ids, positions, batch = self._inputs(pieces)
+        short_way = self._short_way
+        if short_way is not None and (logits := short_way(ids, positions, kept, batch)) is not None:
+            return logits  # type: ignore[no-any-return]
+        ids_and_positions = on_device([ids, positions], torch.long, self.device)
+        rows = _adapters_of(batch, pieces)
+        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows, kept):
+            return self._network(
+                ids_and_positions[:1], ids_and_positions[1:], batch, on_device(kept, torch.long, self.device), extra
+            )
+
+    def _logits_and_states(self, pieces: Sequence[Piece], sampled: list[int]) -> Tensor:
+        """Logits at the positions `sampled`; what else is wanted of the step goes to the purposes of its requests."""
+        wanted, end = [], 0
+        for piece in pieces:
+            wanted.append([position + end - piece.request.num_computed for position in piece.states])
+            end += piece.num_tokens
+        states, head = self._states(pieces, [*chain.from_iterable(wanted), *sampled])
+        judging: list[tuple[int, int, Purpose]] = []  # (which state, the token after it, for whom)
+        first = 0
+        for piece, positions in zip(pieces, wanted, strict=True):
+            purpose, stop = piece.request.purpose, first + len(positions)
+            if purpose is not None and purpose.pool is not None and positions:
+                purpose.fresh = states[first:stop].float().sum(dim=0)
+            elif purpose is not None and positions:
+                purpose.fresh = []
+                after = [piece.request.token_ids[position + 1] for position in piece.states]
+                judging.extend(zip(range(first, stop), after, [purpose] * len(after), strict=True))
+            first = stop
+        for start in range(0, len(judging), AT_ONCE):
+            self._judge(judging[start : start + AT_ONCE], head)
+        return head(list(range(first, first + len(sampled)))) if sampled else states
+
+    def _judge(self, judging: Sequence[tuple[int, int, Purpose]], head: Callable[[list[int]], Tensor]) -> None:
+        logits = head([which for which, _, _ in judging])
+        top = max(purpose.top for _, _, purpose in judging)
+        items = judged(logits, [token for _, token, _ in judging], top, self.sampler.num_tokens)
+        for (_, _, purpose), item in zip(judging, items, strict=True):
+            purpose.fresh.append(item if purpose.top == top else replace(item, top=item.top[: purpose.top]))
+
+    def _states(self, pieces: Sequence[Piece], kept: list[int]) -> tuple[Tensor, Callable[[list[int]], Tensor]]:
+        """States [kept, hidden] after the final norm, and what gives logits [n, vocab] of n of them."""
+        ids, positions, batch = self._inputs(pieces)
+        short_way = self._short_way
+        if short_way is not None and (states := short_way.states(ids, positions, kept, batch)) is not None:
+            return states, lambda which: short_way.logits(states[which])
+        ids_and_positions = on_device([ids, positions], torch.long, self.device)
+        rows = _adapters_of(batch, pieces)
+        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows):
+            outputs = self.model.base_model(
+                input_ids=ids_and_positions[:1],
+                position_ids=ids_and_positions[1:],
+                use_cache=False,
+                paged=batch,
+                **extra,
+            )
+        found = outputs.last_hidden_state[:, on_device(kept, torch.long, self.device)]  # [1, kept, hidden]
+
+        def head(which: list[int]) -> Tensor:
+            with _evaluating(self.model), self.adapters.selected(rows, [kept[index] for index in which]):
+                logits: Tensor = self.model.get_output_embeddings()(found[:, which])
+            return logits[0]
+
+        return found[0], head
+
+    def _inputs(self, pieces: Sequence[Piece]) -> tuple[list[int], list[int], PagedBatch]:
+        """Ids and positions [N] of a step, and where its tokens lie."""
         ids = [token for piece in pieces for token in _piece_ids(piece)]
         positions = [
             position
             for piece in pieces
             for position in range(piece.request.num_computed, piece.request.num_computed + piece.num_tokens)
         ]
-        short_way = self.model.__dict__.get("step_logits")  # what `chatglm.quant.fused` puts on a model
-        if short_way is not None and (logits := short_way(ids, positions, kept, batch)) is not None:
-            return logits  # type: ignore[no-any-return]
-        pairs = zip(batch.sequences, pieces, strict=True)
-        rows = [(slice(s.start, s.start + s.num_new), piece.request.adapter) for s, piece in pairs]
-        ids_and_positions = on_device([ids, positions], torch.long, self.device)
-        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows, kept):
-            return self._network(
-                ids_and_positions[:1], ids_and_positions[1:], batch, on_device(kept, torch.long, self.device), extra
-            )
+        return ids, positions, self._batch(pieces)
+
+    @property
+    def _short_way(self) -> Any:
+        """What `chatglm.quant.fused` puts on a model: it runs a step without the modules, or says that it cannot."""
+        return self.model.__dict__.get("step_logits")
 
     def _network(
         self, ids: Tensor, positions: Tensor, batch: PagedBatch, kept: Tensor | int, extra: dict[str, str]
@@ -202,6 +271,11 @@ class ModelRunner:
             yield {}
         finally:
             config._attn_implementation = before
+
+
+def _adapters_of(batch: PagedBatch, pieces: Sequence[Piece]) -> list[tuple[slice, str | None]]:
+    pairs = zip(batch.sequences, pieces, strict=True)
+    return [(slice(s.start, s.start + s.num_new), piece.request.adapter) for s, piece in pairs]
 
 
 def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

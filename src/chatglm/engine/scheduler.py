@@ -8,11 +8,12 @@ tokens are kept and computed again later (mostly found in the prefix cache).
 """
 
 import bisect
-from collections import deque
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from chatglm.engine.blocks import BlockManager
+from chatglm.engine.blocks import BlockKey, BlockManager
 from chatglm.engine.request import Request, Status
 
 
@@ -27,7 +28,25 @@ class Piece:
     @property
     def samples(self) -> bool:
         """Whether the piece reaches the request's last known token, so that the next one can be chosen."""
-        return self.request.num_computed + self.num_tokens - self.num_drafts == len(self.request.token_ids)
+        request = self.request
+        return request.generates and request.num_computed + self.num_tokens - self.num_drafts == len(request.token_ids)
+
+    @property
+    def states(self) -> range:
+        """Positions of the piece whose states are wanted for themselves; see `Purpose`."""
+        request = self.request
+        if request.purpose is None:
+            return range(0)
+        return request.purpose.states_in(request.num_computed, request.num_computed + self.num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """The first in line, when it was found not to fit: the room there was, and what of it was not in the cache."""
+
+    request: Request
+    room: int
+    next_key: BlockKey | None
 
 
 class Scheduler:
@@ -52,12 +71,13 @@ class Scheduler:
         self.max_prompt_tokens = max_prompt_tokens or max_batch_tokens
         self.blocks, self.max_batch_tokens, self.max_running = blocks, max_batch_tokens, max_running
         self.drafter = drafter
-        self.waiting: deque[Request] = deque()
+        self.waiting: OrderedDict[Request, None] = OrderedDict()  # in order; anyone can leave at once
         self.running: list[Request] = []  # in order of arrival
         self.num_preemptions = 0
+        self._refused: _Refused | None = None
 
     def add(self, request: Request) -> None:
-        self.waiting.append(request)
+        self.waiting[request] = None
 
     @property
     def has_work(self) -> bool:
@@ -78,10 +98,16 @@ class Scheduler:
         """Take a request out, whatever state it is in, and its blocks back."""
         if request.status is Status.RUNNING:
             self.running.remove(request)
-        elif request in self.waiting:
-            self.waiting.remove(request)
+        self.waiting.pop(request, None)
         self.blocks.free(request)
         request.status = Status.FINISHED
+
+    def clear(self) -> list[Request]:
+        """Let go of all requests, with nothing else done to them -> those there were."""
+        requests = [*self.running, *self.waiting]
+        self.running.clear()
+        self.waiting.clear()
+        return requests
 
     def _continue_running(self, budget: int, for_prompts: int) -> list[Piece]:
         decoding = [request for request in self.running if request.num_pending == 1]
@@ -128,42 +154,64 @@ class Scheduler:
         request.status, request.draft_ids = Status.WAITING, []
         request.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.appendleft(request)
+        self._stand_first(request)
+
+    def _stand_first(self, request: Request) -> None:
+        self.waiting[request] = None
+        self.waiting.move_to_end(request, last=False)
 
     def _admit_waiting(self, budget: int) -> list[Piece]:
         pieces: list[Piece] = []
         held: list[Request] = []
         while self.waiting and budget > 0 and len(self.running) < self.max_running:
-            request = self.waiting.popleft()
+            request = next(iter(self.waiting))
             if self._must_wait(request):
+                del self.waiting[request]
                 held.append(request)
                 continue
-            if self.running and self.blocks.num_free <= len(self.running):  # as `_fits` would say, without looking
-                self.waiting.appendleft(request)
+            num_tokens = self._let_in(request, budget)
+            if num_tokens == 0:
                 break
-            first = request.num_preemptions == 0
-            self.blocks.admit(request)
-            num_tokens = min(request.num_pending, budget)
-            if not self._fits(request, num_tokens):
-                self.blocks.free(request)
-                self.waiting.appendleft(request)
-                break
-            if first:
-                request.num_cached = request.num_computed
-                self.blocks.count_hits(request)
-            request.status = Status.RUNNING
-            bisect.insort(self.running, request, key=lambda other: other.request_id)
             pieces.append(Piece(request, num_tokens))
             budget -= num_tokens
-        self.waiting.extendleft(reversed(held))
+        for request in reversed(held):
+            self._stand_first(request)
         return pieces
 
-    def _fits(self, request: Request, num_tokens: int) -> bool:
-        """Room for the piece, and a block to spare for everyone who runs, lest the newcomer is thrown out at once."""
-        needed = self.blocks.blocks_for(request.num_computed + num_tokens) - len(request.block_table)
-        if self.running and needed + len(self.running) > self.blocks.num_free:
-            return False
-        return self.blocks.extend(request, request.num_computed + num_tokens)
+    def _let_in(self, request: Request, budget: int) -> int:
+        """Give the first in line its blocks -> tokens to run; 0 where there is no room.
+
+        Room is for the piece, and a block to spare for everyone who runs, lest the newcomer is thrown out at once.
+        """
+        blocks = self.blocks
+        room = blocks.num_free - len(self.running)
+        if self.running and (room <= 0 or self._still_refused(request, room)):
+            return 0
+        match = blocks.match(request)
+        num_cached = len(match.blocks) * blocks.block_size
+        num_tokens = min(len(request.token_ids) - num_cached, budget)
+        if blocks.missing(match, num_cached + num_tokens) > (room if self.running else blocks.num_free):
+            self._refused = _Refused(request, room, match.next_key)
+            return 0
+        del self.waiting[request]
+        blocks.admit(request, match)
+        assert blocks.extend(request, num_cached + num_tokens)
+        if request.num_preemptions == 0:
+            request.num_cached, request.times.admitted = num_cached, time.monotonic()
+            blocks.count_hits(request)
+        request.status = Status.RUNNING
+        bisect.insort(self.running, request, key=lambda other: other.request_id)
+        return num_tokens
+
+    def _still_refused(self, request: Request, room: int) -> bool:
+        """Whether it would be no use to look again: there is no more room, and no more of it in the cache."""
+        refused = self._refused
+        return (
+            refused is not None
+            and refused.request is request
+            and room <= refused.room
+            and refused.next_key not in self.blocks.found
+        )
 
     @staticmethod
     def _must_wait(request: Request) -> bool:

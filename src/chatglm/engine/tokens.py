@@ -2,18 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
 
+from chatglm.engine.interface import Answering
 from chatglm.engine.request import Request
 from chatglm.errors import GenerationError
-
-if TYPE_CHECKING:
-    from chatglm.engine.engine import Engine
 
 Token = tuple[int | None, str | None]  # (id, None); the last one is (stop id or None, why it ended)
 
 
-def stream_tokens(engine: "Engine", request: Request, stopped: Callable[[], bool] = lambda: False) -> Iterator[Token]:
+def stream_tokens(engine: Answering, request: Request, stopped: Callable[[], bool] = lambda: False) -> Iterator[Token]:
     """(id, None) for every token of the answer, then (stop token or None, "stop" or "length").
 
     Nothing stands at the end of an answer that `stopped` has ended; it is asked after every step. Closing the

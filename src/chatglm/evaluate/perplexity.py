@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from chatglm.errors import ConfigError, GenerationError
 
-_LOGITS_AT_ONCE = 256  # positions; of 65,024 logits each, 67 MB in float32
+_AT_ONCE = 4  # windows computed together: while one is at its end, the step is filled up with the next
 Progress = Callable[[int, int], None]  # tokens scored so far, tokens in all
 
 
@@ -73,15 +70,15 @@ def perplexity(
     ids: list[int] = tokenizer.encode_text(text, plain=True)
     if not ids:
         raise ConfigError("the text has no tokens; perplexity needs at least one")
-    total, scored, windows = 0.0, 0, 0
-    for start, first, stop in _windows(len(ids), room, step):
-        losses = _losses(model, [*prefix, *ids[start:stop]], len(prefix) + first - start)
-        total, scored, windows = total + float(losses.double().sum()), scored + len(losses), windows + 1
+    windows = list(_windows(len(ids), room, step))
+    total, scored = 0.0, 0
+    for losses in _losses(model, prefix, ids, windows):
+        total, scored = total + math.fsum(losses), scored + len(losses)
         if not math.isfinite(total):
-            raise GenerationError(f"the model gives NaN or infinity for tokens {first} to {stop} of the text")
+            raise GenerationError(f"the model finds one of the first {scored} tokens of the text impossible")
         if progress is not None:
             progress(scored, len(ids))
-    return Perplexity(total / scored, scored, len(text.encode()), windows)
+    return Perplexity(total / scored, scored, len(text.encode()), len(windows))
 
 
 def read_text(path: str | Path) -> str:
@@ -110,7 +107,10 @@ def report(path: str | Path, result: Perplexity) -> str:
     )
 
 
-def _windows(length: int, room: int, step: int) -> Iterator[tuple[int, int, int]]:
+_Window = tuple[int, int, int]
+
+
+def _windows(length: int, room: int, step: int) -> Iterator[_Window]:
     """(start, first token not scored before, stop) of each window."""
     scored = 0
     for start in range(0, length, step):
@@ -121,15 +121,22 @@ def _windows(length: int, room: int, step: int) -> Iterator[tuple[int, int, int]
             return
 
 
-@torch.inference_mode()
-def _losses(model: Any, ids: list[int], first: int) -> Tensor:
-    """-log p of the ids from the one at `first` on, float32."""
-    row = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
-    states = model.base_model(input_ids=row, use_cache=False).last_hidden_state[0, first - 1 : -1]
-    head, parts = model.get_output_embeddings(), []
-    for part, wanted in zip(states.split(_LOGITS_AT_ONCE), row[0, first:].split(_LOGITS_AT_ONCE), strict=True):
-        parts.append(torch.nn.functional.cross_entropy(head(part).float(), wanted, reduction="none"))
-    return torch.cat(parts)
+def _losses(model: Any, prefix: list[int], ids: list[int], windows: list[_Window]) -> Iterator[list[float]]:
+    """-log p of the tokens that each window is the first to score; a few windows are computed at once."""
+    from chatglm.engine.config import EngineConfig
+    from chatglm.engine.engine import Engine
+    from chatglm.engine.memory import memory_for
+
+    longest = len(prefix) + max(stop - start for start, _, stop in windows)
+    memory = _AT_ONCE * memory_for(model, longest)
+    engine = Engine(model, EngineConfig(kv_memory=memory, max_running=_AT_ONCE, prefix_cache=False))
+    for index in range(0, len(windows), _AT_ONCE):
+        group = windows[index : index + _AT_ONCE]
+        pairs = [([*prefix, *ids[start:first]], ids[first:stop]) for start, first, stop in group]
+        try:
+            yield from ([-value for value in score.token_logprobs] for score in engine.score_many(pairs))
+        except GenerationError as error:
+            raise GenerationError(f"tokens {group[0][1]} to {group[-1][2]} of the text: {error}") from None
 
 
 def _check_sizes(model: Any, context: int, prefix: int, step: int) -> None:

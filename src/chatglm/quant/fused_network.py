@@ -43,6 +43,11 @@ class FusedNetwork:
 
     def __call__(self, ids: list[int], positions: list[int], kept: list[int], paged: Any) -> Tensor | None:
         """Logits [kept, vocab] of a step of N tokens at the indices `kept`; None where the modules have to run."""
+        states = self.states(ids, positions, kept, paged)
+        return None if states is None else self.logits(states)
+
+    def states(self, ids: list[int], positions: list[int], kept: list[int], paged: Any) -> Tensor | None:
+        """The same before the head: float32 [kept, hidden] after the final norm."""
         going_on = positions == self._following and hooks_so_far() == self._hooks
         self._following = []
         self._steps += 1
@@ -52,7 +57,14 @@ class FusedNetwork:
         stream = self._embedded(ids)
         self._stack.run(stream, *self._angles(positions), paged, caches)
         self._following, self._hooks = [position + 1 for position in positions], hooks_so_far()
-        return self._logits(stream if len(kept) == len(ids) else stream[kept])
+        return self._normed(stream if kept == list(range(len(ids))) else stream[kept])
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What `states` has given, or some rows of it -> [n, vocab]."""
+        if self._output is not None:
+            return native.linear(self._output, states)
+        logits: Tensor = self._head(states.to(self._dtype))
+        return logits
 
     def _ready(self, paged: Any, turn: int | None) -> native.Caches | None:
         if self._watch is None or not self._watch.unchanged():
@@ -117,16 +129,13 @@ class FusedNetwork:
         cosines, sines = self.model.transformer.rotary_pos_emb(positions[None], self.model.dtype)
         return cosines[0, 0].float(), sines[0, 0].float()
 
-    def _logits(self, stream: Tensor) -> Tensor:
-        """[n, hidden] after the layers, which is overwritten -> [n, vocab]."""
+    def _normed(self, stream: Tensor) -> Tensor:
+        """[n, hidden] after the layers, which is overwritten -> after the final norm."""
         if self._norm is not None:
             weight, eps = self._norm
             scale = stream.square().mean(dim=1, keepdim=True).add_(eps).rsqrt_()
             stream.mul_(scale).mul_(weight)
-        if self._output is not None:
-            return native.linear(self._output, stream)
-        logits: Tensor = self._head(stream.to(self._dtype))
-        return logits
+        return stream
 
 
 _LEAST_POSITIONS = 2048

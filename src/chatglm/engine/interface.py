@@ -1,0 +1,23 @@
+"""What others may count on from whatever answers: this package's engine, or an adapter onto another one."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from chatglm.engine.request import Output, Request, SamplingParams
+from chatglm.engine.results import Completion, Stats
+
+
+class Answering(Protocol):
+    """The engine as its callers know it; `Engine` says what each call means."""
+
+    def submit(self, prompt_ids: Sequence[int], params: SamplingParams | None = None, **options: Any) -> Request: ...
+
+    def step(self) -> list[Output]: ...
+
+    def stream(self, request: Request) -> Iterator[Output]: ...
+
+    def wait(self, request: Request) -> Completion: ...
+
+    def abort(self, request: Request) -> None: ...
+
+    def stats(self) -> Stats: ...

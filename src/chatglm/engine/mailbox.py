@@ -1,0 +1,75 @@
+"""Outputs on their way from the thread that steps into an event loop, with one wake-up for all that a step brings."""
+
+import asyncio
+from collections import deque
+from weakref import WeakKeyDictionary
+
+from chatglm.engine.request import Output
+
+_AT_ONCE = 32  # readers woken before the loop may do something else
+
+
+class Reader:
+    """The outputs of one request for one task. Made by a `Mailbox`."""
+
+    def __init__(self, mailbox: "Mailbox") -> None:
+        self._mailbox = mailbox
+        self._outputs: deque[Output] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def sink(self, output: Output) -> None:
+        """Send an output; from any thread."""
+        self._mailbox.send(self, output)
+
+    def take(self, output: Output) -> None:
+        """Receive it; in the loop."""
+        self._outputs.append(output)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def next(self) -> Output:
+        """The next output, as soon as it has come."""
+        while not self._outputs:
+            self._waiting = self._mailbox.loop.create_future()
+            await self._waiting
+        return self._outputs.popleft()
+
+
+class Mailbox:
+    """What is on its way into one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._arrived: deque[tuple[Reader, Output]] = deque()
+        self._called = False
+
+    def send(self, reader: Reader, output: Output) -> None:
+        """From any thread. The loop is woken if nobody has woken it since it looked last."""
+        self._arrived.append((reader, output))
+        if not self._called:
+            self._called = True
+            self.loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._called = False  # before looking: what comes after that wakes the loop again
+        for _ in range(min(len(self._arrived), _AT_ONCE)):
+            reader, output = self._arrived.popleft()
+            reader.take(output)
+        if self._arrived and not self._called:
+            self._called = True
+            self.loop.call_soon(self._hand_out)
+
+
+class Mailboxes:
+    """The mailboxes of an engine, one for each event loop that reads."""
+
+    def __init__(self) -> None:
+        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
+
+    def reader(self) -> Reader:
+        """A reader for a task of the loop that runs."""
+        loop = asyncio.get_running_loop()
+        mailbox = self._of_loop.get(loop)
+        if mailbox is None:
+            mailbox = self._of_loop[loop] = Mailbox(loop)
+        return Reader(mailbox)
