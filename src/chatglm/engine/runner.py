@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from chatglm.engine.adapters import AdapterSet
 from chatglm.engine.cache import KVCache, PagedBatch, PagedSequence
 from chatglm.engine.layout import Layouts
 from chatglm.engine.request import Request
-from chatglm.engine.sampling import Context, Row, Sampled, Sampler
+from chatglm.engine.rows import Context, Row
+from chatglm.engine.sampling import Sampled, Sampler
 from chatglm.engine.scheduler import Piece
 from chatglm.engine.static import CudaGraph, StaticDecoder
 from chatglm.engine.warping import on_device
@@ -71,7 +73,7 @@ class ModelRunner:
         if self.decodes(pieces):
             logits = self.decode([piece.request for piece in pieces])
         else:
-            logits = self._forward(pieces, self._kept_positions(pieces, rows))
+            logits = self._logits(pieces, rows)
         sampled = iter(self.sampler.sample(logits, flat) if flat else [])
         return [[next(sampled) for _ in piece_rows] for piece_rows in rows]
 
@@ -110,6 +112,25 @@ class ModelRunner:
         )
         return self.static.run(tokens, device_lengths - 1, batch)
 
+    def _logits(self, pieces: Sequence[Piece], rows: Sequence[Sequence[Row]]) -> Tensor:
+        """Logits [n, vocab] of the rows of all pieces.
+
+        Short ways past the network's modules round in their own way and know no adapters. Where there are some,
+        requests with adapters are run apart from the others, so that nobody's tokens depend on who else is there.
+        """
+        adapted = [piece.request.adapter is not None for piece in pieces]
+        if len(set(adapted)) == 1 or not any("forward" in module.__dict__ for module in self.model.modules()):
+            return self._forward(pieces, self._kept_positions(pieces, rows))
+        starts = list(accumulate(map(len, rows), initial=0))
+        parts, order = [], list[int]()
+        for kind in (False, True):
+            which = [index for index, one in enumerate(adapted) if one is kind]
+            own = [pieces[index] for index in which]
+            parts.append(self._forward(own, self._kept_positions(own, [rows[index] for index in which])).float())
+            order += (place for index in which for place in range(starts[index], starts[index + 1]))
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(parts)[on_device(back, torch.long, self.device)]
+
     def _forward(self, pieces: Sequence[Piece], kept: list[int]) -> Tensor:
         batch = self._batch(pieces)
         ids = [token for piece in pieces for token in _piece_ids(piece)]
@@ -118,19 +139,20 @@ class ModelRunner:
             for piece in pieces
             for position in range(piece.request.num_computed, piece.request.num_computed + piece.num_tokens)
         ]
-        short_way = self.model.__dict__.get("step_logits")  # what `chatglm.quant.fused` puts on a model
+        adapters = [piece.request.adapter for piece in pieces for _ in range(piece.num_tokens)]
+        # What `chatglm.quant.fused` puts on a model.
+        short_way = None if any(adapters) else self.model.__dict__.get("step_logits")
         if short_way is not None and (logits := short_way(ids, positions, kept, batch)) is not None:
             return logits  # type: ignore[no-any-return]
-        pairs = zip(batch.sequences, pieces, strict=True)
-        rows = [(slice(s.start, s.start + s.num_new), piece.request.adapter) for s, piece in pairs]
         ids_and_positions = on_device([ids, positions], torch.long, self.device)
-        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows, kept):
+        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(adapters, kept):
+            extra |= {"by_layer": True} if any(adapters) else {}
             return self._network(
                 ids_and_positions[:1], ids_and_positions[1:], batch, on_device(kept, torch.long, self.device), extra
             )
 
     def _network(
-        self, ids: Tensor, positions: Tensor, batch: PagedBatch, kept: Tensor | int, extra: dict[str, str]
+        self, ids: Tensor, positions: Tensor, batch: PagedBatch, kept: Tensor | int, extra: dict[str, Any]
     ) -> Tensor:
         """ids and positions [1, N] -> logits [kept, vocab]; `kept` 0: all N."""
         outputs = self.model(
@@ -186,7 +208,7 @@ class ModelRunner:
         return tables.contiguous().pin_memory().to(self.device, non_blocking=True)
 
     @contextmanager
-    def _paged_attention(self) -> Iterator[dict[str, str]]:
+    def _paged_attention(self) -> Iterator[dict[str, Any]]:
         """Have the network use our attention for one call -> arguments to pass.
 
         Our network takes the name as an argument, so that other threads may use it in the meantime. Stock GLM looks it
