@@ -82,7 +82,7 @@ int32_t chatglm_level_available(int32_t index);
 int32_t chatglm_level(void);
 int32_t chatglm_set_level(int32_t index);  // 0, or -1 where this processor lacks it
 
-int32_t chatglm_num_threads(void);
+int32_t chatglm_num_threads(void);  // -1 where there is no memory to start them
 int32_t chatglm_set_num_threads(int32_t threads);  // 0, or -1 where not 1 to CHATGLM_MOST_THREADS
 
 // output[tokens][rows] = input[tokens][columns] * weight^T + bias; rows of the input lie input_stride floats apart and

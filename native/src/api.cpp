@@ -92,6 +92,7 @@ const chatglm::Kernels &kernels() {
     return *levels[current].kernels;
 }
 
+// No exception leaves the library: also the first call for threads makes them, for which memory may be short.
 template <class Function>
 int32_t guarded(Function function) {
     std::lock_guard<std::mutex> lock(turn);
@@ -139,8 +140,9 @@ int32_t chatglm_set_level(int32_t index) {
 }
 
 int32_t chatglm_num_threads(void) {
-    std::lock_guard<std::mutex> lock(turn);
-    return chatglm::num_threads();
+    int32_t count = -1;
+    guarded([&](const chatglm::Kernels &) { count = chatglm::num_threads(); });
+    return count;
 }
 
 int32_t chatglm_set_num_threads(int32_t threads) {
@@ -181,20 +183,20 @@ int32_t chatglm_layers_forward(const chatglm_layer *layers, const chatglm_cache 
 }
 
 uint64_t chatglm_read(const void *data, int64_t bytes) {
-    std::lock_guard<std::mutex> lock(turn);
     const uint64_t *words = static_cast<const uint64_t *>(data);
     const int64_t step = 1 << 17, count = bytes / 8;
-    static std::atomic<uint64_t> total;
-    total = 0;
-    chatglm::parallel((count + step - 1) / step, [&](int64_t part, int) {
-        uint64_t sums[8] = {};
-        const int64_t end = count < (part + 1) * step ? count : (part + 1) * step;
-        int64_t i = part * step;
-        for (; i + 8 <= end; i += 8)
-            for (int j = 0; j < 8; ++j) sums[j] += words[i + j];
-        for (; i < end; ++i) sums[0] += words[i];
-        for (int j = 1; j < 8; ++j) sums[0] += sums[j];
-        total += sums[0];
+    std::atomic<uint64_t> total{0};
+    guarded([&](const chatglm::Kernels &) {
+        chatglm::parallel((count + step - 1) / step, [&](int64_t part, int) {
+            uint64_t sums[8] = {};
+            const int64_t end = count < (part + 1) * step ? count : (part + 1) * step;
+            int64_t i = part * step;
+            for (; i + 8 <= end; i += 8)
+                for (int j = 0; j < 8; ++j) sums[j] += words[i + j];
+            for (; i < end; ++i) sums[0] += words[i];
+            for (int j = 1; j < 8; ++j) sums[0] += sums[j];
+            total += sums[0];
+        });
     });
     return total;
 }

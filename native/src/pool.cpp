@@ -41,13 +41,17 @@ struct Buffer {
     int64_t size = 0;
 
     Buffer() = default;
-    Buffer(Buffer &&other) noexcept : data(other.data), size(other.size) { other.data = nullptr; }
+    Buffer(Buffer &&other) noexcept : data(other.data), size(other.size) {
+        other.data = nullptr;
+        other.size = 0;
+    }
     Buffer(const Buffer &) = delete;
     ~Buffer() { std::free(data); }
 
     float *get(int64_t floats) {
         if (floats > size) {
             std::free(data);
+            size = 0;  // before what may fail: the next call must not take the old size for memory there is
             const int64_t bytes = (floats * 4 + 4095) / 4096 * 4096;
             data = static_cast<float *>(std::aligned_alloc(4096, static_cast<size_t>(bytes)));
             if (data == nullptr) throw std::bad_alloc();
@@ -66,9 +70,11 @@ struct Buffers {
 class Pool {
 public:
     explicit Pool(int threads) : buffers_(static_cast<size_t>(threads)) {
+        workers_.reserve(static_cast<size_t>(threads));  // may fail, which it must not while threads are running
         try {
             for (int index = 1; index < threads; ++index) workers_.emplace_back([this, index] { serve(index); });
         } catch (const std::system_error &) {  // the system gives no more threads: those there are do the work
+        } catch (const std::bad_alloc &) {     // or no memory for one
         }
     }
 

@@ -7,10 +7,17 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <new>
 #include <thread>
 #include <vector>
 
 #include "../include/chatglm_native.h"
+#include "../src/pool.h"
+
+// Sanitizers end the program where memory runs out, unless told that somebody looks.
+#define VISIBLE __attribute__((visibility("default")))
+extern "C" VISIBLE const char *__asan_default_options() { return "allocator_may_return_null=1"; }
+extern "C" VISIBLE const char *__tsan_default_options() { return "allocator_may_return_null=1"; }
 
 namespace {
 
@@ -426,6 +433,23 @@ void test_fork() {
 void test_fork() {}  // the thread sanitizer does not follow a child with threads
 #endif
 
+// What is asked for after memory has run out is there, in every slot that was to grow.
+void test_memory_that_runs_out() {
+    for (int slot : {10, 11}) {
+        if (slot == 11) chatglm::scratch(slot, 1000);
+        bool refused = false;
+        try {
+            chatglm::scratch(slot, int64_t{1} << 45);
+        } catch (const std::bad_alloc &) {
+            refused = true;
+        }
+        check(refused, "memory", "128 TiB are refused");
+        float *smaller = chatglm::scratch(slot, 500);
+        check(smaller != nullptr, "memory", "a smaller request afterwards is met");
+        for (int i = 0; smaller != nullptr && i < 500; ++i) smaller[i] = 1;
+    }
+}
+
 void test_level(bool forks) {
     state = 1;
     for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 33, 70}) {
@@ -454,6 +478,7 @@ void test_level(bool forks) {
     test_layer(40, 1);
     test_layer(3, 1500);  // gates far beyond what e^x can hold
     test_threads();
+    test_memory_that_runs_out();
     if (forks) test_fork();
     std::vector<uint64_t> words(100003, 3);
     check(chatglm_read(words.data(), 8 * 100003) == 3 * 100003, "read", "sum");

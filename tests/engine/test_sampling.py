@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from chatglm.engine.drawing import Drawer, _cut_row_top_p
+from chatglm.engine.drawing import Drawer, Room, _cut_row_top_p
+from chatglm.engine.edits import Edits
 from chatglm.engine.request import Request, SamplingParams
-from chatglm.engine.sampling import Row, Sampler, edit_row, uniform
+from chatglm.engine.rows import Row
+from chatglm.engine.sampling import Sampler, uniform
 from chatglm.engine.warping import walk, warp
 from chatglm.errors import RequestError
 
@@ -27,14 +29,18 @@ def row(context: list[int], **params: Any) -> Row:
     return Row(Request(context, SamplingParams(**params), frozenset()), context)
 
 
+def edited(scores: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+    """`scores` [n, vocab] as the settings of the rows change them; the originals stay."""
+    scores = scores.clone()
+    Edits(rows, scores.shape[1], scores.device).apply(scores, 0, Room())
+    return scores
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_settings_equal_the_official_processors(case: dict[str, Any]) -> None:
     params = {key: value for key, value in case.items() if key != "name"}
     rows = [row(ids, **params) for ids in TENSORS["lp.input_ids"].tolist()]
-    scores = TENSORS["lp.scores"].clone()
-    for score, one in zip(scores, rows, strict=True):
-        edit_row(score, one)
-    scores = warp(scores, [one.request.params for one in rows])
+    scores = warp(edited(TENSORS["lp.scores"], rows), [one.request.params for one in rows])
     torch.testing.assert_close(scores.softmax(1), TENSORS[case["name"] + ".probs"], atol=3e-6, rtol=0)
 
 
@@ -99,19 +105,14 @@ def test_uniform_depends_on_seed_and_position_alone() -> None:
 
 def test_presence_and_frequency_look_at_the_answer_only() -> None:
     request = Request([1, 1, 2], SamplingParams(presence_penalty=1.0, frequency_penalty=0.5), frozenset())
-    scores = torch.zeros(5)
-    edit_row(scores, Row(request, [1, 1, 2, 3, 3, 4]))
-    assert scores.tolist() == [0.0, 0.0, 0.0, -2.0, -1.5]
+    scores = edited(torch.zeros(1, 5), [Row(request, [1, 1, 2, 3, 3, 4])])
+    assert scores.tolist() == [[0.0, 0.0, 0.0, -2.0, -1.5]]
 
 
 def test_minimum_length_and_bias() -> None:
     request = Request([1], SamplingParams(min_tokens=2, max_tokens=4, logit_bias={3: 2.5}), frozenset({4}))
-    scores = torch.zeros(5)
-    edit_row(scores, Row(request, [1, 0]))
-    assert scores.tolist() == [0, 0, 0, 2.5, float("-inf")]
-    scores = torch.zeros(5)
-    edit_row(scores, Row(request, [1, 0, 0]))
-    assert scores.tolist() == [0, 0, 0, 2.5, 0]
+    assert edited(torch.zeros(1, 5), [Row(request, [1, 0])]).tolist() == [[0, 0, 0, 2.5, float("-inf")]]
+    assert edited(torch.zeros(1, 5), [Row(request, [1, 0, 0])]).tolist() == [[0, 0, 0, 2.5, 0]]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 def test_drawn_tokens_are_those_of_warp_and_walk(vocabulary: int) -> None:
     """By the most likely ones, by a histogram, or by walking through all: the token is the same, also among equals."""
     generator, dice = torch.Generator().manual_seed(5), random.Random(vocabulary)
-    draw = Drawer()
+    draw = Drawer(Room())
     for _ in range(40):
         logits = dice.choice([0.0, 0.01, 1.0, 5.0, 100.0]) * torch.randn(
             dice.choice([1, 3, 9]), vocabulary, generator=generator
@@ -166,4 +167,4 @@ def test_rows_without_a_token_do_not_stop_the_others() -> None:
     logits[3:, 7] = 50.0
     for settings_of_all in ({"temperature": 0}, {"top_p": 0.8}, {"top_k": 5}, {}):
         params = [SamplingParams(**settings_of_all)] * 4 + [SamplingParams(temperature=0)]
-        assert Drawer()(logits, params, [0.5] * 5) == [None, None, None, 7, 7]
+        assert Drawer(Room())(logits, params, [0.5] * 5) == [None, None, None, 7, 7]

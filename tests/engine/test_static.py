@@ -9,12 +9,17 @@ import pytest
 import torch
 
 from chatglm.engine import runner as runner_module
+from chatglm.engine.cache import KVCache, PagedBatch
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
 from chatglm.engine.request import Request, SamplingParams
+from chatglm.engine.runner import ModelRunner
+from chatglm.engine.sampling import Sampler
 from chatglm.engine.static import padded_sizes
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
+from chatglm.quant.model import quantize_empty_model
+from chatglm.quant.scheme import QuantScheme
 
 BYTES_PER_TOKEN = 2 * 2 * 2 * 4 * 4
 
@@ -243,6 +248,23 @@ def test_recording_that_fails_is_said_once_and_costs_nothing_else(model: Any) ->
     with pytest.warns(UserWarning, match="without CUDA graphs.*no capture today"):
         answers = engine.generate([[1, 2]], PARAMS[0])
     assert answers == engine.generate([[1, 2]], PARAMS[0]) == Engine(model).generate([[1, 2]], PARAMS[0])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "reference"])
+def test_a_decode_step_reads_nothing_back_from_its_device(attention: str) -> None:
+    """Packed weights and a quantized embedding on a device that has no values to read: it could be recorded."""
+    with torch.device("meta"):
+        model = network()
+        quantize_empty_model(model, QuantScheme(4, 32, head_bits=8, embedding_bits=8))
+    cache = KVCache(2, 64, 2, 4, torch.float32, torch.device("meta"))
+    runner = ModelRunner(model, cache, 4, Sampler(), attention)
+    runner.use_static_decode(4, 4, capture=False, compiled=False)
+    assert runner.static is not None
+    ids = torch.zeros(3, dtype=torch.long, device="meta")
+    lengths, tables = ids.int(), torch.zeros(3, 4, dtype=torch.int32, device="meta")
+    batch = PagedBatch(cache, ids, (), tables, lengths, runner.static.starts[:4], 4)
+    with torch.inference_mode():
+        assert runner.static.run(ids, ids, batch).shape == (3, 32)
 
 
 def test_padded_sizes() -> None:

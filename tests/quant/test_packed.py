@@ -216,6 +216,18 @@ def test_the_embedding(rows: int, columns: int, shape: tuple[int, ...]) -> None:
             layer(torch.tensor([0, bad]))
 
 
+def test_the_embedding_reads_no_value_back_from_a_device() -> None:
+    """Reading one would make every step wait for a GPU, and keep steps from being recorded."""
+    elsewhere = PackedEmbedding(40, 33, device="meta")  # where there are no values to read
+    assert elsewhere(torch.zeros(2, 3, dtype=torch.long, device="meta")).shape == (2, 3, 33)
+    layer = PackedEmbedding.from_embedding(nn.Embedding(40, 33))
+    whole = torch.compile(layer, backend="eager", fullgraph=True)  # runs it on FakeTensors
+    ids = torch.tensor([[0, 39], [40, -1]])
+    found = whole(ids)
+    assert torch.equal(found[0], layer(ids[0]))
+    assert found[1].isnan().all(), "an id that is no row is seen later, by the request it belongs to"
+
+
 @pytest.mark.skipif(not native.available(), reason="no native kernels")
 def test_it_is_the_kernels_that_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []

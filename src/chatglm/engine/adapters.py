@@ -1,11 +1,12 @@
 """LoRA adapters beside the base weights, chosen per request, several in one batch (arXiv:2106.09685).
 
 The base linears run once for the whole step; each adapter then adds (x A^T) B^T * scaling to the rows of its own
-requests. It adds to a linear's output, so it does not matter how the linear stores its weight.
+requests, all of them at once wherever they stand. It adds to a linear's output, so it does not matter how the linear
+stores its weight.
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chatglm.engine.warping import on_device
 from chatglm.errors import RequestError
 
 
@@ -25,32 +27,55 @@ class LowRank:
     scaling: float
 
 
+Rows = dict[str, slice | Tensor]  # the positions of each adapter's tokens in a step: a stretch, or int64 [n]
+
+
 class _Step(threading.local):
     """What the step of this thread has selected. Other threads, which may use the network too, see the base."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[slice, str]] = []
-        self.kept: list[tuple[slice, str]] = []
+        self.rows: Rows = {}
+        self.kept: Rows = {}
 
 
-def _joined(rows: Iterable[tuple[slice, str | None]]) -> list[tuple[slice, str]]:
-    """Neighbours of one adapter are joined, rows of the base left out."""
-    joined: list[tuple[slice, str]] = []
-    for where, name in rows:
-        if name is None:
-            continue
-        if joined and joined[-1][1] == name and joined[-1][0].stop == where.start:
-            joined[-1] = (slice(joined[-1][0].start, where.stop), name)
-        else:
-            joined.append((where, name))
-    return joined
+def _rows_of(names: Sequence[str | None], device: torch.device) -> Rows:
+    """Where each adapter's positions are, wherever they stand; a stretch where they stand together."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        if name is not None:
+            places.setdefault(name, []).append(place)
+    return {
+        name: slice(found[0], found[-1] + 1)
+        if found[-1] - found[0] + 1 == len(found)
+        else on_device(found, torch.long, device)
+        for name, found in places.items()
+    }
 
 
-def _joined_kept(rows: Sequence[tuple[slice, str]], kept: Sequence[int]) -> list[tuple[slice, str]]:
-    """The same for a layer that sees the positions `kept` only."""
-    names = ((at, next((name for where, name in rows if where.start <= position < where.stop), None))
-             for at, position in enumerate(kept))  # fmt: skip
-    return _joined((slice(at, at + 1), name) for at, name in names) if rows else []
+class _Hook:
+    """Adds the updates of one linear to its output."""
+
+    def __init__(self, adapters: "AdapterSet", path: str, of_output: bool) -> None:
+        self.adapters, self.path, self.of_output = adapters, path, of_output
+
+    def idle(self) -> bool:
+        """Whether nothing would be added: short ways past the linear may then be taken (see `quant.watch`)."""
+        return not self.adapters.step.rows
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        step = self.adapters.step
+        for name, rows in (step.kept if self.of_output else step.rows).items():
+            update = self.adapters.weights[name].get(self.path)
+            if update is None:
+                continue
+            states = inputs[0][:, rows] if isinstance(rows, slice) else inputs[0].index_select(1, rows)
+            low = nn.functional.linear(states.to(update.down.dtype), update.down)
+            added = (nn.functional.linear(low, update.up) * update.scaling).to(output.dtype)
+            if isinstance(rows, slice):
+                output[:, rows] += added
+            else:
+                output.index_add_(1, rows, added)
+        return output
 
 
 class AdapterSet:
@@ -67,7 +92,7 @@ class AdapterSet:
         network: Any = model
         output_layer = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
         self._output_paths = {path for path, module in model.named_modules() if module is output_layer}
-        self._step = _Step()
+        self.step = _Step()
 
     def add(self, name: str, weights: Mapping[str, LowRank]) -> None:
         """Make an adapter known under `name`; `weights` by module path.
@@ -87,7 +112,7 @@ class AdapterSet:
         for path in weights:
             if path not in self._hooks:
                 module = self.model.get_submodule(path)
-                self._hooks[path] = module.register_forward_hook(self._hook(path))
+                self._hooks[path] = module.register_forward_hook(_Hook(self, path, path in self._output_paths))
 
     def remove(self, name: str) -> None:
         """Forget an adapter.
@@ -107,29 +132,17 @@ class AdapterSet:
             raise RequestError(f"no adapter is named {name!r}; loaded are: {known}")
 
     @contextmanager
-    def selected(self, rows: Sequence[tuple[slice, str | None]], kept: Sequence[int] = ()) -> Iterator[None]:
-        """For the length of a step of this thread, say which rows belong to which adapter; outside of it the network
-        is the base. `kept` are the positions that reach the output layer."""
-        self._step.rows = _joined(rows)
-        self._step.kept = _joined_kept(self._step.rows, kept)
+    def selected(self, names: Sequence[str | None], kept: Sequence[int] = ()) -> Iterator[None]:
+        """For the length of a step of this thread, say which adapter each position belongs to, None to the base;
+        outside of it the network is the base. `kept` are the positions that reach the output layer."""
+        if any(names):
+            device = next(self.model.parameters()).device
+            self.step.rows = _rows_of(names, device)
+            self.step.kept = _rows_of([names[position] for position in kept], device)
         try:
             yield
         finally:
-            self._step.rows = self._step.kept = []
-
-    def _hook(self, path: str) -> Any:
-        of_output = path in self._output_paths
-
-        def add_updates(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            for where, name in self._step.kept if of_output else self._step.rows:
-                update = self.weights[name].get(path)
-                if update is not None:
-                    low = nn.functional.linear(inputs[0][:, where].to(update.down.dtype), update.down)
-                    added = nn.functional.linear(low, update.up) * update.scaling
-                    output[:, where] += added.to(output.dtype)
-            return output
-
-        return add_updates
+            self.step.rows = self.step.kept = {}
 
     def _check(self, path: str, update: LowRank) -> None:
         try:

@@ -3,6 +3,9 @@
 A sampled token stays on the device and is the next step's input there; Python reads it while that next step runs. Stop
 tokens, stop strings and aborts are therefore noticed one step late, and what that step wrote for a request that had
 ended is thrown away: its key and value lie behind the request's last token, in no block that can be found again.
+
+Where a request's scores depend on its text, that has to be read before its next token can be chosen, not before the
+network can run. So such a step chooses for all its rows when the tokens before them have been read: while it runs.
 """
 
 from collections.abc import Sequence
@@ -10,9 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from chatglm.engine.edits import edits_scores
 from chatglm.engine.request import Request, Status
+from chatglm.engine.rows import Row
 from chatglm.engine.runner import ModelRunner
-from chatglm.engine.sampling import INVALID, NOTHING_TO_CHOOSE, Row, Sampled, self_contained
+from chatglm.engine.sampling import Chosen, Sampled, Sampler
 from chatglm.engine.scheduler import Piece, Scheduler
 from chatglm.engine.warping import on_device
 
@@ -22,35 +27,42 @@ class Flight:
 
     Args:
         pieces: what the step runs.
-        tokens: chosen ids [n] on the device; `INVALID` where none can be.
+        sampler: chooses the tokens.
+        logits: what the network gives [n, vocab]; valid until it is run again.
         error: why there are none.
     """
 
-    def __init__(self, pieces: Sequence[Piece], tokens: Tensor | None, error: Exception | None = None) -> None:
-        self.pieces, self.tokens, self.error = pieces, tokens, error
-        self._host, self._copied = tokens, None
-        if tokens is not None and tokens.is_cuda:
-            self._host = torch.empty_like(tokens, device="cpu", pin_memory=True)
-            self._host.copy_(tokens, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+    def __init__(
+        self, pieces: Sequence[Piece], sampler: Sampler, logits: Tensor | None, error: Exception | None = None
+    ) -> None:
+        self.pieces, self.sampler, self.logits, self.error = pieces, sampler, logits, error
+        self.chosen: Chosen | None = None
+
+    def choose(self, rows: Sequence[Row] | None = None) -> None:
+        """Choose the tokens, if that has not been done: for `rows`, or for what the texts are by now."""
+        if self.logits is None or self.chosen is not None:
+            return
+        try:
+            rows = rows or [Row(piece.request, piece.request.token_ids) for piece in self.pieces]
+            self.chosen = self.sampler.choose(self.logits, rows)
+        except Exception as error:
+            self.error = error
+        self.logits = None
 
     def tokens_of(self, which: Sequence[int]) -> Tensor:
         """The tokens of some of the pieces, on the device."""
-        assert self.tokens is not None
-        if len(which) == len(self.pieces):
-            return self.tokens
-        return self.tokens[on_device(which, torch.long, self.tokens.device)]
+        assert self.chosen is not None
+        tokens = self.chosen.tokens
+        return tokens if len(which) == len(self.pieces) else tokens[on_device(which, torch.long, tokens.device)]
 
+    @torch.inference_mode()
     def read(self) -> list[list[Sampled]]:
         """Wait for the tokens; as `ModelRunner.run` tells them."""
+        self.choose()
         if self.error is not None:
             raise self.error
-        assert self._host is not None
-        if self._copied is not None:
-            self._copied.synchronize()
-        ids: list[int] = self._host.tolist()
-        return [[Sampled(token, None, NOTHING_TO_CHOOSE if token == INVALID else "")] for token in ids]
+        assert self.chosen is not None
+        return [[sampled] for sampled in self.chosen.read()]
 
 
 class RunAhead:
@@ -66,21 +78,21 @@ class RunAhead:
         self.num_followed = 0
 
     def suits(self, pieces: Sequence[Piece]) -> bool:
-        """Whether a step can be a flight: one token a request, chosen without looking at text."""
-        return self.runner.decodes(pieces) and all(
-            self_contained(piece.request.params, piece.request.num_output) for piece in pieces
-        )
+        """Whether a step can be a flight: one token a request, and nobody who will be asked for drafts."""
+        return self.runner.decodes(pieces) and all(piece.request.params.draft is None for piece in pieces)
 
     def start(self, pieces: Sequence[Piece]) -> Flight:
         """Start a step whose input tokens are known; its errors come when it is read."""
         return self._launch(pieces, None)
 
+    @torch.inference_mode()
     def follow(self, flight: Flight) -> Flight | None:
         """Start the step after one that has not been read, where it is clear what that is.
 
         It is not where a request could be let in, or where there are no blocks without taking some from others.
         """
         scheduler = self.scheduler
+        flight.choose()
         if flight.error is not None or (scheduler.waiting and len(scheduler.running) < scheduler.max_running):
             return None
         requests = [piece.request for piece in flight.pieces]
@@ -98,14 +110,16 @@ class RunAhead:
     def _launch(self, pieces: Sequence[Piece], tokens: Tensor | None) -> Flight:
         requests = [piece.request for piece in pieces]
         try:
-            logits = self.runner.decode(requests, tokens)
-            ahead = 0 if tokens is None else 1
-            chosen = self.runner.sampler.choose(logits, [_row(request, ahead) for request in requests])
+            flight = Flight(pieces, self.runner.sampler, self.runner.decode(requests, tokens))
         except Exception as error:
-            return Flight(pieces, None, error)
-        return Flight(pieces, chosen)
+            return Flight(pieces, self.runner.sampler, None, error)
+        if tokens is None:
+            flight.choose()
+        elif not any(edits_scores(request.params, request.num_output + 1) for request in requests):
+            flight.choose([_row_ahead(request) for request in requests])
+        return flight
 
 
-def _row(request: Request, ahead: int) -> Row:
-    """A row of which nothing but the position matters."""
-    return Row(request, range(len(request.token_ids) + ahead))
+def _row_ahead(request: Request) -> Row:
+    """A row behind a token that is not known yet: nothing but its position matters."""
+    return Row(request, range(len(request.token_ids) + 1))

@@ -1,7 +1,8 @@
 """Words that must not be written, in whatever tokens they come.
 
 A word has many segmentations: a piece of its own, several pieces, single bytes, or the end of one piece and the start
-of the next. Instead of listing them, every step bans exactly the tokens after which the text would contain the word.
+of the next. Instead of listing them, every step bans exactly the tokens after which the text would contain the word:
+those that hold it, and those that complete what the text ends with.
 """
 
 from bisect import bisect_left
@@ -57,12 +58,12 @@ class BadWords:
     def __init__(self, texts: TokenTexts, words: Sequence[str]) -> None:
         self.texts = texts
         self.words = tuple(word.encode() for word in words)
+        self.always = frozenset[int]().union(*map(texts.containing, self.words))  # tokens that hold a whole word
 
-    def banned(self, output_ids: Sequence[int]) -> set[int]:
-        """Tokens after which the answer would contain a word it does not contain yet."""
+    def begun(self, output_ids: Sequence[int]) -> set[int]:
+        """Tokens that would complete a word whose beginning is the end of the answer; besides those of `always`."""
         banned: set[int] = set()
         for word in self.words:
-            banned |= self.texts.containing(word)
             tail = self.texts.tail(output_ids, len(word) - 1)
             for size in range(1, len(tail) + 1):
                 if tail.endswith(word[:size]):

@@ -157,7 +157,9 @@ class DraftModel:
             shadow = Request(list(request.prompt_ids), request.params, request.stop_ids)
             shadow.seed = request.seed
             self._shadows[request] = shadow
-        shadow.num_computed = min(shadow.num_computed, _common(shadow.token_ids, request.token_ids))
+        common = _common(shadow.token_ids, request.token_ids)
+        shadow.rewind(common)
+        shadow.num_computed = min(shadow.num_computed, common)
         shadow.token_ids = list(request.token_ids)
         shadow.num_computed = min(shadow.num_computed, len(shadow.token_ids) - 1)
         self.blocks.shrink(shadow, shadow.num_computed)

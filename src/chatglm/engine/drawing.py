@@ -17,14 +17,35 @@ from chatglm.engine.warping import stretch, tempered, walk
 
 _LEAST_STRETCH = 32
 _MOST_LIKELY = 64  # a text of a trained model seldom leaves more to choose from
-_ROWS = 8  # at once: memory taken anew for every step costs more than the work done in it
+ROWS = 8  # to work on at once: they stay in the caches, and memory taken anew for more costs more than the work
 
 
-class Drawer:
-    """Draws tokens; keeps the memory it works in."""
+class Room:
+    """Memory for some rows, kept from step to step on a processor: taken anew it costs more than the work in it."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
+
+    def __call__(self, device: torch.device, *shape: int) -> Tensor:
+        """Room for float32 numbers of a shape; who asks again gets the same."""
+        if device.type != "cpu":
+            return torch.empty(shape, device=device)
+        size = math.prod(shape)
+        if self._memory.numel() < size:
+            with torch.inference_mode(False):  # a tensor made in that mode could not be written outside of it
+                self._memory = torch.empty(size)
+        return self._memory[:size].view(shape)
+
+
+class Drawer:
+    """Draws tokens.
+
+    Args:
+        room: memory to work in.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
 
     def __call__(self, scores: Tensor, params: Sequence[SamplingParams], numbers: Sequence[float]) -> list[int | None]:
         """A token for each row of `scores` [N, vocab], by its number in [0, 1); None where the best one is not finite:
@@ -38,11 +59,10 @@ class Drawer:
         finite = [math.isfinite(most) for most in best.tolist()]
         tokens = [token if can else None for token, can in zip(tokens, finite, strict=True)]
         sampled = [index for index, can in enumerate(finite) if can and not params[index].greedy]
-        for start in range(0, len(sampled), _ROWS):
-            part = sampled[start : start + _ROWS]
-            chosen = (scores, best) if len(part) == len(tokens) else (scores[part], best[part])
-            drawn = self._draw(*chosen, [params[index] for index in part], [numbers[index] for index in part])
-            for index, token in zip(part, drawn, strict=True):
+        if sampled:
+            chosen = (scores, best) if len(sampled) == len(tokens) else (scores[sampled], best[sampled])
+            drawn = self._draw(*chosen, [params[index] for index in sampled], [numbers[index] for index in sampled])
+            for index, token in zip(sampled, drawn, strict=True):
                 tokens[index] = token
         return tokens
 
@@ -50,12 +70,12 @@ class Drawer:
         self, scores: Tensor, best: Tensor, params: Sequence[SamplingParams], numbers: Sequence[float]
     ) -> list[int | None]:
         """Rows that are sampled, each with its best score, a finite one."""
-        scaled, probabilities = self._room_for(scores)
+        scaled, probabilities = self.room(scores.device, 2, *scores.shape)
         tempered(scores, best, params, out=scaled)
         torch.softmax(scaled, dim=1, out=probabilities)
         tokens: list[int | None] = [None] * len(params)
         if any(map(_cuts, params)):
-            values, ids = _most_likely(probabilities, _MOST_LIKELY)
+            values, ids = most_likely(probabilities, _MOST_LIKELY)
             whole = values.shape[1] == scores.shape[1]
             rows = zip(values.tolist(), ids.tolist(), params, numbers, strict=True)
             tokens = [_among(*row, whole) if _cuts(row[2]) else None for row in rows]
@@ -68,13 +88,6 @@ class Drawer:
             for index, token in zip(untold, walked.tolist(), strict=True):
                 tokens[index] = token
         return tokens
-
-    def _room_for(self, scores: Tensor) -> Tensor:
-        """Twice the room of some rows, [2, n, vocab]."""
-        if self._memory.numel() < 2 * scores.numel():
-            with torch.inference_mode(False):  # a tensor made in that mode could not be written outside of it
-                self._memory = torch.empty(2 * scores.numel())
-        return self._memory[: 2 * scores.numel()].view(2, *scores.shape)
 
 
 def first_best(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,18 +108,19 @@ def _cuts(one: SamplingParams) -> bool:
     return one.top_k > 0 or one.top_p < 1 or one.min_p > 0
 
 
-def _most_likely(probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def most_likely(probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` highest of each row, in descending order, and their ids; all of them where there are fewer.
 
     They lie in as many stretches at most, those with the highest maxima.
     """
     vocabulary = probabilities.shape[1]
     width = stretch(vocabulary) // 4
-    if width < _LEAST_STRETCH or vocabulary // width <= count:
+    if width < _LEAST_STRETCH or vocabulary // width <= count or probabilities.is_cuda:
         return tuple(probabilities.topk(min(count, vocabulary), dim=1))  # type: ignore[return-value]
     stretches = probabilities.unflatten(1, (-1, width))
     which = stretches.amax(dim=2).topk(count, dim=1, sorted=False).indices  # [N, count]
-    near = stretches[torch.arange(len(which))[:, None], which].flatten(1)
+    first = torch.arange(len(which))[:, None] * stretches.shape[1]
+    near = stretches.flatten(0, 1).index_select(0, (which + first).view(-1)).view(len(which), -1)
     values, places = near.topk(count, dim=1)
     return values, which.gather(1, places // width) * width + places % width
 

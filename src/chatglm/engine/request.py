@@ -14,19 +14,20 @@ from operator import index
 from typing import Any, Literal, Protocol
 
 from chatglm.engine.bad_words import BadWords
+from chatglm.engine.constraint import Constraint, Told
 from chatglm.engine.purpose import Purpose
 from chatglm.engine.stopping import StopStrings
+from chatglm.engine.token_counts import TokenCounts
 from chatglm.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 class LogitsHook(Protocol):
-    """Changes one request's logits before sampling; the door for constrained decoding.
+    """Changes one request's logits before sampling. What only says which tokens may come is better a `Constraint`.
 
     Called with the ids generated so far and the request's logits, a float32 tensor [vocab] it may change in place.
-    A hook that only bans tokens should add a precomputed mask tensor: no loop over the vocabulary in Python. With
-    drafts it is called for answers that may yet turn out otherwise, so what it does must follow from `output_ids`.
+    With drafts it is called for answers that may yet turn out otherwise, so what it does must follow from `output_ids`.
     """
 
     def __call__(self, output_ids: Sequence[int], logits: Any) -> None: ...
@@ -56,7 +57,8 @@ class SamplingParams:
         prompt_logprobs: the same of the prompt's tokens, from the second on; they are computed for it, not taken from
             the cache. With it `max_tokens` may be 0: nothing is answered then.
         draft: "lookup" proposes tokens copied from earlier text, "model" asks the draft model, None neither.
-        hook: constrained decoding.
+        hook: changes the logits in any way.
+        constraint: makes what says before each token which ones may come, a new one for each request; see `Constraint`.
 
     Raises:
         RequestError: a value out of range, naming it.
@@ -82,6 +84,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     draft: Literal["lookup", "model"] | None = None
     hook: LogitsHook | None = None
+    constraint: Callable[[], Constraint] | None = None
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -98,7 +101,9 @@ class SamplingParams:
             "logit_bias", self.logit_bias, "a number for each token id, -inf to ban one",
         )  # fmt: skip
         _require(self.draft in (None, "lookup", "model"), "draft", self.draft, 'None, "lookup" or "model"')
-        _require(self.hook is None or callable(self.hook), "hook", self.hook, "None or a function")
+        for name in ("hook", "constraint"):
+            value = getattr(self, name)
+            _require(value is None or callable(value), name, value, "None or a function")
 
     def _check_numbers(self) -> None:
         for name, least, most, right in (
@@ -252,12 +257,22 @@ class Request:
     num_preemptions: int = 0
     max_total: int = 0  # prompt and answer together may reach this; set by the engine
     seed: int = field(init=False)
+    counts: TokenCounts | None = None  # made when a setting first needs them
+    told: Told | None = field(init=False, default=None)  # the constraint, if there is one
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise RequestError("the prompt has no tokens; at least one is needed")
         self.token_ids, self.sink = list(self.prompt_ids), self.outputs.append
         self.seed = self.params.seed if self.params.seed is not None else _entropy.getrandbits(63)
+        if self.params.constraint is not None:
+            self.told = Told(self.params.constraint(), len(self.prompt_ids))
+
+    def rewind(self, length: int) -> None:
+        """Tokens from `length` on turn out otherwise: what goes along with the text forgets them."""
+        for follower in (self.counts, self.told):
+            if follower is not None:
+                follower.rewind(length)
 
     @property
     def output_ids(self) -> list[int]:

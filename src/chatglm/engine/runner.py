@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from chatglm.engine.cache import KVCache, PagedBatch, PagedSequence
 from chatglm.engine.layout import Layouts
 from chatglm.engine.purpose import Purpose
 from chatglm.engine.request import Request
-from chatglm.engine.sampling import Context, Row, Sampled, Sampler
+from chatglm.engine.rows import Context, Row
+from chatglm.engine.sampling import Sampled, Sampler
 from chatglm.engine.scheduler import Piece
 from chatglm.engine.scoring import AT_ONCE, judged
 from chatglm.engine.static import CudaGraph, StaticDecoder
@@ -79,10 +80,8 @@ class ModelRunner:
         flat = [row for piece_rows in rows for row in piece_rows]
         if self.decodes(pieces):
             logits = self.decode([piece.request for piece in pieces])
-        elif any(piece.states for piece in pieces):
-            logits = self._logits_and_states(pieces, self._kept_positions(pieces, rows))
         else:
-            logits = self._forward(pieces, self._kept_positions(pieces, rows))
+            logits = self._logits(pieces, rows)
         sampled = iter(self.sampler.sample(logits, flat) if flat else [])
         return [[next(sampled) for _ in piece_rows] for piece_rows in rows]
 
@@ -116,15 +115,39 @@ class ModelRunner:
         )
         return self.static.run(tokens, device_lengths - 1, batch)
 
+    def _logits(self, pieces: Sequence[Piece], rows: Sequence[Sequence[Row]]) -> Tensor:
+        """Logits [n, vocab] of the rows of all pieces.
+
+        Short ways past the network's modules round in their own way and know no adapters. Where there are some,
+        requests with adapters are run apart from the others, so that nobody's tokens depend on who else is there.
+        """
+        adapted = [piece.request.adapter is not None for piece in pieces]
+        if len(set(adapted)) == 1 or not any("forward" in module.__dict__ for module in self.model.modules()):
+            return self._part(pieces, rows)
+        starts = list(accumulate(map(len, rows), initial=0))
+        parts, order = [], list[int]()
+        for kind in (False, True):
+            which = [index for index, one in enumerate(adapted) if one is kind]
+            logits = self._part([pieces[index] for index in which], [rows[index] for index in which]).float()
+            parts += [logits] if any(rows[index] for index in which) else []
+            order += (place for index in which for place in range(starts[index], starts[index + 1]))
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(parts)[on_device(back, torch.long, self.device)] if parts else logits
+
+    def _part(self, pieces: Sequence[Piece], rows: Sequence[Sequence[Row]]) -> Tensor:
+        kept = self._kept_positions(pieces, rows)
+        wants_states = any(piece.states for piece in pieces)
+        return self._logits_and_states(pieces, kept) if wants_states else self._forward(pieces, kept)
+
     def _forward(self, pieces: Sequence[Piece], kept: list[int]) -> Tensor:
         """Logits [kept, vocab]."""
-        ids, positions, batch = self._inputs(pieces)
-        short_way = self._short_way
+        ids, positions, batch, adapters = self._inputs(pieces)
+        short_way = None if any(adapters) else self._short_way
         if short_way is not None and (logits := short_way(ids, positions, kept, batch)) is not None:
             return logits  # type: ignore[no-any-return]
         ids_and_positions = on_device([ids, positions], torch.long, self.device)
-        rows = _adapters_of(batch, pieces)
-        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows, kept):
+        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(adapters, kept):
+            extra |= {"by_layer": True} if any(adapters) else {}
             return self._network(
                 ids_and_positions[:1], ids_and_positions[1:], batch, on_device(kept, torch.long, self.device), extra
             )
@@ -160,13 +183,13 @@ class ModelRunner:
 
     def _states(self, pieces: Sequence[Piece], kept: list[int]) -> tuple[Tensor, Callable[[list[int]], Tensor]]:
         """States [kept, hidden] after the final norm, and what gives logits [n, vocab] of n of them."""
-        ids, positions, batch = self._inputs(pieces)
-        short_way = self._short_way
+        ids, positions, batch, adapters = self._inputs(pieces)
+        short_way = None if any(adapters) else self._short_way
         if short_way is not None and (states := short_way.states(ids, positions, kept, batch)) is not None:
             return states, lambda which: short_way.logits(states[which])
         ids_and_positions = on_device([ids, positions], torch.long, self.device)
-        rows = _adapters_of(batch, pieces)
-        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(rows):
+        with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(adapters):
+            extra |= {"by_layer": True} if any(adapters) else {}
             outputs = self.model.base_model(
                 input_ids=ids_and_positions[:1],
                 position_ids=ids_and_positions[1:],
@@ -177,21 +200,22 @@ class ModelRunner:
         found = outputs.last_hidden_state[:, on_device(kept, torch.long, self.device)]  # [1, kept, hidden]
 
         def head(which: list[int]) -> Tensor:
-            with _evaluating(self.model), self.adapters.selected(rows, [kept[index] for index in which]):
+            with _evaluating(self.model), self.adapters.selected(adapters, [kept[index] for index in which]):
                 logits: Tensor = self.model.get_output_embeddings()(found[:, which])
             return logits[0]
 
         return found[0], head
 
-    def _inputs(self, pieces: Sequence[Piece]) -> tuple[list[int], list[int], PagedBatch]:
-        """Ids and positions [N] of a step, and where its tokens lie."""
+    def _inputs(self, pieces: Sequence[Piece]) -> tuple[list[int], list[int], PagedBatch, list[str | None]]:
+        """Ids and positions [N] of a step, where its tokens lie, and the adapter of each."""
         ids = [token for piece in pieces for token in _piece_ids(piece)]
         positions = [
             position
             for piece in pieces
             for position in range(piece.request.num_computed, piece.request.num_computed + piece.num_tokens)
         ]
-        return ids, positions, self._batch(pieces)
+        adapters = [piece.request.adapter for piece in pieces for _ in range(piece.num_tokens)]
+        return ids, positions, self._batch(pieces), adapters
 
     @property
     def _short_way(self) -> Any:
@@ -199,7 +223,7 @@ class ModelRunner:
         return self.model.__dict__.get("step_logits")
 
     def _network(
-        self, ids: Tensor, positions: Tensor, batch: PagedBatch, kept: Tensor | int, extra: dict[str, str]
+        self, ids: Tensor, positions: Tensor, batch: PagedBatch, kept: Tensor | int, extra: dict[str, Any]
     ) -> Tensor:
         """ids and positions [1, N] -> logits [kept, vocab]; `kept` 0: all N."""
         outputs = self.model(
@@ -255,7 +279,7 @@ class ModelRunner:
         return tables.contiguous().pin_memory().to(self.device, non_blocking=True)
 
     @contextmanager
-    def _paged_attention(self) -> Iterator[dict[str, str]]:
+    def _paged_attention(self) -> Iterator[dict[str, Any]]:
         """Have the network use our attention for one call -> arguments to pass.
 
         Our network takes the name as an argument, so that other threads may use it in the meantime. Stock GLM looks it
@@ -271,11 +295,6 @@ class ModelRunner:
             yield {}
         finally:
             config._attn_implementation = before
-
-
-def _adapters_of(batch: PagedBatch, pieces: Sequence[Piece]) -> list[tuple[slice, str | None]]:
-    pairs = zip(batch.sequences, pieces, strict=True)
-    return [(slice(s.start, s.start + s.num_new), piece.request.adapter) for s, piece in pairs]
 
 
 def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -17,7 +17,12 @@ def on_device(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -
     """A tensor of some numbers; on a GPU without waiting for the work it has."""
     if device.type != "cuda":
         return torch.tensor(values, dtype=dtype, device=device)
-    return torch.tensor(values, dtype=dtype).pin_memory().to(device, non_blocking=True)
+    return moved(torch.tensor(values, dtype=dtype), device)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; a GPU need not be done with the work it has."""
+    return tensor if device.type != "cuda" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def stretch(vocabulary: int) -> int:

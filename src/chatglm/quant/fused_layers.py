@@ -45,7 +45,8 @@ class FusedForward:
         **kwargs: Any,
     ) -> Any:
         paged = kwargs.get("paged")
-        asked_for_more = prefixes is not None or keep_hidden or keep_weights
+        by_layer = kwargs.get("by_layer", False)  # something is added to the outputs of single layers
+        asked_for_more = prefixes is not None or keep_hidden or keep_weights or by_layer
         caches = None if paged is None or asked_for_more else self._takes(hidden_states, paged)
         if caches is None:
             return self.plain(hidden_states, prefixes, keep_hidden, keep_weights, **kwargs)

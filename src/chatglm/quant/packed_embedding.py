@@ -51,17 +51,29 @@ class PackedEmbedding(PackedWeight):
         return embedding
 
     def forward(self, ids: Tensor) -> Tensor:
-        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= self.num_embeddings):
-            raise CheckpointError(
-                f"ids reach from {int(ids.min())} to {int(ids.max())}; there are {self.num_embeddings}"
-            )
+        """Rows of the embedding, ids [...] -> [..., columns].
+
+        An id that is no row gives a row of NaN where it would take waiting for a GPU to see it.
+
+        Raises:
+            CheckpointError: on a processor, an id that is no row.
+        """
         if ids.is_cuda and (gathered := self._gather_on_gpu(ids)) is not None:
             return gathered
+        if ids.is_cpu and not torch.compiler.is_compiling():
+            self._require_rows(ids)
         # [rows / 16, columns / 4, 16, 4] -> the columns of one row each
         flat = ids.reshape(-1)
+        missing = (flat < 0) | (flat >= self.num_embeddings)
+        flat = flat.masked_fill(missing, 0)
         rows = self.packed_values[flat // 16, :, flat % 16].flatten(1)[:, : self.embedding_dim]
-        scales = self.packed_scales[flat // 16, 0, flat % 16]
+        scales = self.packed_scales[flat // 16, 0, flat % 16].masked_fill(missing, torch.nan)
         return (rows.float() * scales[:, None]).to(self.dtype).reshape(*ids.shape, self.embedding_dim)
+
+    def _require_rows(self, ids: Tensor) -> None:
+        least, most = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)
+        if least < 0 or most >= self.num_embeddings:
+            raise CheckpointError(f"ids reach from {least} to {most}; there are {self.num_embeddings}")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedEmbedding":
         super()._apply(fn, recurse)

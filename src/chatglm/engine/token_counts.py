@@ -1,0 +1,83 @@
+"""TokenCounts: which tokens a text holds and how often, as settings that look at that need it."""
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+
+class TokenCounts:
+    """What single tokens of one request gain or lose, kept up to date as its text grows, at a cost per new token.
+
+    `ids` and `values` (as long) are what is added to which scores. `seen_ids` are the tokens of the text, each once,
+    and `seen` has a bit for each of them; both are empty where nobody asks for them.
+
+    Args:
+        prompt_ids: counted as seen, not as used.
+        biases: added to the scores of tokens from the start.
+        banned: tokens that are never to be chosen.
+        penalties: taken off the score of a token of the answer, once and for each use.
+        vocabulary: how many tokens there are, where `seen` is wanted; else 0.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        biases: Mapping[int, float],
+        banned: Collection[int],
+        penalties: tuple[float, float],
+        vocabulary: int,
+    ) -> None:
+        self.ids, self.values = array("q"), array("f")
+        self.seen_ids = array("q")
+        self.seen = bytearray(-(-vocabulary // 32) * 4)
+        self._once, self._each = penalties
+        self._biases = dict(biases) | dict.fromkeys(banned, -math.inf)
+        self._places: dict[int, int] = {}
+        for token, bias in self._biases.items():
+            self._set(token, bias)
+        self._num_prompt, self._output = len(prompt_ids), array("q")
+        self._uses: Counter[int] = Counter()
+        self._in_text = Counter(prompt_ids) if vocabulary else Counter()
+        for token in self._in_text:
+            self._appears(token)
+
+    def follow(self, context: Sequence[int]) -> None:
+        """Count what has come since the last time; `context` is the whole text."""
+        for token in context[self._num_prompt + len(self._output) :]:
+            self._output.append(token)
+            self._count(token, 1)
+
+    def rewind(self, length: int) -> None:
+        """Take back the tokens from `length` on."""
+        while self._num_prompt + len(self._output) > length:
+            self._count(self._output.pop(), -1)
+
+    def _count(self, token: int, by: int) -> None:
+        if self._once or self._each:
+            self._uses[token] += by
+            uses = self._uses[token]
+            self._set(token, self._biases.get(token, 0.0) - (self._once + self._each * uses if uses else 0.0))
+        if self.seen:
+            self._in_text[token] += by
+            if by > 0 and self._in_text[token] == 1:
+                self._appears(token)
+            elif self._in_text[token] == 0:
+                self._disappears(token)
+
+    def _set(self, token: int, value: float) -> None:
+        place = self._places.setdefault(token, len(self.ids))
+        if place == len(self.ids):
+            self.ids.append(token)
+            self.values.append(value)
+        else:
+            self.values[place] = value
+
+    def _appears(self, token: int) -> None:
+        self.seen_ids.append(token)
+        self.seen[token >> 3] |= 1 << (token & 7)
+
+    def _disappears(self, token: int) -> None:
+        last = self.seen_ids.pop()
+        assert last == token, "texts go back the way they came"
+        self.seen[token >> 3] &= ~(1 << (token & 7))
