@@ -156,7 +156,7 @@ def test_an_engine_that_fails_leaves_a_trace(tmp_path):
     task = work(PLAN, RuntimeError("out of memory"), trace=tmp_path / "t.jsonl")
     with pytest.raises(GenerationError):
         list(task)
-    assert "out of memory" in read_trace(tmp_path / "t.jsonl")[-1]["text"]
+    assert "out of memory" in read_trace(tmp_path / "t.jsonl")[-1]["reason"]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ HEAD = '{"kind":"task","format":"chatglm-trace","version":1,"task":"t"}\n'
         ("[" * 100_000, "line 1 .* is not JSON"),
         ("[]", "has the kind None"),
         ('{"kind":"task","task":"t"}', "is no trace"),
-        (HEAD.replace("1", "2"), "trace version 2"),
+        (HEAD.replace("1", "3"), "trace version 3"),
         (HEAD + '{"kind":"dance"}', "line 2 .* has the kind 'dance'"),
         (HEAD + '{"kind":"action","name":"x"}', "line 2 .* has no valid 'id'"),
         (HEAD + '{"kind":"thought","text":3}', "line 2 .* has no valid 'text'"),
