@@ -70,3 +70,9 @@ class SandboxError(ChatGLMError, RuntimeError):
 
 class TraceError(ChatGLMError, ValueError):
     """The trace of a task cannot be read or written."""
+
+
+class UsageError(ChatGLMError, ValueError):
+    """The command line cannot be carried out as it stands."""
+
+    exit_status = 2
