@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import threading
-import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chatglm.agent.actions import Actions, Ask
+from chatglm.agent.alone import OneAtATime
+from chatglm.agent.conversation import Conversation
 from chatglm.agent.events import Event
 from chatglm.agent.limits import Limits
 from chatglm.agent.opening import check_parts, check_tools, check_version, checked_params, context_of, opened
-from chatglm.agent.prompts import own_text, reopened, reworded, system_message
 from chatglm.agent.turn import Turn
-from chatglm.agent.uploads import Upload, read_uploads, uploaded_text
+from chatglm.agent.uploads import Upload, read_uploads
 from chatglm.agent.window import Prompt, Window
 from chatglm.chat.message import Message, Role, check_encodable
 from chatglm.chat.saved import SavedConversation, load_file, save_file, vocabulary_of
@@ -27,13 +27,6 @@ from chatglm.tools.toolbox import Tool, ToolBox
 
 OFFICIAL_SAMPLING = SamplingParams(temperature=0.8, top_p=0.8)  # what the official `model.chat` does
 _END = object()
-
-
-@dataclass
-class _Use:
-    """Somebody who works on the conversation: a turn that is read, or a change of its state."""
-
-    over: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,15 +98,10 @@ class Session:
         check_version(tokenizer, system, toolbox, sandbox)
         self._owns_sandbox = isinstance(sandbox, str)
         self.actions = Actions(toolbox, opened(sandbox), on_dangerous)
-        self._own = system or None  # the user's own words in the system message
-        self._saved_system: Message | None = None  # of a saved conversation, until there are other words
-        self._messages: list[Message] = []  # without the system message
-        self._uploaded: dict[str, int] = {}  # names and sizes of files the model was not told about yet
-        self._stop, self._lock = threading.Event(), threading.Lock()
-        self._use: Callable[[], _Use | None] = lambda: None  # a weak reference to the last one
+        self._said = Conversation(system, self.actions)
+        self._stop, self._turns = threading.Event(), OneAtATime()
         self._new_id = itertools.count(1).__next__
         self._answers = 0
-        self._closed = False
 
     # talking
 
@@ -146,32 +134,30 @@ class Session:
         check_encodable(text, "the message")
         uploads = self._read_uploads(files)
         order = self._ordered(params, max_new_tokens, max_seconds)
-        self._check_free()
-        announced = self._uploaded | {name: len(content) for name, content in uploads}
-        question = Message(Role.USER, uploaded_text(announced.items(), text))
+        self._turns.check()
+        question, told = self._said.question(text, {name: len(content) for name, content in uploads})
         asked = [*self.history, question]
-        return self._send(question, uploads, announced.keys(), order, asked, self.window.prompt(asked))
+        return self._send(asked, uploads, told, order, self.window.prompt(asked))
 
     def _send(
         self,
-        question: Message,
-        uploads: Sequence[tuple[str, bytes]],
-        announced: Collection[str],
-        order: _Order,
         asked: Sequence[Message],
+        uploads: Sequence[tuple[str, bytes]],
+        told: Collection[str],
+        order: _Order,
         prompt: Prompt,
     ) -> Iterator[Event]:
         """`prompt` is that of the messages `asked`, if nothing is changed until the turn is read."""
         with self._alone():
             for name, content in uploads:
                 self._put(name, content)
-            before = self._messages
-            made = prompt if [*self.history, question] == asked else None
+            before = self._said.messages
+            now = [*before, asked[-1]]
             try:
-                yield from self._answer(before, question, order, made)
+                yield from self._answer(now, order, prompt if self._said.after_system(now) == asked else None)
             finally:
-                if self._messages is not before:
-                    self._uploaded = {name: size for name, size in self._uploaded.items() if name not in announced}
+                if self._said.messages is not before:
+                    self._said.told(told)
 
     def asend(
         self,
@@ -220,14 +206,13 @@ class Session:
             SessionError: nothing was said yet; also as for `send`.
         """
         order = self._ordered(params, max_new_tokens, max_seconds)
-        self._check_free()
-        self._last_turn()
+        self._turns.check()
+        self._said.last_turn()
         return self._regenerate(order)
 
     def _regenerate(self, order: _Order) -> Iterator[Event]:
         with self._alone():
-            start = self._last_turn()
-            yield from self._answer(self._messages[:start], self._messages[start], order)
+            yield from self._answer(self._said.messages[: self._said.last_turn() + 1], order)
 
     def stop(self) -> None:
         """End the turn that is going on, from any thread; what was said so far stays. Does nothing between turns."""
@@ -264,13 +249,12 @@ class Session:
     @property
     def history(self) -> list[Message]:
         """All messages of finished turns, the system message first."""
-        system = self._system_message()
-        return [*([system] if system else []), *self._messages]
+        return self._said.after_system(self._said.messages)
 
     @property
     def system(self) -> str | None:
         """The user's own words in the system message; None where there are none."""
-        return self._own
+        return self._said.own
 
     def set_system(self, text: str | None) -> None:
         """Give the system message other words of one's own; None: the official ones, where there are tools or code.
@@ -281,13 +265,12 @@ class Session:
         check_encodable(text or "", "the system prompt")
         check_version(self.tokenizer, text or None, self.actions.tools, self.sandbox)
         with self._alone():
-            self._saved_system = reworded(self._saved_system, text or None, self.sandbox is not None)
-            self._own = text or None
+            self._said.reword(text)
 
     def clear(self) -> None:
         """Forget everything that was said; the system message stays, and so does what the interpreter holds."""
         with self._alone():
-            self._begin_with([])
+            self._said.messages, self.window.left_out = [], 0
 
     def undo(self) -> str:
         """Take back the last message and everything that answered it; returns its text.
@@ -296,14 +279,14 @@ class Session:
             SessionError: nothing was said yet, or the session is in the midst of a turn.
         """
         with self._alone():
-            start = self._last_turn()
-            question = self._messages[start]
-            self._begin_with(self._messages[:start])
+            start = self._said.last_turn()
+            question = self._said.messages[start]
+            self._said.messages, self.window.left_out = self._said.messages[:start], 0
         return question.content
 
     def count_tokens(self) -> int:
         """Tokens of the conversation as the model reads it, up to where its next answer begins; 0 while it is empty."""
-        return self.window.count(self.history) if self._messages else 0
+        return self.window.count(self.history) if self._said.messages else 0
 
     @property
     def context_length(self) -> int:
@@ -351,8 +334,8 @@ class Session:
             if not other_tools:
                 check_tools(system, self.actions.tools)
         with self._alone():
-            self._saved_system, self._own = system, (own_text(system) or None if system else None)
-            self._begin_with(messages[1 if system else 0 :])
+            self._said.reopen(messages)
+            self.window.left_out = 0
         return same
 
     @classmethod
@@ -375,7 +358,7 @@ class Session:
         try:
             session.reopen(saved, other_tools=other_tools)
             if system is not None:
-                session._own, session._saved_system = system or None, None
+                session._said.replace_system(system)
         except BaseException:  # nobody would close the interpreter it has opened
             session.close()
             raise
@@ -397,9 +380,8 @@ class Session:
             raise SessionError("the sandbox was given to this session; give the fork another one: fork(sandbox=...)")
         options = self._options if sandbox is None else {**self._options, "sandbox": sandbox}
         other = type(self)(self.engine, self.tokenizer, **options)
-        other._own, other._saved_system, other._messages = self._own, self._saved_system, list(self._messages)
+        other._said.like(self._said)
         other.window.left_out, other._answers = self.window.left_out, self._answers
-        other._uploaded = dict(self._uploaded)
         try:
             for file in self.sandbox.list() if self.sandbox is not None else ():
                 other.sandbox.put(file.name, self.sandbox.get(file.name), folders=True)
@@ -410,7 +392,7 @@ class Session:
 
     def close(self) -> None:
         """Stop a turn that is going on and close the interpreter the session has opened."""
-        self._closed = True
+        self._turns.closed = True
         self.stop()
         if self._owns_sandbox:
             self.sandbox.close()
@@ -421,47 +403,24 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # one at a time
-
-    def _check_free(self) -> None:
-        if self._closed:
-            raise SessionError("the session is closed; open another one, or load() what save() has written")
-        use = self._use()
-        if use is not None and not use.over:
-            raise SessionError("the session is in the midst of a turn; read its events to the end, or close() them")
+    # one turn
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else works on the conversation meanwhile; who tries gets an error.
-
-        No lock is held, which Ctrl-C between two lines could leave taken: a use that was not ended is forgotten.
-        """
-        use = _Use()
-        try:
-            with self._lock:
-                self._check_free()
-                self._use = weakref.ref(use)
-                self._stop.clear()
+        with self._turns.alone():
+            self._stop.clear()
             yield
-        finally:
-            use.over = True
-
-    # one turn
 
     def _ordered(self, params: SamplingParams | None, max_new_tokens: int | None, max_seconds: float | None) -> _Order:
         given = {"max_new_tokens": max_new_tokens, "max_seconds": max_seconds}
         limits: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return _Order(replace(self.limits, **limits), checked_params(self.params if params is None else params))
 
-    def _answer(
-        self, before: Sequence[Message], question: Message, order: _Order, prompt: Prompt | None = None
-    ) -> Iterator[Event]:
-        """Has the question answered; whatever happens, the history then ends with a whole turn."""
-        asked = [*before, question]
-        system = self._system_message()
+    def _answer(self, asked: Sequence[Message], order: _Order, prompt: Prompt | None = None) -> Iterator[Event]:
+        """Has the last message answered; whatever happens, the history then ends with a whole turn."""
         turn = Turn(
             self.engine,
-            [*([system] if system else []), *asked],
+            self._said.after_system(asked),
             self.window,
             self.actions,
             order.limits,
@@ -476,25 +435,7 @@ class Session:
         finally:
             self._answers += turn.rounds + 1
             if not turn.is_empty:
-                self._messages = [*asked, *turn.messages()]
-
-    def _system_message(self) -> Message | None:
-        """Made anew for every prompt, with the tools there are now."""
-        tools, code = self.actions.tools.schemas(), self.sandbox is not None
-        if self._saved_system is not None:
-            return reopened(self._saved_system, tools, code)
-        return system_message(self._own, tools, code)
-
-    def _begin_with(self, messages: Iterable[Message]) -> None:
-        self._messages, self.window.left_out = list(messages), 0
-
-    def _last_turn(self) -> int:
-        asked = [index for index, message in enumerate(self._messages) if message.role is Role.USER]
-        if not asked:
-            raise SessionError("nothing was said yet, so there is no turn to take back or to answer again")
-        return asked[-1]
-
-    # files
+                self._said.messages = [*asked, *turn.messages()]
 
     def _read_uploads(self, files: Sequence[Upload]) -> list[tuple[str, bytes]]:
         uploads = read_uploads(files)
@@ -504,5 +445,4 @@ class Session:
 
     def _put(self, name: str, content: bytes) -> None:
         self.sandbox.put(name, content)
-        self._uploaded.pop(name, None)
-        self._uploaded[name] = len(content)
+        self._said.uploaded(name, len(content))

@@ -242,7 +242,14 @@ def run_task(engine: Any, tokenizer: Any, task: str, **options: Any) -> TaskDone
         engine, tokenizer: as for `Session`.
         task: what is to be done.
         options: those of `AgentTask`; all others are those of `Session`. Limits that both have are the task's.
+
+    Raises:
+        SessionError: `on_dangerous="ask"`, which nobody could answer here; as `Session` and `AgentTask` besides.
     """
+    if options.get("on_dangerous") == "ask":
+        raise SessionError(
+            'on_dangerous is "ask" and nobody reads the events; give a function, or iterate an AgentTask'
+        )
     own = {name: options.pop(name) for name in _TASK_OPTIONS & options.keys()}
     with Session(engine, tokenizer, **options) as session:
         work = AgentTask(session, task, **own)
