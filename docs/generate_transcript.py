@@ -9,13 +9,12 @@ import io
 import re
 from pathlib import Path
 
+import chatglm
 from chatglm.cli import build_parser
 from chatglm.terminal.app import Chat
-from chatglm.terminal.conversation import Conversation
-from chatglm.terminal.language import ENGLISH
-from chatglm.terminal.model_responder import load_responder
-from chatglm.terminal.sampling import Sampling
+from chatglm.terminal.opening import load_model
 from chatglm.terminal.screen import Screen
+from chatglm.terminal.workbench import Workbench
 
 READMES = [Path(__file__).parents[1] / name for name in ("README.md", "README_zh.md")]
 TRANSCRIPT = re.compile(r"(?<=^```text transcript\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
@@ -24,9 +23,9 @@ TRANSCRIPT = re.compile(r"(?<=^```text transcript\n).*?(?=^```$)", re.MULTILINE 
 def retell(transcript: str) -> str:
     """The same questions with today's answers."""
     written = io.StringIO()
-    screen = Screen(written, color=False)
-    responder = load_responder(build_parser().parse_args(["chat"]))
-    chat = Chat(responder, Conversation(), screen, ENGLISH, sampling=Sampling(greedy=True))
+    engine, tokenizer = load_model(build_parser().parse_args(["chat"]))
+    session = chatglm.Session(engine, tokenizer, params=chatglm.SamplingParams(temperature=0))
+    chat = Chat(session, Screen(written, color=False), Workbench())
     for question in re.findall(r"^> (.*)$", transcript, flags=re.MULTILINE):
         written.write(f"> {question}\n")
         chat.handle(question)

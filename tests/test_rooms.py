@@ -30,6 +30,7 @@ def names(text: str) -> frozenset[str]:
 RULES = Rules(
     rooms={
         "errors": Room(optional=False),
+        "words": Room(optional=False),
         "chat": Room(may=names("errors"), optional=False),
         "tools": Room(may=names("chat errors")),
         "sandbox": Room(may=names("errors")),
@@ -60,7 +61,7 @@ RULES = Rules(
         ),
         ROOT: Room(may=names("registration"), inside=names("errors chat tools engine quant model loading agent")),
         "terminal": Room(
-            may=names("chat errors"),
+            may=names("chat words errors"),
             inside=names("official model loading engine quant native agent tools sandbox demo") | {ROOT},
             third_party=names("prompt_toolkit"),
         ),
@@ -99,7 +100,7 @@ RULES = Rules(
         "quant.kernels.triton_kernels": names("triton"),
         "quant.kernels.triton_linear": names("triton"),
         "engine.attention": names("transformers"),  # the table attention functions are registered in
-        "terminal.model_responder": names("transformers"),  # its progress bars are switched off
+        "terminal.opening": names("transformers"),  # its progress bars are switched off
     },
     optional=optional_packages(PYPROJECT),
 )

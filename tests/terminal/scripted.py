@@ -1,74 +1,65 @@
-"""A responder that says what it is told to, for tests: no model, the "tokens" are characters."""
+"""Sessions whose model writes what a script says; Ctrl-C and errors come where the script wants them."""
 
-from __future__ import annotations
+import io
+import re
+import signal
 
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from agent.scripted_engine import END, ByteTokenizer, ScriptedEngine, say
+from byte_text import SPECIALS
 
-from chatglm.chat.message import Done, Event, Message, Role, TextDelta
-from chatglm.terminal.sampling import Sampling
+from chatglm.agent.session import Session
+from chatglm.engine.request import SamplingParams
+from chatglm.terminal.app import Chat
+from chatglm.terminal.screen import Screen
+from chatglm.terminal.workbench import Workbench
+from chatglm.words import Words
 
-
-@dataclass
-class ScriptedReply:
-    text: str
-    prompt_tokens: int
-    stop: threading.Event
-    reason: str = "stop"
-    fails_after: int | None = None
-    interrupt_after: int | None = None
-    said: str = ""
-
-    @property
-    def new_tokens(self) -> int:
-        return len(self.said)
-
-    def __iter__(self) -> Iterator[Event]:
-        for character in self.text:
-            if self.fails_after == len(self.said):
-                raise RuntimeError("out of memory")
-            if self.interrupt_after == len(self.said):
-                signal_interrupt()
-            if self.stop.is_set():
-                yield Done("abort")
-                return
-            self.said += character
-            yield TextDelta(character)
-        yield Done(self.reason)
-
-    def messages(self) -> list[Message]:
-        return [Message(Role.ASSISTANT, self.said, ids=tuple(map(ord, self.said)))]
+LEAD = 2  # tokens of the empty first line
 
 
-@dataclass
-class ScriptedResponder:
-    """Answers with `script` in turn (a text, or keyword arguments of ScriptedReply); records what it was asked."""
+class Tokens(list):
+    """The ids of a text, in the middle of which something happens."""
 
-    script: list[str | dict[str, object]]
-    name: str = "scripted"
-    context_length: int = 100
-    vocabulary: str = "characters"
-    asked: list[list[Message]] = field(default_factory=list)
-    samplings: list[Sampling] = field(default_factory=list)
-    seeds: list[int | None] = field(default_factory=list)
+    def __init__(self, text, *, interrupt_after=None, fails_after=None, ends=True):
+        super().__init__(f"\n {text}".encode())
+        self.places = {interrupt_after: interrupt, fails_after: fail}
+        self.end = [SPECIALS[END]] if ends else []
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        return sum(len(message.content) for message in messages)
-
-    def reply(
-        self, messages: Sequence[Message], sampling: Sampling, *, seed: int | None, stop: threading.Event
-    ) -> ScriptedReply:
-        self.asked.append(list(messages))
-        self.samplings.append(sampling)
-        self.seeds.append(seed)
-        step = self.script.pop(0)
-        options = {"text": step} if isinstance(step, str) else step
-        return ScriptedReply(prompt_tokens=self.count_tokens(messages), stop=stop, **options)  # type: ignore[arg-type]
+    def __iter__(self):
+        for place, token in enumerate(super().__iter__()):
+            self.places.get(place - LEAD, bool)()
+            yield token
+        yield from self.end
 
 
-def signal_interrupt() -> None:
+def interrupt():
     """What Ctrl-C does to a process, delivered before this returns."""
-    import signal
-
     signal.raise_signal(signal.SIGINT)
+
+
+def fail():
+    raise RuntimeError("out of memory")
+
+
+def model(*script, context=100_000, version="chatglm3"):
+    """An engine and a tokenizer; texts of the script are plain answers."""
+    steps = [say(step) if isinstance(step, str) and not re.search(r"<.*>$", step) else step for step in script]
+    return ScriptedEngine(*steps, context=context), ByteTokenizer(version)
+
+
+def chat(*script, language="en", context=100_000, seed=None, tools=(), sandbox=None, folder=".", ask=None, **options):
+    """The interactive program over such a model; what it writes is in `program.screen.stream`."""
+    engine, tokenizer = model(*script, context=context)
+    bench = Workbench(tools, sandbox, folder)
+    screen = Screen(io.StringIO(), Words(language), color=False, bench=bench)
+    session = Session(
+        engine, tokenizer, tools=tools, sandbox=sandbox, on_dangerous=ask, when_full="refuse",
+        params=SamplingParams(temperature=0.8, top_p=0.8, seed=seed), max_seconds=None,
+    )  # fmt: skip
+    return Chat(session, screen, bench, **options)
+
+
+def said(program):
+    """Roles and texts of the conversation; without a system message that only tells of tools or code."""
+    history = program.session.history
+    return [(str(m.role), m.content) for m in history if str(m.role) != "system" or program.session.system]

@@ -7,22 +7,20 @@ import sys
 import pytest
 from agent.fake_sandbox import FakeSandbox
 from agent.scripted_engine import ByteTokenizer, ScriptedEngine, call, code, say
+from scripted import chat, model, said
 
-from chatglm.chat.message import Message, Role, ToolCall
-from chatglm.chat.saved import load_file
+from chatglm.chat.message import ToolCall
 from chatglm.cli import build_parser
-from chatglm.errors import ChatGLMError, SandboxError, ToolError, TraceError
+from chatglm.errors import ChatGLMError, SandboxError, ToolError, TraceError, UsageError
 from chatglm.sandbox.result import FileInfo, Image, Output, Result
 from chatglm.terminal import task as task_door
 from chatglm.terminal import workbench
-from chatglm.terminal.acting import ActingResponder, ActingScreen, person_decides
-from chatglm.terminal.app import Chat
-from chatglm.terminal.conversation import Conversation
-from chatglm.terminal.language import CHINESE, ENGLISH
-from chatglm.terminal.sampling import Sampling
-from chatglm.terminal.start import UsageError, start
-from chatglm.terminal.workbench import Workbench, WorkbenchError, open_workbench
+from chatglm.terminal.consent import person_decides
+from chatglm.terminal.screen import Screen
+from chatglm.terminal.start import start
+from chatglm.terminal.workbench import open_workbench
 from chatglm.tools.toolbox import ToolBox
+from chatglm.words import Words
 
 TOOLS = '''
 from chatglm.tools.toolbox import tool
@@ -39,16 +37,6 @@ def erase(name: str) -> str:
     """Erases something."""
     return "erased " + name
 '''
-
-
-class ScriptedModel:
-    name, context_length, vocabulary = "scripted", 100_000, "bytes"
-
-    def __init__(self, *script, version="chatglm3"):
-        self.tokenizer, self._engine = ByteTokenizer(version), ScriptedEngine(*script)
-
-    def engine(self):
-        return self._engine
 
 
 @pytest.fixture
@@ -89,22 +77,22 @@ class Terminal(io.StringIO):
 # one answer
 
 
-def one_answer(monkeypatch, capsys, model, *arguments):
+def one_answer(monkeypatch, capsys, loaded, *arguments):
     monkeypatch.setattr(sys, "stdin", Terminal())
-    status = start(parsed("chat", "--lang", "en", *arguments), lambda options: model)
+    status = start(parsed("chat", "--lang", "en", *arguments), lambda options: loaded)
     return status, *capsys.readouterr()
 
 
 def test_the_answer_alone_is_written_to_standard_output(monkeypatch, capsys, tool_file):
-    model = ScriptedModel("\n Let me see.<|assistant|>" + call("add", a=1, b=2), say("It is 3."))
-    status, output, errors = one_answer(monkeypatch, capsys, model, "--tools", tool_file, "1 + 2?")
+    loaded = model("\n Let me see.<|assistant|>" + call("add", a=1, b=2), say("It is 3."))
+    status, output, errors = one_answer(monkeypatch, capsys, loaded, "--tools", tool_file, "1 + 2?")
     assert (status, output) == (0, "Let me see.\nIt is 3.\n")
     assert errors.startswith("[add]\n```python\ntool_call(a=1, b=2)\n```\n[add: ok, 0.0 s]\n3\n")
 
 
 def test_dangerous_tools_are_not_used_where_nobody_can_be_asked(monkeypatch, capsys, tool_file):
-    model = ScriptedModel(call("erase", name="x"), say("no"))
-    _, _, errors = one_answer(monkeypatch, capsys, model, "--tools", tool_file, "go")
+    loaded = model(call("erase", name="x"), say("no"))
+    _, _, errors = one_answer(monkeypatch, capsys, loaded, "--tools", tool_file, "go")
     assert "[not allowed: erase]" in errors
     assert "erased" not in errors
 
@@ -114,13 +102,13 @@ def test_uploads_and_figures(monkeypatch, capsys, tmp_path, sandbox):
     (tmp_path / "figure.png").write_bytes(b"mine")
     out = Result("ok", (Output("display", "", Image("image/png", b"new", 2, 2)),), (FileInfo("out.txt", 3, 0.0),))
     sandbox.script = [out]
-    model = ScriptedModel(code("plot()"), say("done"))
+    loaded = model(code("plot()"), say("done"))
     arguments = ("--code", "--upload", str(tmp_path / "a.csv"), "--output", str(tmp_path), "plot it")
-    status, output, errors = one_answer(monkeypatch, capsys, model, *arguments)
+    status, output, errors = one_answer(monkeypatch, capsys, loaded, *arguments)
     assert (status, output) == (0, "done\n")
     assert sandbox.files == {"a.csv": b"a,b\n"}
     assert sandbox.closed
-    asked = bytes(token for token in model.engine().prompts[0] if token < 256)
+    asked = bytes(token for token in loaded[0].prompts[0] if token < 256)
     assert b"#File: /mnt/data/a.csv\n#Size: 4\n#File uploaded\nplot it" in asked
     assert (tmp_path / "figure.png").read_bytes() == b"mine"
     assert (tmp_path / "figure-2.png").read_bytes() == b"new"
@@ -129,8 +117,8 @@ def test_uploads_and_figures(monkeypatch, capsys, tmp_path, sandbox):
 
 
 def test_a_turn_that_ends_at_a_limit_is_told(monkeypatch, capsys, tool_file):
-    model = ScriptedModel(*[call("add", a=1, b=2)] * 11)
-    status, _, errors = one_answer(monkeypatch, capsys, model, "--tools", tool_file, "go")
+    loaded = model(*[call("add", a=1, b=2)] * 11)
+    status, _, errors = one_answer(monkeypatch, capsys, loaded, "--tools", tool_file, "go")
     assert status == 1
     assert errors.endswith("[ended: rounds]\n")
 
@@ -138,10 +126,10 @@ def test_a_turn_that_ends_at_a_limit_is_told(monkeypatch, capsys, tool_file):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["--upload", "x"], WorkbenchError, "--upload has no meaning without"),
-        (["--tier", "bubblewrap"], WorkbenchError, "--tier has no meaning without"),
-        (["--dangerously-run-unisolated"], WorkbenchError, "--dangerously-run-unisolated has no meaning without"),
-        (["--code", "--output", "no-such-folder"], WorkbenchError, "must be a folder that exists"),
+        (["--upload", "x"], UsageError, "--upload has no meaning without"),
+        (["--tier", "bubblewrap"], UsageError, "--tier has no meaning without"),
+        (["--dangerously-run-unisolated"], UsageError, "--dangerously-run-unisolated has no meaning without"),
+        (["--code", "--output", "no-such-folder"], UsageError, "must be a folder that exists"),
         (["--tools", "no.py"], ToolError, "no file 'no.py'"),
         (["--tools", "nothing"], ToolError, "no built-in tool 'nothing'"),
         (["--tools", "clock:x"], ToolError, "no built-in tool 'clock:x'"),
@@ -174,28 +162,17 @@ def test_isolation_is_given_up_only_by_a_flag_that_says_so():
 
 
 def test_chatglm2_has_no_tools(monkeypatch, capsys, tool_file):
-    with pytest.raises(ChatGLMError, match="ChatGLM2 knows neither"):
-        one_answer(monkeypatch, capsys, ScriptedModel(version="chatglm2"), "--tools", tool_file, "hi")
+    with pytest.raises(ChatGLMError, match="ChatGLM2 was given tools"):
+        one_answer(monkeypatch, capsys, model(version="chatglm2"), "--tools", tool_file, "hi")
 
 
 # the interactive chat
-
-
-def chat(tmp_path, *script, sandbox=None, ask=None, names=(), texts=ENGLISH):
-    bench = Workbench(names, sandbox, tmp_path)
-    screen = ActingScreen(io.StringIO(), color=False, texts=texts, bench=bench)
-    responder = ActingResponder(ScriptedModel(*script), bench, ask or person_decides(texts, screen, None))
-    return Chat(responder, Conversation(), screen, texts, sampling=Sampling(), seed=1, bench=bench)
 
 
 def run(program, *lines):
     for line in lines:
         program.handle(line)
     return program.screen.stream.getvalue()
-
-
-def said(program):
-    return [(str(message.role), message.content) for message in program.conversation.messages]
 
 
 @pytest.fixture
@@ -205,7 +182,7 @@ def tools(tool_file):
 
 
 def test_calls_and_results_are_shown_and_kept(tmp_path, tools):
-    program = chat(tmp_path, call("add", a=1, b=2), say("3"), say("again 3"), say("next"), names=tools)
+    program = chat(call("add", a=1, b=2), say("3"), say("again 3"), say("next"), seed=1, folder=tmp_path, tools=tools)
     output = run(program, "1 + 2?")
     assert output == "[add]\n```python\ntool_call(a=1, b=2)\n```\n[add: ok, 0.0 s]\n3\n3\n"
     assert [role for role, _ in said(program)] == ["user", "assistant", "observation", "assistant"]
@@ -215,15 +192,17 @@ def test_calls_and_results_are_shown_and_kept(tmp_path, tools):
     assert said(program) == []
     run(program, f"/load {tmp_path}/talk.json", "more")
     assert said(program)[-1] == ("assistant", "next")
-    seeds = [params.seed for params in program.responder.model.engine().params]
+    seeds = [params.seed for params in program.session.engine.params]
     assert len(set(seeds)) >= 3
 
 
 def test_the_system_prompt_stays_ones_own_whatever_tools_there_are(tmp_path, tools):
-    program = chat(tmp_path, say("a"), say("b"), names=tools)
+    program = chat(say("a"), say("b"), folder=tmp_path, tools=tools)
     run(program, "hi", "/system Be brief.", "ho", f"/save {tmp_path}/talk.json")
-    assert load_file(tmp_path / "talk.json").messages[0] == Message(Role.SYSTEM, "Be brief.")
-    prompts = [bytes(t for t in prompt if t < 256) for prompt in program.responder.model.engine().prompts]
+    other = chat(say("c"))
+    run(other, f"/load {tmp_path}/talk.json")
+    assert other.session.system == "Be brief."
+    prompts = [bytes(t for t in prompt if t < 256) for prompt in program.session.engine.prompts]
     assert all(b'"name": "add"' in prompt for prompt in prompts)
     assert b"Be brief.\nAnswer the following" in prompts[1]
 
@@ -234,10 +213,9 @@ def test_conversations_of_sessions_are_read(tmp_path, tools):
     session = Session(ScriptedEngine(say("one")), ByteTokenizer(), tools=tools, system="Be brief.")
     list(session.send("a"))
     session.save(tmp_path / "s.json")
-    program = chat(tmp_path, say("two"), names=tools)
-    program.responder.vocabulary = load_file(tmp_path / "s.json").vocabulary
+    program = chat(say("two"), folder=tmp_path, tools=tools)
     run(program, f"/load {tmp_path}/s.json", "b")
-    [prompt] = program.responder.model.engine().prompts
+    [prompt] = program.session.engine.prompts
     assert prompt[: len(session.engine.prompts[0])] == session.engine.prompts[0]
 
 
@@ -246,9 +224,9 @@ def test_conversations_of_sessions_are_read(tmp_path, tools):
 )
 def test_the_person_is_asked_about_dangerous_tools(tmp_path, tools, answer, allowed):
     questions = []
-    screen = ActingScreen(io.StringIO(), color=False)
-    ask = person_decides(ENGLISH, screen, lambda question: questions.append(question) or answer)
-    program = chat(tmp_path, call("erase", name="\x1b[31mx"), say("ok"), names=tools, ask=ask)
+    screen = Screen(io.StringIO(), color=False)
+    ask = person_decides(screen, lambda question: questions.append(question) or answer)
+    program = chat(call("erase", name="\x1b[31mx"), say("ok"), folder=tmp_path, tools=tools, ask=ask)
     output = run(program, "go")
     assert ("erased" in output) is allowed
     assert len(questions) == 1
@@ -259,9 +237,9 @@ def test_the_person_is_asked_about_dangerous_tools(tmp_path, tools, answer, allo
 def test_files_of_the_interpreter(tmp_path):
     (tmp_path / "in put.txt").write_bytes(b"hello")
     sandbox = FakeSandbox()
-    program = chat(tmp_path, RuntimeError("broken"), say("one"), say("two"), sandbox=sandbox)
+    program = chat(RuntimeError("broken"), say("one"), say("two"), folder=tmp_path, sandbox=sandbox)
     output = run(program, "/files", f"/upload {tmp_path}/in put.txt", "/files", "what is it?")
-    assert ENGLISH.no_files in output
+    assert Words("en")("no_files") in output
     assert "in put.txt  5" in output
     assert "broken" in output
     run(program, "what is it?", "and?")
@@ -274,16 +252,16 @@ def test_files_of_the_interpreter(tmp_path):
 
 @pytest.mark.parametrize("line", ["/upload x", "/files", "/get x"])
 def test_without_an_interpreter_there_are_no_files(tmp_path, line):
-    assert "needs the code interpreter" in run(chat(tmp_path), line)
+    assert "needs the code interpreter" in run(chat(), line)
 
 
 def test_undo_with_nothing_said(tmp_path):
-    assert CHINESE.nothing_to_undo in run(chat(tmp_path, texts=CHINESE), "/undo")
+    assert Words("zh")("nothing_to_undo") in run(chat(language="zh"), "/undo")
 
 
 def test_results_cannot_steer_the_terminal(tmp_path):
     sandbox = FakeSandbox("\x1b]0;title\x07" + "x" * 5000)
-    program = chat(tmp_path, code("1"), say("ok"), sandbox=sandbox)
+    program = chat(code("1"), say("ok"), folder=tmp_path, sandbox=sandbox)
     output = run(program, "go")
     assert "\x1b" not in output
     assert "more characters]" in output
@@ -294,19 +272,19 @@ def test_ctrl_c_while_code_runs(tmp_path):
     import threading
 
     sandbox = FakeSandbox("hang")
-    program = chat(tmp_path, code("while True: pass"), say("fine"), sandbox=sandbox)
+    program = chat(code("while True: pass"), say("fine"), folder=tmp_path, sandbox=sandbox)
     threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
     output = run(program, "go")
-    assert ENGLISH.stopped in output
+    assert Words("en")("stopped") in output
     assert "fine" in run(program, "and now?")
 
 
 # tasks
 
 
-def agent(monkeypatch, capsys, model, *arguments, stdin=None):
+def agent(monkeypatch, capsys, loaded, *arguments, stdin=None):
     monkeypatch.setattr(sys, "stdin", stdin or io.StringIO())
-    status = task_door.start_task(parsed("agent", "--lang", "en", *arguments), lambda options: model)
+    status = task_door.start_task(parsed("agent", "--lang", "en", *arguments), lambda options: loaded)
     return status, *capsys.readouterr()
 
 
@@ -317,7 +295,7 @@ WORK = (PLAN, call("add", a=1, b=2), say("It is 3."), call("erase", name="x"), s
 def test_a_task(monkeypatch, capsys, tmp_path, tool_file):
     trace = str(tmp_path / "t.jsonl")
     arguments = ("Add and erase.", "--tools", tool_file, "--yes", "--trace", trace)
-    status, output, errors = agent(monkeypatch, capsys, ScriptedModel(*WORK), *arguments)
+    status, output, errors = agent(monkeypatch, capsys, model(*WORK), *arguments)
     assert (status, output) == (0, "All done.\n")
     for shown in ("Plan:\n1. Add 1 and 2", "--- step 1: Add 1 and 2", "[add: ok, ", "erased x", "[done: 2 steps"):
         assert shown in errors
@@ -332,8 +310,8 @@ def test_a_task(monkeypatch, capsys, tmp_path, tool_file):
 
 
 def test_a_task_whose_dangerous_step_is_not_allowed(monkeypatch, capsys, tool_file):
-    model = ScriptedModel(*WORK[:-1], *[say("1. Give up"), say("Failed: not allowed")] * 3, say("Could not."))
-    status, output, errors = agent(monkeypatch, capsys, model, "Add and erase.", "--tools", tool_file)
+    loaded = model(*WORK[:-1], *[say("1. Give up"), say("Failed: not allowed")] * 3, say("Could not."))
+    status, output, errors = agent(monkeypatch, capsys, loaded, "Add and erase.", "--tools", tool_file)
     assert (status, output) == (1, "Could not.\n")
     assert "[not allowed: erase]" in errors
     assert "[failed: " in errors
@@ -345,8 +323,8 @@ def test_ctrl_c_ends_a_task(monkeypatch, capsys, sandbox):
 
     sandbox.script = ["hang"]
     threading.Timer(0.4, signal.raise_signal, [signal.SIGINT]).start()
-    model = ScriptedModel(say("1. Wait"), code("while True: pass"))
-    assert agent(monkeypatch, capsys, model, "Wait.", "--code")[0] == 130
+    loaded = model(say("1. Wait"), code("while True: pass"))
+    assert agent(monkeypatch, capsys, loaded, "Wait.", "--code")[0] == 130
     assert sandbox.closed
 
 

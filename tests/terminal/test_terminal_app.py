@@ -1,17 +1,16 @@
 """The interactive program with a scripted model: what each line does, and that nothing said is ever lost."""
 
 import io
+import json
+import re
 import signal
 
 import pytest
-from scripted import ScriptedResponder
+from scripted import Tokens, chat, said
 
-from chatglm.chat.message import Message, Role
-from chatglm.terminal.app import Chat
-from chatglm.terminal.conversation import Conversation
-from chatglm.terminal.language import CHINESE, ENGLISH
-from chatglm.terminal.sampling import Sampling
-from chatglm.terminal.screen import Screen
+from chatglm.words import Words
+
+WORDS = Words("en")
 
 
 class Keyboard:
@@ -29,23 +28,14 @@ class Keyboard:
         return line
 
 
-def chat(*script, texts=ENGLISH, sampling=None, **options):
-    responder = ScriptedResponder(list(script), **options.pop("responder", {}))
-    screen = Screen(io.StringIO(), color=False)
-    return Chat(responder, Conversation(), screen, texts, sampling=sampling or Sampling(), **options)
-
-
 def run(program, *lines):
     keyboard = Keyboard(*lines)
     program.run(keyboard)
     return program.screen.stream.getvalue(), keyboard.drafts
 
 
-def said(program):
-    return [(str(message.role), message.content) for message in program.conversation.messages]
-
-
 def test_a_chinese_and_an_english_turn():
+    written = list("\n 你好👋！".encode())
     program = chat("你好👋！", "Fine.")
     output, _ = run(program, "你好", "How are you?")
     assert output == "你好👋！\nFine.\n"
@@ -55,38 +45,39 @@ def test_a_chinese_and_an_english_turn():
         ("user", "How are you?"),
         ("assistant", "Fine."),
     ]
-    assert program.conversation.messages[1].ids == tuple(map(ord, "你好👋！"))
-    assert program.responder.asked[1] == list(program.conversation.messages[:3])
+    [first, second] = program.session.engine.prompts
+    assert second[: len(first)] == first  # the answer stands in it as it was written
+    assert second[len(first) :][: len(written)] == written
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_what_came():
-    program = chat({"text": "a long answer", "interrupt_after": 6}, "on it goes")
+    program = chat(Tokens("a long answer", interrupt_after=6), "on it goes")
     before = signal.getsignal(signal.SIGINT)
     output, _ = run(program, "go", "and then?")
     assert said(program)[1] == ("assistant", "a long")
     assert said(program)[3] == ("assistant", "on it goes")
-    assert ENGLISH.stopped in output
+    assert WORDS("stopped") in output
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_before_the_first_word_gives_the_message_back():
-    program = chat({"text": "x", "interrupt_after": 0}, "yes")
+    program = chat(Tokens("x", interrupt_after=-1), "yes")
     output, drafts = run(program, "go on", "go on then")
-    assert ENGLISH.stopped_at_once in output
+    assert WORDS("stopped_at_once") in output
     assert drafts[1] == "go on"
     assert said(program) == [("user", "go on then"), ("assistant", "yes")]
 
 
 def test_ctrl_c_a_moment_too_late_does_nothing():
     program = chat("fine")
-    program.screen.stream.flush = lambda: signal.raise_signal(signal.SIGINT) if program.conversation.messages else None
+    program.screen.stream.flush = lambda: signal.raise_signal(signal.SIGINT) if program.session.history else None
     run(program, "hello", "/tokens")
-    assert ENGLISH.leave_hint not in program.screen.stream.getvalue()
-    assert len(program.conversation) == 2
+    assert WORDS("leave_hint") not in program.screen.stream.getvalue()
+    assert len(program.session.history) == 2
 
 
 def test_an_error_before_the_first_word_gives_the_message_back():
-    program = chat({"text": "x", "fails_after": 0}, "better")
+    program = chat(Tokens("x", fails_after=0), "better")
     output, drafts = run(program, '"""\nmy\nwork\n"""', "again")
     assert "The answer failed: RuntimeError: out of memory" in output
     assert drafts[1] == '"""\nmy\nwork\n"""'
@@ -94,7 +85,7 @@ def test_an_error_before_the_first_word_gives_the_message_back():
 
 
 def test_an_error_in_the_middle_keeps_what_came():
-    program = chat({"text": "half done", "fails_after": 4}, "rest")
+    program = chat(Tokens("half done", fails_after=4), "rest")
     output, drafts = run(program, "go", "go on")
     assert "The answer broke off: RuntimeError: out of memory" in output
     assert drafts[1] == ""
@@ -102,25 +93,21 @@ def test_an_error_in_the_middle_keeps_what_came():
 
 
 def test_tracebacks_are_shown_on_request():
-    assert "Traceback" in run(chat({"text": "x", "fails_after": 0}, tracebacks=True), "go")[0]
-    assert "Traceback" not in run(chat({"text": "x", "fails_after": 0}), "go")[0]
+    assert "Traceback" in run(chat(Tokens("x", fails_after=0), tracebacks=True), "go")[0]
+    assert "Traceback" not in run(chat(Tokens("x", fails_after=0)), "go")[0]
 
 
 def test_the_end_of_the_room_is_told():
-    program = chat({"text": "cut", "reason": "length"})
-    assert ENGLISH.limit_reached in run(program, "go")[0]
+    program = chat(Tokens("cut", ends=False))
+    assert WORDS("limit_reached") in run(program, "go")[0]
     assert said(program)[-1] == ("assistant", "cut")
 
 
-@pytest.mark.parametrize(
-    ("options", "limit"),
-    [({}, 20), ({"sampling": Sampling(max_length=12)}, 12), ({"sampling": Sampling(max_length=99)}, 20)],
-)
-def test_a_conversation_that_is_too_long_is_not_sent_and_not_cut(options, limit):
-    program = chat("ok", "ok", responder={"context_length": 20}, **options)
-    message = "x" * limit
+def test_a_conversation_that_is_too_long_is_not_sent_and_not_cut():
+    program = chat("ok", "ok", context=60)
+    message = "x" * 60
     output, drafts = run(program, message, "short")
-    assert f"has {limit} tokens, the limit is {limit}" in output
+    assert re.search(r"has \d\d tokens, the limit is 60", output)
     assert drafts[1] == message
     assert said(program) == [("user", "short"), ("assistant", "ok")]
 
@@ -145,42 +132,47 @@ def test_a_command_with_something_after_it_does_nothing():
     program = chat("fine")
     output, _ = run(program, "hello", "/clear everything")
     assert "/clear takes nothing after it, but 'everything' stood there" in output
-    assert len(program.conversation) == 2
+    assert len(program.session.history) == 2
 
 
 def test_system():
     program = chat("fine")
     output, _ = run(program, "/system", "/system 你是诗人。", "/system", "hello", "/system -", "/system")
-    assert output.count(ENGLISH.system_none) == 2
+    assert output.count(WORDS("system_none")) == 2
     assert "System prompt: 你是诗人。" in output
-    assert program.responder.asked[0][0] == Message(Role.SYSTEM, "你是诗人。")
+    [prompt] = program.session.engine.prompts
+    assert bytes(token for token in prompt if token < 256).startswith(b" \n " + "你是诗人。".encode())
     assert said(program) == [("user", "hello"), ("assistant", "fine")]
 
 
 def test_retry_answers_the_same_message_with_another_seed():
     program = chat("first", "second", "third", seed=7)
     run(program, "a", "b", "/retry")
-    assert program.responder.asked[1] == program.responder.asked[2]
+    prompts, seeds = program.session.engine.prompts, [params.seed for params in program.session.engine.params]
+    assert prompts[1] == prompts[2]
     assert said(program)[-1] == ("assistant", "third")
-    assert program.responder.seeds == [7, 8, 9]
+    assert len(set(seeds)) == 3
+    again = chat("first", "second", "third", seed=7)
+    run(again, "a", "b", "/retry")
+    assert [params.seed for params in again.session.engine.params] == seeds
 
 
 def test_a_retry_that_gives_nothing_leaves_the_old_answer():
-    program = chat("first", {"text": "x", "interrupt_after": 0}, {"text": "x", "fails_after": 0})
+    program = chat("first", Tokens("x", interrupt_after=-1), Tokens("x", fails_after=0))
     run(program, "a", "/retry", "/retry")
     assert said(program) == [("user", "a"), ("assistant", "first")]
-    assert program.conversation.messages[1].ids == tuple(map(ord, "first"))
+    assert program.session.history[1].ids == tuple(b"\n first")
 
 
 def test_retry_with_nothing_said():
-    assert ENGLISH.nothing_to_retry in run(chat(), "/system x", "/retry")[0]
+    assert WORDS("nothing_to_retry") in run(chat(), "/system x", "/retry")[0]
 
 
 def test_tokens():
     program = chat("four")
     output, _ = run(program, "/tokens", "hello", "/tokens")
-    assert "0 of 100 tokens are taken by 0 messages" in output
-    assert "9 of 100 tokens are taken by 2 messages" in output
+    assert "0 of 100000 tokens are taken by 0 messages" in output
+    assert re.search(r"[1-9]\d* of 100000 tokens are taken by 2 messages", output)
 
 
 def test_save_and_load(tmp_path):
@@ -188,14 +180,16 @@ def test_save_and_load(tmp_path):
     program = chat("fine", "well")
     run(program, "/system Be brief.", "hello", f"/save {path}", "and?", f"/load {path}")
     assert said(program) == [("system", "Be brief."), ("user", "hello"), ("assistant", "fine")]
-    assert program.conversation.messages[2].ids == tuple(map(ord, "fine"))
+    assert program.session.history[2].ids == tuple(b"\n fine")
 
 
 def test_loading_into_another_vocabulary_says_so(tmp_path):
     path = tmp_path / "talk.json"
     run(chat("fine"), "hello", f"/save {path}")
-    program = chat(responder={"vocabulary": "other"})
-    assert ENGLISH.other_vocabulary in run(program, f"/load {path}")[0]
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(saved | {"vocabulary": "other"}), encoding="utf-8")
+    program = chat()
+    assert WORDS("other_vocabulary") in run(program, f"/load {path}")[0]
     assert said(program) == [("user", "hello"), ("assistant", "fine")]
 
 
@@ -209,7 +203,7 @@ def test_a_failing_load_keeps_the_conversation(tmp_path):
     output, drafts = run(program, "hello", f"/load {tmp_path}/none.json")
     assert "none.json cannot be read" in output
     assert drafts[2].startswith("/load")
-    assert len(program.conversation) == 2
+    assert len(program.session.history) == 2
 
 
 @pytest.mark.parametrize("word", ["/exit", "/quit", "stop"])
@@ -222,20 +216,20 @@ def test_leaving(word):
 def test_ctrl_c_twice_leaves_and_once_does_not():
     program = chat("fine")
     output, drafts = run(program, KeyboardInterrupt, "hello", KeyboardInterrupt, KeyboardInterrupt, "not read")
-    assert output.count(ENGLISH.leave_hint) == 2
+    assert output.count(WORDS("leave_hint")) == 2
     assert len(drafts) == 4
-    assert len(program.conversation) == 2
+    assert len(program.session.history) == 2
 
 
 def test_statistics_go_to_their_own_stream():
     statistics = io.StringIO()
     output, _ = run(chat("fine", statistics=statistics), "hello")
     assert output == "fine\n"
-    assert statistics.getvalue().startswith("5 prompt tokens, first token after ")
+    assert re.match(r"\d+ prompt tokens, first token after ", statistics.getvalue())
 
 
 def test_the_program_speaks_chinese():
-    output, _ = run(chat(texts=CHINESE), "/help", "/hepl")
+    output, _ = run(chat(language="zh"), "/help", "/hepl")
     assert "/system 文本" in output
     assert "是不是 /help？" in output
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from pseudo_terminal import PseudoTerminal
 
-from chatglm.terminal.language import ENGLISH
+from chatglm.words import Words
 
 CHAT = ["-m", "chatglm", "chat"]
 CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
@@ -47,7 +47,7 @@ def test_a_conversation(open_chat, tmp_path):
     terminal.type(CTRL_C + f"/save {tmp_path}/talk.json" + ENTER)
     terminal.wait_for("Saved 4 messages")
     terminal.type("clear" + ENTER)
-    terminal.wait_for(ENGLISH.cleared)
+    terminal.wait_for(Words("en")("cleared"))
     terminal.type(f"/load {tmp_path}/talk.json" + ENTER)
     terminal.wait_for("Loaded 4 messages")
     terminal.type("/tokens" + ENTER)
@@ -70,7 +70,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program_on_a_dumb_terminal(open_cha
     terminal.wait_for("go\n")
     terminal.wait_for_more(60)
     terminal.type(CTRL_C)
-    terminal.wait_for(ENGLISH.stopped, seconds=20)
+    terminal.wait_for(Words("en")("stopped"), seconds=20)
     terminal.wait_for("> ")
     terminal.type("/tokens" + ENTER)
     terminal.wait_for("by 2 messages")
@@ -78,10 +78,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program_on_a_dumb_terminal(open_cha
     terminal.wait_for("and on\n")
     terminal.wait_for_more(60)
     terminal.type(CTRL_C)
-    terminal.wait_for(ENGLISH.stopped, seconds=20)
+    terminal.wait_for(Words("en")("stopped"), seconds=20)
     terminal.wait_for("> ")
     terminal.type(CTRL_C)
-    terminal.wait_for(ENGLISH.leave_hint + "\n> ")
+    terminal.wait_for(Words("en")("leave_hint") + "\n> ")
     terminal.type(CTRL_C)
     assert terminal.wait_for_end() == 0
 

@@ -7,7 +7,7 @@ from pseudo_terminal import PseudoTerminal
 
 ASK = """
 import sys, time
-from chatglm.terminal.acting import read_answer
+from chatglm.terminal.consent import read_answer
 from chatglm.terminal.keyboard import typing_hidden
 with typing_hidden():
     print("busy", flush=True)

@@ -2,17 +2,17 @@
 
 import io
 import os
+import re
 import sys
 
 import pytest
-from scripted import ScriptedResponder
+from scripted import Tokens, model
 
 from chatglm.chat.message import Message, Role
+from chatglm.chat.saved import save_file, vocabulary_of
 from chatglm.cli import build_parser
-from chatglm.errors import ConversationError
-from chatglm.terminal.conversation import Conversation
-from chatglm.terminal.sampling import Sampling, SamplingError
-from chatglm.terminal.start import UsageError, start
+from chatglm.errors import ConversationError, UsageError
+from chatglm.terminal.start import start
 
 
 class Terminal(io.StringIO):
@@ -27,15 +27,20 @@ class Piped(io.TextIOWrapper):
 
 @pytest.fixture
 def chat(monkeypatch, capsys):
-    """Runs `chatglm chat` with a scripted model: (exit status, stdout, stderr, responder)."""
+    """Runs `chatglm chat` with a scripted model: (exit status, stdout, stderr, engine)."""
 
-    def run(*arguments, script=("fine",), stdin: bytes | None = None, **responder):
+    def run(*arguments, script=("fine",), stdin: bytes | None = None):
         monkeypatch.setattr(sys, "stdin", Terminal() if stdin is None else Piped(stdin))
-        scripted = ScriptedResponder(list(script), **responder)
-        status = start(build_parser().parse_args(["chat", *arguments]), lambda options: scripted)
-        return status, *capsys.readouterr(), scripted
+        loaded = model(*script)
+        status = start(build_parser().parse_args(["chat", *arguments]), lambda options: loaded)
+        return status, *capsys.readouterr(), loaded[0]
 
     return run
+
+
+def read(engine):
+    """The text of the first prompt."""
+    return bytes(token for token in engine.prompts[0] if token < 256).decode()
 
 
 def no_model(options):
@@ -54,27 +59,32 @@ def no_model(options):
     ],
 )
 def test_the_answer_and_nothing_else(chat, arguments, stdin, asked):
-    status, output, errors, responder = chat(*arguments, stdin=stdin, script=["第一行\nsecond"])
+    status, output, errors, engine = chat(*arguments, stdin=stdin, script=["第一行\nsecond"])
     assert (status, output, errors) == (0, "第一行\nsecond\n", "")
-    assert responder.asked == [[Message(Role.USER, asked)]]
+    assert read(engine) == f" \n {asked}"
 
 
 def test_statistics_go_to_standard_error(chat):
     _, output, errors, _ = chat("hello", "--stats", "--lang", "en")
     assert output == "fine\n"
-    assert errors.startswith("5 prompt tokens, first token after ")
+    assert re.match(r"\d+ prompt tokens, first token after ", errors)
 
 
 def test_sampling_options_arrive(chat):
-    *_, responder = chat("hello", "--temperature", "0.5", "--top-k", "3", "--seed", "9", "--max-new-tokens", "4")
-    assert responder.samplings == [Sampling(temperature=0.5, top_k=3, max_new_tokens=4)]
-    assert responder.seeds == [9]
+    *_, engine = chat("hello", "--temperature", "0.5", "--top-k", "3", "--seed", "9", "--max-new-tokens", "7")
+    [params] = engine.params
+    assert (params.temperature, params.top_p, params.top_k, params.seed, params.max_tokens) == (0.5, 0.8, 3, 9, 7)
+
+
+def test_the_defaults_are_the_official_ones(chat):
+    [params] = chat("hello")[3].params
+    assert (params.temperature, params.top_p, params.top_k, params.repetition_penalty) == (0.8, 0.8, 0, 1)
 
 
 @pytest.mark.parametrize("more", [[], ["--temperature", "0"]])
 def test_greedy_alone_contradicts_nothing(chat, more):
-    *_, responder = chat("hello", "--greedy", *more)
-    assert [sampling.greedy for sampling in responder.samplings] == [True]
+    *_, engine = chat("hello", "--greedy", *more)
+    assert [params.greedy for params in engine.params] == [True]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the system does not tell what waits in a pipe")
@@ -85,8 +95,8 @@ def test_a_prompt_beside_a_pipe_is_noted_on_standard_error(chat, monkeypatch, ca
     os.close(writing)
     with open(reading, encoding="utf-8") as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
-        scripted = ScriptedResponder(["fine"])
-        assert start(build_parser().parse_args(["chat", "hi"]), lambda options: scripted) == 0
+        loaded = model("fine")
+        assert start(build_parser().parse_args(["chat", "hi"]), lambda options: loaded) == 0
         assert pipe.read() == data.decode()
     assert capsys.readouterr() == (
         "fine\n",
@@ -96,21 +106,19 @@ def test_a_prompt_beside_a_pipe_is_noted_on_standard_error(chat, monkeypatch, ca
 
 def test_system_prompt_and_saved_conversation(chat, tmp_path):
     path = tmp_path / "talk.json"
-    talk = Conversation()
-    talk.ask("a")
-    talk.answer([Message(Role.ASSISTANT, "b", ids=(1,))])
-    talk.save(path, "characters")
-    *_, responder = chat("c", "--system", "Be brief.", "--load", str(path))
-    assert responder.asked == [[Message(Role.SYSTEM, "Be brief."), *talk.messages, Message(Role.USER, "c")]]
+    talk = [Message(Role.USER, "a"), Message(Role.ASSISTANT, "b", ids=tuple(b"\n b"))]
+    save_file(path, talk, vocabulary_of(model()[1]))
+    *_, engine = chat("c", "--system", "Be brief.", "--load", str(path))
+    assert read(engine) == " \n Be brief. \n a\n b \n c"
 
 
 def test_an_answer_cut_at_the_limit_is_told_on_standard_error(chat):
-    status, output, errors, _ = chat("hello", "--lang", "en", script=[{"text": "cut", "reason": "length"}])
+    status, output, errors, _ = chat("hello", "--lang", "en", script=[Tokens("cut", ends=False)])
     assert (status, output, errors) == (0, "cut\n", "[the answer was cut off at the token limit]\n")
 
 
 def test_ctrl_c(chat, capsys):
-    status, output, _, _ = chat("hello", script=[{"text": "a long answer", "interrupt_after": 6}])
+    status, output, _, _ = chat("hello", script=[Tokens("a long answer", interrupt_after=6)])
     assert (status, output) == (130, "a long\n")
 
 
@@ -118,12 +126,12 @@ def test_an_error_of_the_model_is_ours_and_has_its_cause(chat):
     from chatglm.errors import ChatGLMError
 
     with pytest.raises(ChatGLMError, match="RuntimeError: out of memory") as caught:
-        chat("hello", script=[{"text": "x", "fails_after": 0}])
+        chat("hello", script=[Tokens("x", fails_after=0)])
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 def test_a_prompt_that_does_not_fit_is_refused(chat):
-    with pytest.raises(UsageError, match="the prompt has 5 tokens; with its answer it must stay within 4"):
+    with pytest.raises(UsageError, match=r"the prompt has \d+ tokens; with its answer it must stay within 4"):
         chat("hello", "--max-length", "4")
 
 
@@ -134,8 +142,16 @@ def test_a_prompt_that_does_not_fit_is_refused(chat):
         ([], b"\n", UsageError, "the text on standard input is empty"),
         ([], b"\xff\xfe", UsageError, "standard input is not UTF-8 text: invalid start byte at byte 0"),
         ([], None, UsageError, "standard output is no terminal"),
-        (["hello", "--top-p", "2"], None, SamplingError, "--top-p is 2.0"),
-        (["hello", "--seed", "-1"], None, SamplingError, "--seed is -1"),
+        (["hello", "--top-p", "2"], None, UsageError, "--top-p is 2.0"),
+        (["hello", "--top-p", "0"], None, UsageError, "--top-p is 0.0"),
+        (["hello", "--temperature", "nan"], None, UsageError, "--temperature is nan"),
+        (["hello", "--temperature", "-0.1"], None, UsageError, "--temperature is -0.1"),
+        (["hello", "--top-k", "-1"], None, UsageError, "--top-k is -1"),
+        (["hello", "--repetition-penalty", "inf"], None, UsageError, "--repetition-penalty is inf"),
+        (["hello", "--max-new-tokens", "0"], None, UsageError, "--max-new-tokens is 0"),
+        (["hello", "--max-length", "0"], None, UsageError, "--max-length is 0"),
+        (["hello", "--seed", "-1"], None, UsageError, "--seed is -1"),
+        (["hello", "--seed", str(2**63)], None, UsageError, "--seed is 9223372036854775808"),
         (["hello", "--greedy", "--temperature", "0.8"], None, UsageError, "--greedy .* so --temperature would do"),
         (["hello", "--greedy", "--top-p", "1", "--top-k", "3"], None, UsageError, "--top-p and --top-k"),
         (["hello", "--load", "none.json"], None, ConversationError, "none.json cannot be read"),

@@ -1,26 +1,27 @@
 """One turn: the model writes, what it asks for is carried out, it is told the result and goes on, until it is done."""
 
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from chatglm.agent.actions import Actions
-from chatglm.agent.events import Event, Notice, TurnDone, TurnReason
+from chatglm.agent.answer import Answer, seeded
+from chatglm.agent.events import ConsentAsked, Event, Notice, TurnDone, TurnReason
 from chatglm.agent.limits import Limits
-from chatglm.agent.window import Window
-from chatglm.chat.answer import Answer, Token
+from chatglm.agent.waiting import wait
+from chatglm.agent.window import Prompt, Window
 from chatglm.chat.message import Done, Message, Role
 from chatglm.chat.parser import Segment
+from chatglm.chat.template import tool_names
 from chatglm.engine.request import SamplingParams
-from chatglm.engine.stopping import AnswerStops
-from chatglm.engine.tokens import stream_tokens
-from chatglm.errors import PromptError
+from chatglm.errors import ContextFullError
 
 NOT_CARRIED_OUT = "This was not carried out: the turn had ended."
 
 
-class ActingTurn:
+class Turn:
     """The answer to a conversation, with everything it takes.
 
     Iterating it runs the model, tools and code, and gives events; the last one is `TurnDone`. `messages()` is right at
@@ -33,8 +34,11 @@ class ActingTurn:
         window: makes prompts; its tokenizer also makes the parsers.
         actions: the tools and the code interpreter.
         limits: how far the turn may go.
-        params: how tokens are chosen; each round has the seed after the one before.
+        params: how tokens are chosen; with a seed, each answer has its own, see `seeded`.
         stopped: asked after every token and while tools work; once true the turn ends.
+        number: of its first answer in the conversation.
+        new_id: gives the ids of calls and code; None: counted from 1.
+        prompt: the first one, where `window` has made it already.
     """
 
     def __init__(
@@ -46,12 +50,19 @@ class ActingTurn:
         limits: Limits,
         params: SamplingParams,
         stopped: Callable[[], bool],
+        *,
+        number: int = 0,
+        new_id: Callable[[], int] | None = None,
+        prompt: Prompt | None = None,
     ) -> None:
         self.engine, self.window, self.actions = engine, window, actions
-        self.limits, self.params = limits, params
+        self.limits, self.params, self.number = limits, params, number
         self.rounds = self.prompt_tokens = self.new_tokens = 0
+        self.first_token_seconds: float | None = None
+        self.writing_seconds = 0.0
         self._conversation, self._said = list(messages), list[Message]()
-        self._stopped = stopped
+        self._stopped, self._new_id = stopped, new_id or itertools.count(1).__next__
+        self._prompt = prompt
         self._answer: Answer | None = None
         self._began = time.monotonic()
         self._errors = 0
@@ -72,18 +83,29 @@ class ActingTurn:
         reason: TurnReason | None = None
         while reason is None:
             try:
-                prompt_ids, cut = self.window.prompt([*self._conversation, *self._said])
-            except PromptError as error:
+                prompt, self._prompt = self._prompt or self.window.prompt([*self._conversation, *self._said]), None
+            except ContextFullError as error:
                 if not self._said:
                     raise
-                yield Notice("no_room", str(error))
+                yield Notice("no_room", count=error.tokens)
                 reason = "length"
                 break
-            if cut:
-                yield Notice("history_cut", f"the {cut} oldest turns were left out: the context is full")
-            reason = yield from self._round(prompt_ids)
-        seconds = time.monotonic() - self._began
-        yield TurnDone(reason, self.rounds, self.prompt_tokens, self.new_tokens, seconds, not self.is_empty)
+            if cut := self.window.take(prompt):
+                yield Notice("history_cut", count=cut)
+            reason = yield from self._round(prompt.ids)
+        yield self._done(reason)
+
+    def _done(self, reason: TurnReason) -> TurnDone:
+        return TurnDone(
+            reason,
+            self.rounds,
+            self.prompt_tokens,
+            self.new_tokens,
+            time.monotonic() - self._began,
+            not self.is_empty,
+            self.first_token_seconds,
+            self.writing_seconds,
+        )
 
     # one round
 
@@ -92,7 +114,7 @@ class ActingTurn:
         left = self._tokens_left(len(prompt_ids))
         if left < 1:
             return "length"
-        self._answer = answer = _EngineAnswer(self, prompt_ids, left)
+        self._answer = answer = self._asked(prompt_ids, left)
         self.prompt_tokens = self.prompt_tokens or len(prompt_ids)
         reason = yield from self._write(answer)
         if reason == "abort":
@@ -108,8 +130,21 @@ class ActingTurn:
             return "rounds"
         return (yield from self._act(calls))
 
+    def _asked(self, prompt_ids: list[int], left: int) -> Answer:
+        params = seeded(self.params, self.number + self.rounds)
+        most = left if params.max_tokens is None else min(left, params.max_tokens)
+        params = replace(params, max_tokens=most, min_tokens=min(params.min_tokens, most))
+        parser = self.window.tokenizer.stream_parser(self._offered())
+        parser.new_id = self._new_id
+        return Answer(self.engine, prompt_ids, parser, params, stopped=lambda: self._over() is not None)
+
+    def _offered(self) -> set[str]:
+        """Names the model may call: of what there is, and of what the conversation says there is."""
+        system = self._conversation[0]
+        return {*self.actions.tools.names, *(tool_names(system.tools) if system.role is Role.SYSTEM else ())}
+
     def _write(self, answer: Answer) -> Generator[Event, None, str]:
-        reason = "abort"
+        reason, before = "abort", time.monotonic() - self._began
         try:
             for event in answer:
                 if isinstance(event, Done):
@@ -118,6 +153,9 @@ class ActingTurn:
                     yield event
         finally:
             self.new_tokens += answer.new_tokens
+            self.writing_seconds += answer.writing_seconds
+            if self.first_token_seconds is None and answer.first_token_seconds is not None:
+                self.first_token_seconds = before + answer.first_token_seconds
         return reason
 
     def _act(self, calls: Sequence[Segment]) -> Generator[Event, None, TurnReason | None]:
@@ -125,13 +163,27 @@ class ActingTurn:
             over = self._over() or self._too_many_errors()
             if over:
                 return over
-            observation, more = self.actions.carry_out(segment, lambda: self._over() is not None)
+            allowed = self.actions.allows(segment)
+            if allowed is None:
+                allowed = yield from self._consent(segment)
+            observation, more = self.actions.carry_out(segment, allowed, lambda: self._over() is not None)
             self._said.append(Message(Role.OBSERVATION, observation.text))
             yield observation
             yield from more
             self._errors = self._errors + 1 if observation.status == "invalid" else 0
         self.rounds += 1
         return self._too_many_errors() or self._over()
+
+    def _consent(self, segment: Segment) -> Generator[Event, None, bool]:
+        """Asks about a call and waits; stopping the turn, or its time, is a no."""
+        assert segment.call is not None
+        consents = self.actions.consents
+        answer = consents.ask(segment.id)
+        try:
+            yield ConsentAsked(segment.id, segment.call)
+            return wait(answer, lambda: self._over() is not None) and answer.result()
+        finally:
+            consents.close(segment.id)
 
     def _too_many_errors(self) -> TurnReason | None:
         return "errors" if self._errors > self.limits.max_errors else None
@@ -147,37 +199,6 @@ class ActingTurn:
         if self.limits.max_new_tokens is not None:
             limits.append(self.limits.max_new_tokens - self.new_tokens)
         return min(limits)
-
-
-class _EngineAnswer(Answer):
-    """One round's answer by the engine. Stop strings are looked for here, where it is known what is text."""
-
-    def __init__(self, turn: ActingTurn, prompt_ids: list[int], max_tokens: int) -> None:
-        tokenizer, params = turn.window.tokenizer, turn.params
-        self.engine = turn.engine
-        parser = tokenizer.stream_parser(turn.actions.tools.names)
-        self._stops = parser.decoder = AnswerStops(parser.decoder, params.stop)
-        super().__init__(prompt_ids, parser, lambda: turn._over() is not None)
-        most = max_tokens if params.max_tokens is None else min(max_tokens, params.max_tokens)
-        self.params = replace(
-            params,
-            seed=None if params.seed is None else (params.seed + turn.rounds) % 2**63,
-            max_tokens=most,
-            min_tokens=min(params.min_tokens, most),
-            stop_token_ids=sorted({*params.stop_token_ids, *tokenizer.stop_ids}),
-            stop=(),
-        )
-
-    def calls(self) -> list[Segment]:
-        """What is to be carried out; nothing where a stop string has cut a call short."""
-        cut_short = self._stops.found and self.segments[-1].kind != "text"
-        return [] if cut_short else [segment for segment in self.segments if segment.kind != "text" and segment.ids]
-
-    def _cut_off(self) -> bool:
-        return self._stops.found
-
-    def _tokens(self) -> Iterator[Token]:
-        yield from stream_tokens(self.engine, self.engine.submit(self.prompt_ids, self.params), self._stopped)
 
 
 def with_all_observations(messages: Sequence[Message]) -> list[Message]:

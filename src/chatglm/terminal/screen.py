@@ -1,14 +1,20 @@
-"""What is written while an answer comes in: the answer itself, and notes of the program that stand apart from it."""
+"""What is written while a turn goes on: the answer itself, what it does, and notes of the program that stand apart."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from chatglm.chat.message import CodeDone, TextDelta, ToolCallDelta, ToolCallDone
+from chatglm.words import Words
+
+if TYPE_CHECKING:
+    from chatglm.agent.events import Notice
+    from chatglm.terminal.workbench import Workbench
 
 DIM, RESET = "\x1b[2m", "\x1b[0m"
+SHOWN = 2000  # characters of a result on the screen; the model is told more
 # Control characters other than tab and newline: text of a model must not steer the terminal.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -20,37 +26,80 @@ def printable(text: str) -> str:
 
 @dataclass
 class Screen:
-    """Writes to one stream; `steer` says whether that is a terminal, `color` whether notes may be dimmed."""
+    """Draws the events of a session on one stream, or what is not the answer itself on another.
+
+    Args:
+        stream: where the answer goes.
+        words: the program's language.
+        steer: whether the stream is a terminal, which obeys control characters.
+        color: whether notes may be dimmed.
+        bench: saves figures; without it they are not shown.
+        aside: where everything goes that is not the answer; None: on the same stream.
+    """
 
     stream: TextIO
+    words: Words = field(default_factory=Words)
     steer: bool = True
     color: bool = True
+    bench: Workbench | None = None
+    aside: Screen | None = None
     _line_open: bool = field(default=False, init=False)
-    _call_open: bool = field(default=False, init=False)
+    _open_call: int = field(default=0, init=False)
+
+    def show(self, event: object) -> None:
+        """One event, as soon as it comes; of those that show nothing, nothing."""
+        from chatglm.agent.events import FileProduced, ImageProduced, Notice, Observation
+
+        if isinstance(event, TextDelta):
+            self._text(event.text)
+        elif isinstance(event, (ToolCallDelta, ToolCallDone, CodeDone)):
+            self.end_line() if self.aside is not None else None
+            (self.aside or self)._call(event)
+        elif isinstance(event, Observation):
+            ending, seconds = self.words.ending(event.status), f"{event.seconds:.1f}"
+            self.remark(self.words("result_of", name=event.name, status=ending, seconds=seconds))
+            self.remark(self._shortened(event.text))
+        elif isinstance(event, ImageProduced) and self.bench is not None:
+            self.remark(self.bench.saved_figure(event, self.words))
+        elif isinstance(event, FileProduced):
+            self.remark(self.words("produced", name=printable(event.name), size=event.size))
+        elif isinstance(event, Notice):
+            self.remark(told(event, self.words))
 
     def note(self, text: str) -> None:
         """A sentence of the program, on lines of its own."""
         self.end_line()
         self._write(f"{DIM}{text}{RESET}\n" if self.color else f"{text}\n")
 
-    def show(self, event: object) -> None:
-        """One event of an answer, as soon as it comes; of those that show nothing, nothing."""
-        if isinstance(event, TextDelta):
-            self._text(event.text)
-        elif isinstance(event, ToolCallDelta):
-            if not self._call_open:
-                self.end_line()
-                self._text(f"[{event.name}]\n")
-            self._call_open = True
-            self._text(event.text)
-        elif isinstance(event, ToolCallDone | CodeDone):
-            self._call_open = False
-            self.end_line()
+    def say(self, name: str, /, **values: object) -> None:
+        """One of the program's sentences."""
+        self.note(self.words(name, **values))
+
+    def remark(self, text: str) -> None:
+        """A sentence beside the answer."""
+        self.end_line()
+        (self.aside or self).note(text)
 
     def end_line(self) -> None:
         """Go to the beginning of a line, if the cursor is not there."""
         if self._line_open:
             self._write("\n")
+
+    def _call(self, event: ToolCallDelta | ToolCallDone | CodeDone) -> None:
+        if isinstance(event, ToolCallDelta):
+            if self._open_call != event.id:
+                self.end_line()
+                self._text(f"[{event.name}]\n")
+            self._open_call = event.id
+            self._text(event.text)
+        else:
+            self.end_line()
+
+    def _shortened(self, text: str) -> str:
+        text = printable(text)
+        if len(text) <= SHOWN:
+            return text
+        return f"{text[:SHOWN]}\n{self.words('more_characters', count=len(text) - SHOWN)}"
 
     def _text(self, text: str) -> None:
         self._write(printable(text) if self.steer else text)
@@ -60,3 +109,14 @@ class Screen:
             self.stream.write(text)
             self.stream.flush()
             self._line_open = not text.endswith(("\n", f"\n{RESET}"))
+
+
+_NOTICES = {"history_cut": "left_out", "no_room": "no_room", "restarted": "restarted", "failed": "task_failed"}
+
+
+def told(notice: Notice, words: Words) -> str:
+    """A notice as a sentence."""
+    reason = printable(notice.reason)
+    if notice.kind == "restarted" and reason:
+        reason = f": {reason}"
+    return words(_NOTICES[notice.kind], count=notice.count, reason=reason)

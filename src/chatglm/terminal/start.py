@@ -11,89 +11,62 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from chatglm.chat.saved import SavedConversation, load_file
-from chatglm.errors import ChatGLMError
-from chatglm.terminal.acting import ActingResponder, ActingScreen, person_decides, read_answer
-from chatglm.terminal.app import Chat, describe, statistics_line
-from chatglm.terminal.conversation import Conversation
+from chatglm.errors import ChatGLMError, ContextFullError, UsageError
+from chatglm.terminal.app import Chat
+from chatglm.terminal.consent import person_decides, read_answer
 from chatglm.terminal.keyboard import typing_hidden
-from chatglm.terminal.language import CHINESE, ENGLISH, Texts, choose
-from chatglm.terminal.responder import EMBEDDED, Responder
-from chatglm.terminal.sampling import Sampling, check_seed
+from chatglm.terminal.opening import EMBEDDED, Load, Wishes, load_model, open_session, wishes_of
 from chatglm.terminal.screen import Screen
-from chatglm.terminal.turn import take_turn
+from chatglm.terminal.turn import describe, show_turn, statistics_line
 from chatglm.terminal.workbench import Workbench, open_workbench
+from chatglm.words import Words, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from chatglm.agent.session import Session
 
 INTERRUPTED = 130
 
 
-class UsageError(ChatGLMError, ValueError):
-    """The command line cannot be carried out as it stands."""
-
-    exit_status = 2
-
-
-def start(options: argparse.Namespace, load: Callable[[argparse.Namespace], Responder] | None = None) -> int:
+def start(options: argparse.Namespace, load: Load = load_model) -> int:
     """Run `chatglm chat` with parsed options; everything that can be checked is checked before the model is loaded.
 
     Args:
         options: as `chatglm.cli` parses them.
         load: loads the model the options name (tests put a small fake here).
     """
-    sampling, seed = sampling_of(options), check_seed(options.seed)
+    wishes = wishes_of(options)
     saved = load_file(Path(options.load)) if options.load else None
     prompt = _prompt(options.prompt)
     if prompt is None and not sys.stdout.isatty():
         raise UsageError("standard output is no terminal, so there is nobody to talk to; give a PROMPT or pipe one in")
-    if load is None:
-        from chatglm.terminal.model_responder import load_responder
-
-        load = load_responder
-    wishes = _Wishes(options, sampling, seed, saved)
     with open_workbench(options) as bench:
-        return (
-            _interactive(wishes, load, bench) if prompt is None else _one_answer(wishes, load(options), prompt, bench)
-        )
+        opening = _Opening(options, wishes, saved, bench)
+        return _interactive(opening, load) if prompt is None else _one_answer(opening, load, prompt)
 
 
 @dataclass(frozen=True)
-class _Wishes:
+class _Opening:
     """The options, and what was made of them before a model was loaded."""
 
     options: argparse.Namespace
-    sampling: Sampling
-    seed: int | None
+    wishes: Wishes
     saved: SavedConversation | None
+    bench: Workbench
 
-    def open(self, responder: Responder) -> tuple[Conversation, bool]:
-        """The conversation to go on with, and whether its token ids mean the same to this model."""
-        conversation, same = Conversation.of(self.saved, responder.vocabulary) if self.saved else (Conversation(), True)
-        if self.options.system is not None:
-            conversation.set_system(self.options.system)
-        return conversation, same
+    @property
+    def words(self) -> Words:
+        return choose(self.options.lang)
 
-
-def sampling_of(options: argparse.Namespace) -> Sampling:
-    """The sampling options, checked.
-
-    Raises:
-        ChatGLMError: a value no sampler can use, or options that contradict each other.
-    """
-    chosen = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k")}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    against = [name for name, value in chosen.items() if (name, value) != ("temperature", 0)]
-    if options.greedy and against:
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in against)
-        raise UsageError(f"--greedy always takes the likeliest token, so {names} would do nothing; leave one out")
-    return Sampling(
-        **chosen,
-        repetition_penalty=options.repetition_penalty,
-        max_new_tokens=options.max_new_tokens,
-        max_length=options.max_length,
-        greedy=options.greedy,
-    )
+    def session(self, load: Load, screen: Screen, *, asks: bool) -> tuple[Session, bool]:
+        """The session to go on with, and whether its token ids mean the same to this model."""
+        ask = person_decides(screen.aside or screen, read_answer if asks else None)
+        session = open_session(self.options, self.wishes, load(self.options), self.bench, ask)
+        same = True if self.saved is None else session.reopen(self.saved, other_tools=True)
+        if self.saved is not None and self.options.system is not None:
+            session.set_system(self.options.system)
+        for path in self.options.upload or ():
+            session.upload(path)
+        return session, same
 
 
 def _prompt(argument: str | None) -> str | None:
@@ -137,37 +110,31 @@ def _standard_input() -> str:
 # one answer
 
 
-def _one_answer(wishes: _Wishes, responder: Responder, prompt: str, bench: Workbench | None) -> int:
-    texts = choose(wishes.options.lang)
-    screen = Screen(tolerant(sys.stdout), steer=sys.stdout.isatty(), color=False)
-    if bench is not None:
-        aside = Screen(tolerant(sys.stderr), color=False)
-        screen = ActingScreen(screen.stream, steer=screen.steer, color=False, texts=texts, bench=bench, aside=aside)
-        responder = ActingResponder(responder, bench, person_decides(texts, aside, None))
-        prompt = bench.announced(prompt)
-    conversation, _ = wishes.open(responder)
-    conversation.ask(prompt)
-    _check_length(responder, conversation, wishes.sampling)
-    turn = take_turn(responder, conversation.messages, wishes.sampling, screen, seed=wishes.seed)
-    if wishes.options.stats:
-        sys.stderr.write(statistics_line(turn.timing, texts) + "\n")
-    if isinstance(turn.error, ChatGLMError):
-        raise turn.error
-    if turn.error is not None:
-        raise ChatGLMError(describe(turn.error)) from turn.error
-    if turn.reason == "length":
-        sys.stderr.write(texts.limit_reached_once + "\n")
-    elif turn.reason in ("rounds", "errors"):
-        sys.stderr.write(texts.turn_over.format(reason=texts.word(turn.reason)) + "\n")
+def _one_answer(opening: _Opening, load: Load, prompt: str) -> int:
+    words = opening.words
+    aside = Screen(tolerant(sys.stderr), words, color=False)
+    screen = Screen(
+        tolerant(sys.stdout), words, steer=sys.stdout.isatty(), color=False, bench=opening.bench, aside=aside
+    )
+    session, _ = opening.session(load, screen, asks=False)
+    try:
+        done = show_turn(session.send(prompt), session, screen)
+    except ContextFullError as error:
+        raise UsageError(words("too_long_once", tokens=error.tokens, limit=error.limit)) from None
+    except (ChatGLMError, OSError):
+        raise
+    except Exception as error:
+        raise ChatGLMError(describe(error)) from error
+    if done is None or done.reason == "abort":
+        return INTERRUPTED
+    if opening.options.stats:
+        aside.note(statistics_line(done, words))
+    if done.reason == "length":
+        aside.say("limit_reached_once")
+    elif done.reason != "stop":
+        aside.say("turn_over", reason=words.ending(done.reason))
         return 1
-    return INTERRUPTED if turn.reason == "abort" else 0
-
-
-def _check_length(responder: Responder, conversation: Conversation, sampling: Sampling) -> None:
-    tokens = responder.count_tokens(conversation.messages)
-    limit = min(responder.context_length, sampling.max_length or responder.context_length)
-    if tokens >= limit:
-        raise UsageError(f"the prompt has {tokens} tokens; with its answer it must stay within {limit}")
+    return 0
 
 
 def tolerant(stream: TextIO) -> TextIO:
@@ -180,54 +147,38 @@ def tolerant(stream: TextIO) -> TextIO:
 # interactive
 
 
-def _interactive(wishes: _Wishes, load: Callable[[argparse.Namespace], Responder], bench: Workbench | None) -> int:
-    options = wishes.options
-    texts, color = choose(options.lang), _wants_color(options)
-    screen = Screen(tolerant(sys.stdout), color=color)
-    if bench is not None:
-        screen = ActingScreen(screen.stream, color=color, texts=texts, bench=bench)
-    screen.note(texts.loading.format(model=options.model or EMBEDDED))
+def _interactive(opening: _Opening, load: Load) -> int:
+    options, color = opening.options, _wants_color(opening.options)
+    screen = Screen(tolerant(sys.stdout), opening.words, color=color, bench=opening.bench)
+    screen.say("loading", model=options.model or EMBEDDED)
     with typing_hidden():
-        responder = load(options)
-    if bench is not None:
-        responder = ActingResponder(responder, bench, person_decides(texts, screen, read_answer))
-    conversation, same_vocabulary = wishes.open(responder)
-    _greet(screen, texts, options, responder)
-    if wishes.saved is not None:
-        screen.note(texts.loaded.format(count=len(wishes.saved.messages), path=options.load))
+        session, same_vocabulary = opening.session(load, screen, asks=True)
+    _greet(screen, options)
+    if opening.saved is not None:
+        screen.say("loaded", count=len(opening.saved.messages), path=options.load)
     if not same_vocabulary:
-        screen.note(texts.other_vocabulary)
-    chat = Chat(
-        responder,
-        conversation,
-        screen,
-        texts,
-        sampling=wishes.sampling,
-        seed=wishes.seed,
-        statistics=sys.stderr if options.stats else None,
-        tracebacks=options.traceback,
-        bench=bench,
-    )
-    _run(chat, screen, texts, color)
+        screen.say("other_vocabulary")
+    statistics = sys.stderr if options.stats else None
+    _run(Chat(session, screen, opening.bench, statistics=statistics, tracebacks=options.traceback), screen)
     return 0
 
 
-def _greet(screen: Screen, texts: Texts, options: argparse.Namespace, responder: Responder) -> None:
+def _greet(screen: Screen, options: argparse.Namespace) -> None:
     if options.model is None:
         from chatglm.demo import NOTICE_EN, NOTICE_ZH
 
         # In both languages, whatever the locale: nobody should mistake it for the real one.
-        screen.note(f"{NOTICE_EN} {ENGLISH.real_weights}\n{NOTICE_ZH}{CHINESE.real_weights}")
-    screen.note(texts.ready.format(model=responder.name))
+        screen.note(f"{NOTICE_EN} {Words('en')('real_weights')}\n{NOTICE_ZH}{Words('zh')('real_weights')}")
+    screen.say("ready", model=options.model or EMBEDDED)
 
 
-def _run(chat: Chat, screen: Screen, texts: Texts, color: bool) -> None:
+def _run(chat: Chat, screen: Screen) -> None:
     from chatglm.terminal.editor import Editor, history_path, open_history
 
     history, error = open_history(history_path())
     if error is not None:
-        screen.note(texts.no_history_file.format(error=error))
-    chat.run(Editor(history, color=color))
+        screen.say("no_history_file", error=error)
+    chat.run(Editor(history, color=screen.color))
 
 
 def _wants_color(options: argparse.Namespace) -> bool:

@@ -1,100 +1,76 @@
-"""One answer: run the model, show what it says, and keep what it said whatever happens."""
+"""One turn on the screen: its events are shown, Ctrl-C ends it in order, and how it ended is told."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
 
-from chatglm.chat.message import Done, Message
-from chatglm.terminal.responder import Reply, Responder
-from chatglm.terminal.sampling import Sampling
+from chatglm.errors import ChatGLMError
 from chatglm.terminal.screen import Screen
+from chatglm.words import Words
 
-Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How fast an answer came. Seconds; `first_token` is the wait for it, `total` includes that."""
-
-    prompt_tokens: int
-    new_tokens: int
-    first_token: float
-    total: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Speed of generation after the first token, which also had to read the prompt."""
-        seconds = self.total - self.first_token
-        return (self.new_tokens - 1) / seconds if self.new_tokens > 1 and seconds > 0 else 0.0
-
-
-@dataclass(frozen=True)
-class Turn:
-    """The outcome: the messages said, why it ended (a word of `Done` or `TurnDone`; error), the error, the timing."""
-
-    messages: list[Message]
-    reason: str
-    error: Exception | None
-    timing: Timing
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was said that could stand in a conversation."""
-        cut_short = self.reason in ("abort", "error")
-        return not self.messages or (cut_short and not any(message.content for message in self.messages))
-
-
-def take_turn(
-    responder: Responder,
-    messages: Sequence[Message],
-    sampling: Sampling,
-    screen: Screen,
-    *,
-    seed: int | None = None,
-    clock: Clock = time.monotonic,
-) -> Turn:
-    """Have `messages` answered on the screen. Ctrl-C ends the answer, an error is part of the outcome: none escapes."""
+if TYPE_CHECKING:
     from chatglm.agent.events import TurnDone
 
-    stop = threading.Event()
-    reply: Reply | None = None
-    reason, error, first, began = "error", None, None, clock()
+
+class Stoppable(Protocol):
+    """A session or a task: what Ctrl-C ends."""
+
+    def stop(self) -> None: ...
+
+
+def show_turn(events: Iterator[Any], session: Stoppable, screen: Screen) -> TurnDone | None:
+    """Draw the events of a turn; the last of them, None where Ctrl-C came twice. Errors of the turn are the caller's.
+
+    Whatever happens, the session keeps what was said.
+    """
+    from chatglm.agent.events import TurnDone
+
+    done = None
     try:
-        with stop_on_interrupt(stop):
-            reply = responder.reply(messages, sampling, seed=seed, stop=stop)
-            for event in reply:
-                first = clock() if first is None else first
+        with contextlib.closing(events), stop_on_interrupt(session):  # type: ignore[type-var]
+            for event in events:
                 screen.show(event)
-                if isinstance(event, (Done, TurnDone)):
-                    reason = event.reason
+                done = event if isinstance(event, TurnDone) else done
     except KeyboardInterrupt:
-        reason = "abort"
-    except BrokenPipeError:
-        raise
-    except Exception as caught:
-        # Whatever the model raises, the conversation goes on; the caller shows it.
-        error = caught
-    screen.end_line()
-    ended = clock()
-    prompt, new = (reply.prompt_tokens, reply.new_tokens) if reply else (0, 0)
-    timing = Timing(prompt, new, (ended if first is None else first) - began, ended - began)
-    return Turn(reply.messages() if reply else [], reason, error, timing)
+        pass
+    finally:
+        screen.end_line()
+    return done
+
+
+def statistics_line(done: TurnDone, words: Words) -> str:
+    """What --stats writes."""
+    first = done.first_token_seconds
+    return words(
+        "statistics",
+        prompt=done.prompt_tokens,
+        first=f"{done.seconds if first is None else first:.2f}",
+        new=done.new_tokens,
+        total=f"{done.seconds:.2f}",
+        speed=f"{done.tokens_per_second:.1f}",
+    )
+
+
+def describe(error: Exception) -> str:
+    """One line: our own errors explain themselves, of others the kind helps to understand the text."""
+    return str(error) if isinstance(error, ChatGLMError) else f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
-def stop_on_interrupt(stop: threading.Event) -> Iterator[None]:
-    """Make the first Ctrl-C set `stop`, so that the answer ends in order; one more raises KeyboardInterrupt at once."""
+def stop_on_interrupt(what: Stoppable) -> Iterator[None]:
+    """Make the first Ctrl-C stop the turn, so that it ends in order; one more raises KeyboardInterrupt at once."""
+    asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if asked:
             raise KeyboardInterrupt
-        stop.set()
+        asked = True
+        what.stop()
 
     with _handler(handle):
         yield

@@ -1,5 +1,5 @@
-"""What a chat or a task can act with: tools, the code interpreter and its files, and the question before a dangerous
-tool. Everything is opened before a model is loaded."""
+"""What a chat or a task can act with: tools, the code interpreter, and the folder where what they make is saved.
+Everything is opened before a model is loaded."""
 
 from __future__ import annotations
 
@@ -8,61 +8,39 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatglm.errors import ChatGLMError
+from chatglm.errors import UsageError
+from chatglm.words import Words
 
 if TYPE_CHECKING:
-    from chatglm.agent.actions import Ask
     from chatglm.agent.events import ImageProduced
     from chatglm.tools.toolbox import Tool
 
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg"}
 
 
-class WorkbenchError(ChatGLMError, ValueError):
-    """The options for tools and code contradict each other, or a file cannot be saved."""
-
-    exit_status = 2
-
-
-@dataclass
+@dataclass(frozen=True)
 class Workbench:
-    """The tools and the interpreter of one conversation, and the folder where what they make is saved.
+    """The tools and the interpreter of one conversation, and a folder."""
 
-    `uploaded` holds the names and sizes of files the model was not told about yet.
-    """
-
-    tools: Sequence[Tool]
-    sandbox: Any
-    folder: Path
-    uploaded: list[tuple[str, int]] = field(default_factory=list)
-
-    def upload(self, path: str) -> tuple[str, int]:
-        """Put a file of this machine before the interpreter; its name there, and its size."""
-        from chatglm.agent.uploads import read_uploads
-
-        [(name, content)] = read_uploads([path])
-        self.sandbox.put(name, content)
-        self.uploaded = [item for item in self.uploaded if item[0] != name] + [(name, len(content))]
-        return name, len(content)
-
-    def announced(self, text: str) -> str:
-        """The user's message with what was uploaded since the last one."""
-        from chatglm.agent.uploads import uploaded_text
-
-        return uploaded_text(self.uploaded, text)
+    tools: Sequence[Tool] = ()
+    sandbox: Any = None
+    folder: Path = Path(".")
 
     def fetch(self, name: str) -> Path:
         """Save one of the interpreter's files; where it is now."""
         content = self.sandbox.get(name)
         return self._save(Path(os.path.basename(name)), content)
 
-    def save_figure(self, image: ImageProduced) -> Path:
-        """Save a picture; where it is now."""
-        return self._save(Path(f"figure.{EXTENSIONS.get(image.mime, 'bin')}"), image.data)
+    def saved_figure(self, image: ImageProduced, words: Words) -> str:
+        """Save a picture; a sentence that says where it is, or why it is nowhere."""
+        try:
+            return words("figure", path=self._save(Path(f"figure.{EXTENSIONS.get(image.mime, 'bin')}"), image.data))
+        except UsageError as error:
+            return words("no_figure", error=error)
 
     def _save(self, name: Path, content: bytes) -> Path:
         """Under the first name that is free: nothing is overwritten."""
@@ -75,45 +53,34 @@ class Workbench:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise WorkbenchError(f"{path} cannot be written: {error.strerror or error}") from None
-        raise WorkbenchError(f"{self.folder} has thousands of files like {name}; name another folder with --output")
+                raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise UsageError(f"{self.folder} has thousands of files like {name}; name another folder with --output")
 
 
 @contextmanager
-def open_workbench(options: argparse.Namespace) -> Iterator[Workbench | None]:
-    """What the options ask for; None where they ask for neither tools nor code.
+def open_workbench(options: argparse.Namespace) -> Iterator[Workbench]:
+    """What the options ask for.
 
     Raises:
         ChatGLMError: a tool file that cannot be loaded, a system that cannot isolate code, contradictory options.
     """
     _check(options)
-    if not (options.tools or options.code):
-        yield None
-        return
     with ExitStack() as stack:
         sandbox = stack.enter_context(_open_sandbox(options)) if options.code else None
         tools = [tool for name in options.tools or () for tool in _tools(name, sandbox)]
-        bench = Workbench(tools, sandbox, Path(options.output or "."))
-        for path in options.upload or ():
-            bench.upload(path)
-        yield bench
-
-
-def may_use(options: argparse.Namespace, ask: Ask) -> Ask:
-    """Who decides about dangerous tools: `--yes`, or the person at the terminal."""
-    return (lambda call: True) if getattr(options, "yes", False) else ask
+        yield Workbench(tools, sandbox, Path(options.output or "."))
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.code:
         if options.output and not Path(options.output).is_dir():
-            raise WorkbenchError(f"--output is {options.output!r}; it must be a folder that exists")
+            raise UsageError(f"--output is {options.output!r}; it must be a folder that exists")
         return
     wrong = {"--upload": options.upload, "--tier": options.tier, "--output": options.output}
     wrong["--dangerously-run-unisolated"] = options.dangerously_run_unisolated
     name = next((name for name, value in wrong.items() if value), None)
     if name:
-        raise WorkbenchError(f"{name} has no meaning without the code interpreter; add --code")
+        raise UsageError(f"{name} has no meaning without the code interpreter; add --code")
 
 
 def _open_sandbox(options: argparse.Namespace) -> Any:

@@ -1,4 +1,4 @@
-"""A conversation keeps everything, and its file gives it back as it was."""
+"""A saved conversation is given back as it was."""
 
 import json
 
@@ -7,31 +7,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatglm.chat.message import Message, Role
-from chatglm.chat.saved import FORMAT, VERSION, load_file
+from chatglm.chat.saved import FORMAT, VERSION, load_file, save_file
 from chatglm.errors import ConversationError
-from chatglm.terminal.conversation import Conversation
 
 TEXT = st.text(st.characters(codec="utf-8"))
 IDS = st.none() | st.lists(st.integers(0, 65023)).map(tuple)
 TURNS = st.lists(st.tuples(TEXT, TEXT, IDS), max_size=4)
 
 
-def conversation(system: str, turns) -> Conversation:
-    talk = Conversation()
-    talk.set_system(system)
+def conversation(system: str, turns) -> list[Message]:
+    said = [Message(Role.SYSTEM, system)] if system else []
     for question, answer, ids in turns:
-        talk.ask(question)
-        talk.answer([Message(Role.ASSISTANT, answer, ids=ids)])
-    return talk
+        said += [Message(Role.USER, question), Message(Role.ASSISTANT, answer, ids=ids)]
+    return said
 
 
 @given(system=TEXT, turns=TURNS)
 def test_save_and_load_give_the_same_conversation(tmp_path_factory, system, turns):
     path = tmp_path_factory.mktemp("saved") / "对话.json"
     talk = conversation(system, turns)
-    talk.save(path, "v1")
-    opened, same = Conversation.of(load_file(path), "v1")
-    assert opened.messages == talk.messages
+    save_file(path, talk, "v1")
+    opened, same = load_file(path).open("v1")
+    assert list(opened) == talk
     assert same
     assert json.loads(path.read_text(encoding="utf-8"))["version"] == VERSION
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -41,43 +38,11 @@ def test_save_and_load_give_the_same_conversation(tmp_path_factory, system, turn
 def test_ids_of_another_vocabulary_are_dropped_and_the_text_is_kept(tmp_path_factory, system, turns):
     path = tmp_path_factory.mktemp("saved") / "talk.json"
     talk = conversation(system, turns)
-    talk.save(path, "v1")
-    opened, same = Conversation.of(load_file(path), "v2")
-    assert [message.content for message in opened.messages] == [message.content for message in talk.messages]
-    assert all(message.ids is None for message in opened.messages)
+    save_file(path, talk, "v1")
+    opened, same = load_file(path).open("v2")
+    assert [message.content for message in opened] == [message.content for message in talk]
+    assert all(message.ids is None for message in opened)
     assert same is all(ids is None for _, _, ids in turns)
-
-
-@given(system=TEXT, turns=TURNS, question=TEXT, answer=TEXT)
-def test_taking_back_undoes_the_last_turn(system, turns, question, answer):
-    talk = conversation(system, turns)
-    before = talk.messages
-    said = Message(Role.ASSISTANT, answer)
-    talk.ask(question)
-    talk.answer([said])
-    assert talk.take_back() == (question, [said])
-    assert talk.messages == before
-
-
-def test_nothing_to_take_back():
-    talk = conversation("Be brief.", [])
-    assert talk.take_back() is None
-    assert talk.system == "Be brief."
-
-
-def test_clearing_keeps_the_system_prompt():
-    talk = conversation("Be brief.", [("a", "b", None)])
-    talk.clear()
-    assert talk.messages == (Message(Role.SYSTEM, "Be brief."),)
-
-
-def test_setting_the_system_prompt_keeps_the_conversation_and_the_tools():
-    talk = Conversation([Message(Role.SYSTEM, "old", tools=[{"name": "x"}]), Message(Role.USER, "a")])
-    talk.set_system("new")
-    assert talk.messages == (Message(Role.SYSTEM, "new", tools=[{"name": "x"}]), Message(Role.USER, "a"))
-    plain = conversation("old", [("a", "b", None)])
-    plain.set_system("")
-    assert plain.messages[0] == Message(Role.USER, "a")
 
 
 def document(**changes):
@@ -128,18 +93,18 @@ def test_a_foreign_file_is_not_overwritten(tmp_path):
     path = tmp_path / "notes.json"
     path.write_text('{"my": "notes"}')
     with pytest.raises(ConversationError, match="was not overwritten"):
-        conversation("", [("a", "b", None)]).save(path, "v")
+        save_file(path, conversation("", [("a", "b", None)]), "v")
     assert path.read_text() == '{"my": "notes"}'
 
 
 def test_a_saved_conversation_is_overwritten(tmp_path):
     path = tmp_path / "talk.json"
-    conversation("", [("a", "b", None)]).save(path, "v")
+    save_file(path, conversation("", [("a", "b", None)]), "v")
     longer = conversation("", [("a", "b", None), ("c", "d", (1, 2))])
-    longer.save(path, "v")
-    assert load_file(path).messages == longer.messages
+    save_file(path, longer, "v")
+    assert list(load_file(path).messages) == longer
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
     with pytest.raises(ConversationError, match="talk.json cannot be written"):
-        conversation("", []).save(tmp_path / "none" / "talk.json", "v")
+        save_file(tmp_path / "none" / "talk.json", [], "v")
