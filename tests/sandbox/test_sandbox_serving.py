@@ -173,6 +173,29 @@ def test_the_pool_gives_every_conversation_its_own_warm_guest():
         pool.take()
 
 
+def test_a_guest_warms_up_before_its_first_cell(fresh):
+    fresh.warm_up(("decimal", "no_such_module", "fractions")).join()
+    result = fresh.run("import sys\n[name in sys.modules for name in ('decimal', 'fractions')], dir()[:1], Out")
+    assert result.result == "([True, True], ['In'], {})"
+    fresh.warm_up(("wave",)).join()  # too late: nothing happens behind the back of code
+    assert fresh.run("'wave' in sys.modules").result == "False"
+
+
+def test_a_cell_that_comes_while_the_guest_warms_up_waits(fresh):
+    fresh.warm_up(("decimal",))
+    assert fresh.run("6 * 7").result == "42"
+
+
+def test_closing_does_not_wait_for_the_warming_up(fresh):
+    slow = "import time\ntime.sleep(20)"
+    fresh.put("slow.py", slow.encode())
+    warming = fresh.warm_up(("slow",))
+    begin = time.monotonic()
+    fresh.close()
+    warming.join()
+    assert time.monotonic() - begin < 5
+
+
 def test_a_closed_pool_leaves_no_guest():
     require()
     pool = SandboxPool(1, SMALL, preload=())

@@ -6,6 +6,7 @@ from typing import Any
 
 from chatglm.errors import SandboxError
 
+LIBRARIES = ("numpy", "pandas", "matplotlib.pyplot")  # what most cells import
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 
 

@@ -4,18 +4,18 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from subprocess import TimeoutExpired
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
-from chatglm.errors import SandboxError
+from chatglm.errors import MissingExtraError, SandboxError
 
 from . import idle
 from .cell import Cell
-from .config import SandboxConfig, seconds
+from .config import LIBRARIES, SandboxConfig, seconds
 from .frames import GuestLost
 from .guest_handle import Guest
 from .kept import KeptFiles
@@ -82,6 +82,29 @@ class Sandbox:
                 self._history.add(code, result)
             return result
 
+    def warm_up(self, modules: Iterable[str] = LIBRARIES) -> threading.Thread:
+        """Imports modules in the background, for a first cell that is still to come; one that comes early waits.
+
+        What is not installed is left out. Returns the thread that does it.
+        """
+        thread = threading.Thread(target=self._warm_up, args=(tuple(modules),), name="sandbox-warm-up", daemon=True)
+        thread.start()
+        return thread
+
+    def _warm_up(self, modules: tuple[str, ...]) -> None:
+        with self._lock:
+            guest = self._guest
+            if self._closed or guest is None or self._number:
+                return
+            try:
+                guest.thaw()
+                for module in modules:
+                    with suppress(SandboxError, MissingExtraError):
+                        guest.load([module])
+                guest.freeze()
+            except GuestLost:
+                self._drop()  # the first cell gets another, and waits for what it imports
+
     def put(self, name: str, data: bytes, *, folders: bool = False) -> None:
         """Places a file under /mnt/data; with `folders` the name may lead through folders there, as in `list()`.
 
@@ -133,8 +156,8 @@ class Sandbox:
         if self._owner != os.getpid():
             return  # a forked copy of the service: the guest belongs to the original
         guest = self._guest
-        if self._cell is not None and guest is not None:
-            guest.kill()
+        if guest is not None:
+            guest.kill()  # whoever waits for it goes on
         with self._lock:
             self._drop()
         _open.discard(self)
@@ -187,6 +210,8 @@ class Sandbox:
         """A guest with the files of the one before, at rest."""
         guest = self._start()
         try:
+            if self.config.preload:
+                guest.load(self.config.preload)
             self._restore(guest)
             guest.freeze()
             self._kept.forget_state()
@@ -227,22 +252,46 @@ class Sandbox:
             raise SandboxError(f"{what}: {lost}") from None
 
     def _run(self, code: str, limit: float) -> Result:
-        begin, guest = time.monotonic(), self._ready()
+        """One cell; where the guest was lost before the code began, the same in a fresh one."""
+        begin = time.monotonic()
+        for again in (True, False):
+            cell, files = self._next_cell(), []
+            try:
+                files = self._attempt(cell, code, limit)
+                status, reason = self._ending(cell, limit)
+                break
+            except GuestLost as lost:
+                status, reason = "killed", self._lose(cell, lost)
+                if cell.begun or cell.stop_requested or self._closed or not again:
+                    break
+                self._forgot(f"the interpreter could not run another cell ({lost})")
+        return Result(
+            status, cell.transcript.outputs(), tuple(files), tuple(cell.notices), reason, time.monotonic() - begin
+        )
+
+    def _next_cell(self) -> Cell:
+        guest = self._ready()
         self._number += 1
         cell = Cell(guest, self.config, self._number)
         if self._lost is not None:
             cell.notices.append(self._lost)
             self._lost = None
-        files: Infos = []
+        return cell
+
+    def _attempt(self, cell: Cell, code: str, limit: float) -> Infos:
+        """Runs the cell and returns the files that are new.
+
+        Raises:
+            GuestLost: the guest is dead or must die.
+        """
         try:
             self._cell = cell
-            guest.thaw()
+            cell.guest.thaw()
             self._carry_out(cell, code, limit)
-            guest.freeze()
-            files = self._look(cell, guest)
-            status, reason = self._ending(cell, limit)
-        except GuestLost as lost:
-            status, reason = "killed", self._lose(cell, lost)
+            cell.guest.freeze()
+            return self._look(cell, cell.guest)
+        except GuestLost:
+            raise
         except BaseException:
             if not cell.settled:
                 self._drop()  # a second Ctrl-C: nothing may go on by itself
@@ -251,9 +300,6 @@ class Sandbox:
         finally:
             self._cell = None
             self.used_at = time.monotonic()
-        return Result(
-            status, cell.transcript.outputs(), tuple(files), tuple(cell.notices), reason, time.monotonic() - begin
-        )
 
     def _carry_out(self, cell: Cell, code: str, limit: float) -> None:
         try:

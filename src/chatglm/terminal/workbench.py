@@ -96,6 +96,8 @@ def open_workbench(options: argparse.Namespace) -> Iterator[Workbench | None]:
         bench = Workbench(tools, sandbox, Path(options.output or "."))
         for path in options.upload or ():
             bench.upload(path)
+        if sandbox is not None:
+            sandbox.warm_up()  # while the model is loaded and the first answer is written
         yield bench
 
 
