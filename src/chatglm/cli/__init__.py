@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None, streams: Streams) -> int:
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args([word.removeprefix("\ufeff") for word in words])  # "$(cat a_file_of_windows.txt)"
     if options.command is None:
         parser.error("a command is missing")
     try:

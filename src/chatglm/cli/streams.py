@@ -15,9 +15,9 @@ class _Output(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except OSError as error:
             self.failure = error
             raise
@@ -52,7 +52,7 @@ class Streams:
         if sys.stderr is sys.__stderr__:
             encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
             aside = _Aside(2, "w", closefd=False)
-            sys.stderr = io.TextIOWrapper(aside, encoding, "backslashreplace", line_buffering=True, write_through=True)  # type: ignore[type-var]
+            sys.stderr = io.TextIOWrapper(aside, encoding, "backslashreplace", line_buffering=True, write_through=True)
         if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
             self._output, at_once = _Output(1, "w", closefd=False), sys.stdout.write_through
             sys.stdout = io.TextIOWrapper(

@@ -12,9 +12,8 @@ from typing import Any
 
 from chatglm.errors import SandboxError
 
-from .config import SandboxConfig
+from .config import WORK, SandboxConfig
 
-WORK = "/mnt/data"
 # In the order they need each other.
 _MODULES = ("walls", "channel", "exhausted", "files", "fonts", "repair", "streams", "shell", "probe", "main")
 

@@ -15,7 +15,7 @@ from chatglm.errors import MissingExtraError, SandboxError
 
 from . import idle
 from .cell import Cell
-from .config import LIBRARIES, SandboxConfig, seconds
+from .config import LIBRARIES, WORK, SandboxConfig, seconds
 from .frames import GuestLost
 from .guest_handle import Guest
 from .kept import KeptFiles
@@ -315,7 +315,7 @@ class Sandbox:
         try:
             files, notices = self._kept.look(guest.files)
         except (OSError, SandboxError) as error:
-            files, notices = [], [f"files under /mnt/data could not be looked at: {getattr(error, 'strerror', error)}"]
+            files, notices = [], [f"files under {WORK} could not be looked at: {getattr(error, 'strerror', error)}"]
         cell.notices += notices
         return files
 
