@@ -111,7 +111,20 @@ BREAKAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BREAKAGES)
+# Each of these ends like another that stays in the default run.
+SLOW = """
+run-cell-that-does-nothing run-cell-of-the-class run-code run-code-of-the-class no-traits no-events trigger history
+compiler compiler-of-the-class displayhook-of-the-class formatter no-formatters errors-broken traceback-maker
+transformers
+transformer-that-swallows loop-runner module-of-the-shell traps module-of-the-variables stream stream-flush
+channel-receives-nothing channel-leads-nowhere repair json-decoder threading time sys-path-gone meta-path-gone
+builtins-emptied print-gone tracing mask soft-limit files-forbidden exit-in-a-thread-later excepthook tracebacks
+""".split()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in BREAKAGES]
+)
 def test_the_next_cell_works_or_a_fresh_guest_does(shared, name):
     """Its text, its value and its error are seen, a loop is ended, and lost variables are said to be lost."""
     shared.run("kept = 41")
