@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
-from conftest import SMALL, require, wait_until
+from conftest import SMALL, opened, require, wait_until
 
 from chatglm.errors import SandboxError
 from chatglm.sandbox import Output, Result, Sandbox, SandboxPool, idle, jsonl, serve_jsonl
@@ -181,19 +181,26 @@ def test_a_guest_warms_up_before_its_first_cell(fresh):
     assert fresh.run("'wave' in sys.modules").result == "False"
 
 
-def test_a_cell_that_comes_while_the_guest_warms_up_waits(fresh):
-    fresh.warm_up(("decimal",))
-    assert fresh.run("6 * 7").result == "42"
+def test_files_come_along_and_a_file_without_a_copy_keeps_its_guest(fresh):
+    fresh.put("a.txt", b"a")
+    fresh.warm_up(("decimal",)).join()
+    assert fresh.run("import sys\nopen('a.txt').read(), 'decimal' in sys.modules").result == "('a', True)"
+    with opened(config=replace(SMALL, kept_size=1)) as sandbox:
+        sandbox.put("large.txt", b"large")
+        sandbox.warm_up(("decimal",)).join()
+        assert sandbox.get("large.txt") == b"large"
 
 
-def test_closing_does_not_wait_for_the_warming_up(fresh):
-    slow = "import time\ntime.sleep(20)"
-    fresh.put("slow.py", slow.encode())
-    warming = fresh.warm_up(("slow",))
-    begin = time.monotonic()
-    fresh.close()
-    warming.join()
-    assert time.monotonic() - begin < 5
+@pytest.mark.parametrize("ending", ["run", "close"])
+def test_nobody_waits_for_the_warming_up(fresh, ending):
+    warming = fresh.warm_up(("antigravity_is_missing", *["this"] * 10**5))
+    assert wait_until(lambda: fresh._warming is not None)
+    if ending == "run":
+        assert fresh.run("6 * 7").result == "42"
+    else:
+        fresh.close()
+    warming.join(5)
+    assert not warming.is_alive()
 
 
 def test_a_closed_pool_leaves_no_guest():

@@ -25,6 +25,11 @@ class KeptFiles:
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         return iter(list(self._copies.items()))
 
+    @property
+    def whole(self) -> bool:
+        """Whether there is a copy of every file."""
+        return self._known.keys() == self._copies.keys()
+
     def forget_state(self) -> None:
         """A fresh guest follows: nothing is known about its files yet."""
         self._known = {}

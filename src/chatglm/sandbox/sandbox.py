@@ -42,6 +42,7 @@ class Sandbox:
         self._owner = os.getpid()
         self._closed = False
         self._cell: Cell | None = None
+        self._warming: Guest | None = None  # a guest that may take the place of the first, while nothing has run
         self._number = 0
         self._kept = KeptFiles(config.kept_size)
         self._history = History(config.notebook_size)
@@ -83,7 +84,7 @@ class Sandbox:
             return result
 
     def warm_up(self, modules: Iterable[str] = LIBRARIES) -> threading.Thread:
-        """Imports modules in the background, for a first cell that is still to come; one that comes early waits.
+        """Makes a guest with these modules imported, in the background, and takes it if no cell has come until then.
 
         What is not installed is left out. Returns the thread that does it.
         """
@@ -92,18 +93,21 @@ class Sandbox:
         return thread
 
     def _warm_up(self, modules: tuple[str, ...]) -> None:
-        with self._lock:
-            guest = self._guest
-            if self._closed or guest is None or self._number:
-                return
+        with suppress(SandboxError, MissingExtraError, GuestLost, OSError):  # then the guest that is there serves
+            guest = self._warming = self._start()
             try:
-                guest.thaw()
                 for module in modules:
-                    with suppress(SandboxError, MissingExtraError):
-                        guest.load([module])
-                guest.freeze()
-            except GuestLost:
-                self._drop()  # the first cell gets another, and waits for what it imports
+                    if not (self._number or self._closed):
+                        with suppress(SandboxError, MissingExtraError):
+                            guest.load([module])
+                with self._lock:
+                    self._warming = None  # from here on no cell may end it
+                    if self._guest is not None and not (self._number or self._closed) and self._kept.whole:
+                        self._prepare(guest)
+                        guest, self._guest = self._guest, guest
+            finally:
+                self._warming = None
+                guest.close()
 
     def put(self, name: str, data: bytes, *, folders: bool = False) -> None:
         """Places a file under /mnt/data; with `folders` the name may lead through folders there, as in `list()`.
@@ -155,9 +159,9 @@ class Sandbox:
         self._closed = True
         if self._owner != os.getpid():
             return  # a forked copy of the service: the guest belongs to the original
-        guest = self._guest
-        if guest is not None:
-            guest.kill()  # whoever waits for it goes on
+        for guest in (self._warming, self._guest if self._cell is not None else None):
+            if guest is not None:
+                guest.kill()
         with self._lock:
             self._drop()
         _open.discard(self)
@@ -212,10 +216,7 @@ class Sandbox:
         try:
             if self.config.preload:
                 guest.load(self.config.preload)
-            self._restore(guest)
-            guest.freeze()
-            self._kept.forget_state()
-            self._kept.look(guest.files)
+            self._prepare(guest)
         except GuestLost as lost:
             guest.close()
             raise SandboxError(f"the guest died before its first cell: {lost}") from None
@@ -223,6 +224,13 @@ class Sandbox:
             guest.close()
             raise
         return guest
+
+    def _prepare(self, guest: Guest) -> None:
+        """Puts the files into a fresh guest and lays it to rest."""
+        self._restore(guest)
+        guest.freeze()
+        self._kept.forget_state()
+        self._kept.look(guest.files)
 
     def _forgot(self, why: str) -> None:
         """The next result says that variables are lost, if there can be any."""
@@ -270,8 +278,10 @@ class Sandbox:
         )
 
     def _next_cell(self) -> Cell:
-        guest = self._ready()
+        guest, warming = self._ready(), self._warming
         self._number += 1
+        if warming is not None:
+            warming.kill()  # too late for it
         cell = Cell(guest, self.config, self._number)
         if self._lost is not None:
             cell.notices.append(self._lost)
