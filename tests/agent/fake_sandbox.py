@@ -20,6 +20,9 @@ class FakeSandbox:
             return Result("error", (Output("error", "KeyboardInterrupt"),))
         return step if isinstance(step, Result) else Result("ok", (Output("stdout", step),))
 
+    def warm_up(self):
+        pass
+
     def put(self, name, content, folders=False):
         self.files[name] = content
 

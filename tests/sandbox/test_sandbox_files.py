@@ -7,7 +7,9 @@ import stat
 import pytest
 from conftest import SMALL
 
+from chatglm.chat.message import FILES_FOLDER
 from chatglm.errors import SandboxError
+from chatglm.sandbox import config
 from chatglm.sandbox.files import FolderFiles
 from chatglm.sandbox.names import acceptable, check_name
 
@@ -239,3 +241,8 @@ class TestFolderFiles:
 @pytest.mark.parametrize("name", GOOD_NAMES)
 def test_good_names_are_acceptable_in_folders_too(name):
     assert acceptable(f"folder/{name}")
+
+
+def test_models_are_told_of_the_folder_that_guests_have():
+    """Two names, because neither room may import the other."""
+    assert config.WORK == FILES_FOLDER

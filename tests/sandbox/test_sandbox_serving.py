@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
-from conftest import SMALL, require, wait_until
+from conftest import SMALL, opened, require, wait_until
 
 from chatglm.errors import SandboxError
 from chatglm.sandbox import Output, Result, Sandbox, SandboxPool, idle, jsonl, serve_jsonl
@@ -171,6 +171,36 @@ def test_the_pool_gives_every_conversation_its_own_warm_guest():
             assert "NameError" in three.run("x").error
     with pytest.raises(SandboxError, match="closed"):
         pool.take()
+
+
+def test_a_guest_warms_up_before_its_first_cell(fresh):
+    fresh.warm_up(("decimal", "no_such_module", "fractions")).join()
+    result = fresh.run("import sys\n[name in sys.modules for name in ('decimal', 'fractions')], dir()[:1], Out")
+    assert result.result == "([True, True], ['In'], {})"
+    fresh.warm_up(("wave",)).join()  # too late: nothing happens behind the back of code
+    assert fresh.run("'wave' in sys.modules").result == "False"
+
+
+def test_files_come_along_and_a_file_without_a_copy_keeps_its_guest(fresh):
+    fresh.put("a.txt", b"a")
+    fresh.warm_up(("decimal",)).join()
+    assert fresh.run("import sys\nopen('a.txt').read(), 'decimal' in sys.modules").result == "('a', True)"
+    with opened(config=replace(SMALL, kept_size=1)) as sandbox:
+        sandbox.put("large.txt", b"large")
+        sandbox.warm_up(("decimal",)).join()
+        assert sandbox.get("large.txt") == b"large"
+
+
+@pytest.mark.parametrize("ending", ["run", "close"])
+def test_nobody_waits_for_the_warming_up(fresh, ending):
+    warming = fresh.warm_up(("antigravity_is_missing", *["this"] * 10**5))
+    assert wait_until(lambda: fresh._warming is not None)
+    if ending == "run":
+        assert fresh.run("6 * 7").result == "42"
+    else:
+        fresh.close()
+    warming.join(5)
+    assert not warming.is_alive()
 
 
 def test_a_closed_pool_leaves_no_guest():

@@ -47,7 +47,9 @@ def opened(sandbox: Any) -> Any:
     if isinstance(sandbox, str):
         from chatglm.sandbox import open_sandbox
 
-        return open_sandbox(sandbox)
+        opened_here = open_sandbox(sandbox)
+        opened_here.warm_up()  # while the first message is typed and answered
+        return opened_here
     if sandbox is not None and not hasattr(sandbox, "run"):
         raise SessionError(f"sandbox is {sandbox!r}; it must be 'auto', an open sandbox, or None: code is not run")
     return sandbox

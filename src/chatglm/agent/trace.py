@@ -129,7 +129,7 @@ def read_trace(path: str | PathLike[str]) -> list[Record]:
         TraceError: the file cannot be read or is no trace; names the line.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")  # splitlines() also splits inside texts
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines() also splits inside texts
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     records = [_read_line(line, f"line {number} of {path}") for number, line in enumerate(lines, 1) if line.strip()]

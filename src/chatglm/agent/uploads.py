@@ -3,13 +3,12 @@
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from chatglm.chat.message import Role
+from chatglm.chat.message import FILES_FOLDER, Role
 from chatglm.errors import SessionError
 
-FOLDER = PurePosixPath("/mnt/data")
 MAX_BYTES = 1 << 30  # of one file, which is read into memory; the sandbox has limits of its own, far below
 
 Upload = str | os.PathLike[str] | tuple[str, bytes]  # a file of this machine, or a name and its content
@@ -33,7 +32,7 @@ def read_uploads(files: Sequence[Upload]) -> list[tuple[str, bytes]]:
 
 def uploaded_text(files: Iterable[tuple[str, int]], question: str) -> str:
     """The user's message after an upload: the official lines for every (name, size in bytes), then the question."""
-    lines = [f"#File: {FOLDER / name}\n#Size: {size}\n#File uploaded\n" for name, size in files]
+    lines = [f"#File: {FILES_FOLDER}/{name}\n#Size: {size}\n#File uploaded\n" for name, size in files]
     return "".join(lines) + question
 
 

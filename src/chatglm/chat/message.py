@@ -34,6 +34,7 @@ class _Null(Enum):
 
 NULL_TOOLS = _Null.TOOLS
 INTERPRETER = "interpreter"  # the metadata of an assistant turn that is code to run
+FILES_FOLDER = "/mnt/data"  # where the code of such a turn finds its files, as models were trained to be told
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def load_file(path: Path) -> SavedConversation:
         ConversationError: it cannot be read, is no such file, or breaks the rules of a conversation.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConversationError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError):

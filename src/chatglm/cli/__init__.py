@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,33 +10,44 @@ from typing import Any
 
 from chatglm.cli import machine, talk, weights
 from chatglm.cli.parser import Parser
+from chatglm.cli.streams import Streams
 from chatglm.errors import ChatGLMError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: those of the process) and return the exit status."""
+    streams = Streams()
+    if streams.closed:
+        sys.stderr.write("chatglm: error: standard output is closed; it must lead somewhere, if only to /dev/null\n")
+        return 1
+    try:
+        return streams.finish(_run(arguments, streams))
+    except SystemExit as leave:  # of the parser: help was asked for, or it cannot make sense of something
+        raise SystemExit(streams.finish(int(leave.code or 0))) from None
+
+
+def _run(arguments: Sequence[str] | None, streams: Streams) -> int:
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args([word.removeprefix("\ufeff") for word in words])  # "$(cat a_file_of_windows.txt)"
     if options.command is None:
         parser.error("a command is missing")
     try:
         status: int = options.handler(options)
-        sys.stdout.flush()
         return status
-    except ChatGLMError as error:
+    except (ChatGLMError, OSError) as error:
+        if streams.failed:
+            return 1
+        if not isinstance(error, ChatGLMError):
+            raise
         if options.traceback:
             traceback.print_exc()
         sys.stderr.write(f"chatglm: error: {error}\n")
         return getattr(error, "exit_status", 1)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of a pipe left. Give the interpreter a stdout it can flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
 
 
 def build_parser() -> Parser:

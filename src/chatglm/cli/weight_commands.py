@@ -1,6 +1,6 @@
 """`chatglm quantize`, `chatglm perplexity` and `chatglm convert --to gguf`: their options, and running them.
 
-For `cli.py`, which builds the parser on every start: nothing heavy is imported before a command runs.
+For `weights.py`, which builds its part of the parser on every start: nothing heavy is imported before a command runs.
 """
 
 import argparse

@@ -88,7 +88,7 @@ def read_text(path: str | Path) -> str:
         ConfigError: it cannot be read, is no UTF-8, or is empty.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"the text file {str(path)!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

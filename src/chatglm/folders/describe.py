@@ -227,13 +227,13 @@ def _names(folder: Path, config: ChatGLMConfig) -> str:
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
         if path.is_file():
-            texts.append(path.read_text(encoding="utf-8", errors="replace")[:20_000])
+            texts.append(path.read_text(encoding="utf-8-sig", errors="replace")[:20_000])
     return " ".join(texts)
 
 
 def _original_name(folder: Path) -> str:
     path = folder / "config.json"
-    return str(json.loads(path.read_text(encoding="utf-8")).get("_name_or_path", "")) if path.is_file() else ""
+    return str(json.loads(path.read_text(encoding="utf-8-sig")).get("_name_or_path", "")) if path.is_file() else ""
 
 
 def _generation(folder: Path, config: ChatGLMConfig) -> tuple[str, str]:

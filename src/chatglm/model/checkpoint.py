@@ -308,7 +308,7 @@ def _check_purpose(weights: WeightFolder, found: Mapping[str, TensorInfo], confi
         )
     if config.pre_seq_len is not None and not any(name.startswith(PREFIX) for name in found):
         path = weights.path / "config.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("pre_seq_len") is not None:
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8-sig")).get("pre_seq_len") is not None:
             raise CheckpointError(
                 f"{path} says pre_seq_len {config.pre_seq_len}, but the weights hold no prefix "
                 f"({PREFIX}embedding.weight is missing); remove the key, or pass the prefix's folder as prefix="

@@ -228,7 +228,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file cannot be read, is not valid JSON or holds something else; names it.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -265,7 +265,7 @@ def _generation_in_tokenizer_config(folder: Path) -> RopeRatioMeaning | None:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     if "<|assistant|>" in text:
         return "base"
     named = [meaning for release, meaning in _MEANINGS.items() if release in text.lower()]
@@ -277,7 +277,7 @@ def _generation_in_code(folder: Path) -> RopeRatioMeaning | None:
     path = folder / "tokenization_chatglm.py"
     if not path.is_file():
         return None
-    return "base" if "<|assistant|>" in path.read_text(encoding="utf-8", errors="replace") else "position"
+    return "base" if "<|assistant|>" in path.read_text(encoding="utf-8-sig", errors="replace") else "position"
 
 
 def _check_types(config: ChatGLMConfig) -> None:

@@ -46,7 +46,7 @@ def _in_tokenizer_config(path: Path) -> str | None:
 def _in_code(path: Path) -> str | None:
     if not path.is_file():
         return None
-    known = Role.ASSISTANT.marker in path.read_text(encoding="utf-8", errors="replace")
+    known = Role.ASSISTANT.marker in path.read_text(encoding="utf-8-sig", errors="replace")
     return "chatglm3" if known else "chatglm2"
 
 

@@ -143,7 +143,7 @@ def _weight_map(index_file: Path) -> dict[str, str]:
     """The `weight_map` of an index, every entry a plain file name."""
     _check_present(index_file)
     try:
-        weight_map = json.loads(index_file.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(index_file.read_text(encoding="utf-8-sig"))["weight_map"]
         pairs = {str(name): str(shard) for name, shard in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

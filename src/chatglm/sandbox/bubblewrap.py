@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import program
-from .config import SandboxConfig
+from .config import WORK, SandboxConfig
 from .files import FolderFiles
 from .frames import GuestLost
 from .guest.walls import landlock_abi
@@ -22,7 +22,7 @@ from .reach import as_user
 from .seccomp import build_filter
 from .spawn import guest_uid, spawn, tasks_of
 
-_WRITABLE = ("/mnt/data", "/tmp", "/dev/shm")
+_WRITABLE = (WORK, "/tmp", "/dev/shm")
 # What of /proc tells about the machine or opens a way into the kernel: Docker masks the same.
 _HIDDEN_FILES = (
     "kcore keys key-users kallsyms kmsg sched_debug timer_list cmdline interrupts config.gz version modules "
@@ -97,8 +97,8 @@ def arguments(config: SandboxConfig, python: program.Python, data: dict[str, int
         *_proc(),
         "--dev", "/dev", "--size", str(config.temporary), "--perms", "1777", "--tmpfs", "/dev/shm",
         "--remount-ro", "/dev",
-        "--size", str(config.disk), "--perms", "0700", "--tmpfs", program.WORK,
-        "--remount-ro", "/", "--chdir", program.WORK,
+        "--size", str(config.disk), "--perms", "0700", "--tmpfs", WORK,
+        "--remount-ro", "/", "--chdir", WORK,
     ]  # fmt: skip
 
 

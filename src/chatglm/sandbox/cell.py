@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+import secrets
 import select
 import time
 from dataclasses import dataclass, field
@@ -37,12 +38,15 @@ class Cell:
     success: bool = False
     stop_requested: bool = False  # set by other threads
     settled: bool = False
+    begun: bool = False  # code of the cell has run
     _ended: bool = False
     _pending: memoryview = field(default_factory=lambda: memoryview(b""))
     _traffic: int = 0
     _num_images: int = 0
     _left_out_images: dict[str, int] = field(default_factory=dict)  # why, and how many for that reason
     _deadline: float = 0.0
+    _token: str = field(default_factory=lambda: secrets.token_hex(8))
+    _proofs: set[str] = field(default_factory=set)  # ways on which the token has come
 
     def __post_init__(self) -> None:
         self.transcript = Transcript(self.config.output_chars)
@@ -54,7 +58,7 @@ class Cell:
             GuestLost: the guest died, crossed a limit, or did not stop when told to.
         """
         self._deadline = time.monotonic() + seconds
-        self._pending = memoryview(encode({"op": "run", "id": self.number, "code": code}))
+        self._pending = memoryview(encode({"op": "run", "id": self.number, "code": code, "token": self._token}))
         self._collect()
 
     def settle(self) -> None:
@@ -131,9 +135,14 @@ class Cell:
             kind = frame.get("t")
             self._count(64 + sum(len(value) for value in _texts(frame)))
             if kind == "stream":
-                self.transcript.add("stderr" if frame.get("name") == "stderr" else "stdout", _text(frame.get("text")))
+                name: Kind = "stderr" if frame.get("name") == "stderr" else "stdout"
+                self.transcript.add(name, self._without_token(name, _text(frame.get("text"))))
+            elif kind in ("result", "error", "display") and self._is_proof(kind, frame.get("data")):
+                continue
             elif kind in ("display", "result", "error"):
                 self._take_bundle(kind, frame.get("data"))
+            elif kind == "begun":
+                self.begun = True
             elif kind == "done":
                 self._take_end(frame)
             else:
@@ -146,12 +155,32 @@ class Cell:
             raise GuestLost("protocol", "an answer to a question nobody asked")
         if number == self.number and not self._ended:
             self._ended, self.success = True, frame.get("ok") is True
-            if frame.get("exhausted") is True:
-                raise GuestLost("memory", "it has used up its address space, and no further cell could run")
+            self._require_next(frame)
             repaired = frame.get("repaired")
             if isinstance(repaired, list) and repaired:
                 names = clean(", ".join(str(name)[:40] for name in repaired[:5]))
                 self.notices.append(f"the code had replaced parts of the interpreter, put back: {names}")
+
+    def _require_next(self, end: dict[str, Any]) -> None:
+        """Raises GuestLost where no further cell could run: something is used up, or the shell is broken."""
+        limit = end.get("exhausted")
+        if limit in _EXHAUSTED:
+            raise GuestLost(limit, f"it has used up its {_EXHAUSTED[limit]}, and no further cell could run")
+        if "broken" in end or self._proofs != _PROOFS:
+            why = clean(str(end.get("broken") or "its output does not arrive"))[:200]
+            raise GuestLost("broken", f"the code has broken the interpreter itself ({why})")
+
+    def _without_token(self, way: str, text: str) -> str:
+        """The text without the mark by which the guest shows that this way is whole."""
+        if self._token in text:
+            self._proofs.add(way)
+        return text.replace(self._token, "")
+
+    def _is_proof(self, way: str, data: Any) -> bool:
+        found = isinstance(data, dict) and self._token in str(data.get("text/plain"))
+        if found:
+            self._proofs.add(way)
+        return found
 
     def _take_bundle(self, kind: Kind, data: Any) -> None:
         """One value in several forms: a picture if there is one, and the most telling text."""
@@ -201,6 +230,8 @@ class Cell:
             self.notices.append(_NO_FONT)
 
 
+_PROOFS = {"stdout", "stderr", "result", "error", "display"}
+_EXHAUSTED = {"memory": "address space", "files": "descriptors", "processes": "processes and threads"}
 _MARKUP = ("text/markdown", "text/html", "text/latex")
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from chatglm.errors import SandboxError
 
+WORK = "/mnt/data"  # where a guest's files are; `chat.message.FILES_FOLDER` is the same in what models are told
+LIBRARIES = ("numpy", "pandas", "matplotlib.pyplot")  # what most cells import
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 
 

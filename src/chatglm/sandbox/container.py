@@ -16,7 +16,7 @@ from typing import Any
 from chatglm.errors import SandboxError
 
 from . import program
-from .config import SandboxConfig
+from .config import WORK, SandboxConfig
 from .frames import GuestLost, encode
 from .guest_handle import Guest, TierUnavailable
 from .names import acceptable
@@ -99,8 +99,8 @@ def arguments(config: SandboxConfig, name: str) -> list[str]:
         "--memory-swap", str(config.memory),
         "--cpus", "2", "--shm-size", str(config.temporary), "--log-driver", "none",
         "--tmpfs", f"/tmp:rw,nosuid,nodev,size={config.temporary},mode=1777,nr_inodes={config.num_files}",
-        "--tmpfs", f"{program.WORK}:rw,nosuid,nodev,size={config.disk},mode=1777,nr_inodes={config.num_files}",
-        "--workdir", program.WORK, "--entrypoint", config.python or "python3",
+        "--tmpfs", f"{WORK}:rw,nosuid,nodev,size={config.disk},mode=1777,nr_inodes={config.num_files}",
+        "--workdir", WORK, "--entrypoint", config.python or "python3",
     ]  # fmt: skip
     for key, value in program.environment("/tmp").items():
         if key != "PATH":
@@ -153,7 +153,7 @@ class _ChannelFiles:
 
     def _ask(self, operation: str, **request: Any) -> dict[str, Any]:
         self._number += 1
-        message = {"op": operation, "id": -self._number, "work": program.WORK, **request}
+        message = {"op": operation, "id": -self._number, "work": WORK, **request}
         self._guest.thaw()
         try:
             answer = self._guest.exchange(encode(message), time.monotonic() + _COMMAND_SECONDS)

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from chatglm.errors import MissingExtraError, SandboxError
@@ -119,14 +120,28 @@ class Guest(ABC):
             answer = self.exchange(b"".join(map(encode, frames)), deadline)
         except GuestLost as lost:
             raise SandboxError(f"the guest did not start: {lost} ({self.exit_text()})") from None
+        if self._imported(answer).get("t") != "ready":
+            raise SandboxError(f"the guest did not start: it sent {str(answer)[:200]!r}")
+        drain(self.stdout_fd), drain(self.stderr_fd)  # start-up chatter is nobody's output
+
+    def load(self, modules: Iterable[str]) -> None:
+        """Imports modules, so that a cell need not wait for them.
+
+        Raises:
+            MissingExtraError, SandboxError: one cannot be imported; the guest goes on without it.
+            GuestLost: the guest ended, or they took longer than a guest may take to start.
+        """
+        deadline = time.monotonic() + self.config.start_seconds
+        self._imported(self.exchange(encode({"op": "import", "modules": list(modules)}), deadline))
+        drain(self.stdout_fd), drain(self.stderr_fd)
+
+    def _imported(self, answer: dict[str, Any]) -> dict[str, Any]:
         if answer.get("t") == "failed":
             module = str(answer.get("module"))
             if module.split(".")[0] in _EXTRA:
                 raise MissingExtraError(module, "code", "the code interpreter")
             raise SandboxError(f"the guest's Python cannot import {module!r}: {answer.get('reason')}")
-        if answer.get("t") != "ready":
-            raise SandboxError(f"the guest did not start: it sent {str(answer)[:200]!r}")
-        drain(self.stdout_fd), drain(self.stderr_fd)  # start-up chatter is nobody's output
+        return answer
 
     def exchange(self, message: bytes, deadline: float) -> dict[str, Any]:
         """Sends a message while no cell runs and returns the frame that answers it.

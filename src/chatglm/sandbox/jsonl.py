@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn
 
@@ -75,7 +76,9 @@ def main(config: SandboxConfig | None = None, tier: str = "auto", *, dangerously
 
 def _lines(stream: IO[bytes], longest: int) -> Iterator[bytes | None]:
     """Lines without blank ones; None for one that is too long, which is read to its end and forgotten."""
+    first = True
     while line := stream.readline(longest + 1):
+        line, first = line.removeprefix(BOM_UTF8) if first else line, False
         if len(line) <= longest:
             if line.strip():
                 yield line

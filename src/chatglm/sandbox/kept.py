@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from chatglm.errors import SandboxError
 
+from .config import WORK
 from .guest_handle import Files
 from .result import FileInfo
 
@@ -24,6 +25,11 @@ class KeptFiles:
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         return iter(list(self._copies.items()))
 
+    @property
+    def whole(self) -> bool:
+        """Whether there is a copy of every file."""
+        return self._known.keys() == self._copies.keys()
+
     def forget_state(self) -> None:
         """A fresh guest follows: nothing is known about its files yet."""
         self._known = {}
@@ -31,9 +37,7 @@ class KeptFiles:
     def look(self, files: Files) -> tuple[list[FileInfo], list[str]]:
         """New and changed files since the last look, and notices about what could not be listed or copied."""
         found, left_out = files.list()
-        notices = [f"{left_out} entries of /mnt/data are not listed: no regular files, or unusable names"] * bool(
-            left_out
-        )
+        notices = [f"{left_out} entries of {WORK} are not listed: no regular files, or unusable names"] * bool(left_out)
         changed = [file for file in found if self._known.get(file.name) != file]
         self._known = {file.name: file for file in found}
         for name in self._copies.keys() - self._known.keys():

@@ -6,6 +6,8 @@ from typing import Any
 
 from chatglm.errors import SandboxError
 
+from .config import WORK
+
 # Control characters, what reorders or hides text, lone surrogates, and what a shell, a web page or Windows would read
 # as more than a name. Everything else, Chinese and spaces among it, is a name.
 _REFUSED = re.compile(
@@ -13,7 +15,6 @@ _REFUSED = re.compile(
     "\\\\<>\"'&|`$;:*?]"
 )
 _MAX_BYTES = 200
-_ROOT = "/mnt/data/"
 
 
 def check_name(name: Any, folders: bool = False) -> str:
@@ -24,7 +25,7 @@ def check_name(name: Any, folders: bool = False) -> str:
     """
     if not isinstance(name, str):
         raise SandboxError(f"file name is a {type(name).__name__}; it must be a text")
-    plain = name.removeprefix(_ROOT)
+    plain = name.removeprefix(f"{WORK}/")
     parts = plain.split("/") if folders else [plain]
     for part in parts:
         reason = _objection(part)

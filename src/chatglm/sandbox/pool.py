@@ -8,7 +8,7 @@ from types import TracebackType
 
 from chatglm.errors import SandboxError
 
-from .config import SandboxConfig
+from .config import LIBRARIES, SandboxConfig
 from .sandbox import Sandbox
 from .tiers import open_sandbox
 
@@ -27,7 +27,7 @@ class SandboxPool:
         self,
         size: int = 1,
         config: SandboxConfig | None = None,
-        preload: Iterable[str] = ("numpy", "pandas", "matplotlib.pyplot"),
+        preload: Iterable[str] = LIBRARIES,
         tier: str = "auto",
         *,
         dangerously_run_unisolated: bool = False,

@@ -12,11 +12,10 @@ from typing import Any
 
 from chatglm.errors import SandboxError
 
-from .config import SandboxConfig
+from .config import WORK, SandboxConfig
 
-WORK = "/mnt/data"
 # In the order they need each other.
-_MODULES = ("walls", "channel", "files", "fonts", "repair", "streams", "shell", "main")
+_MODULES = ("walls", "channel", "exhausted", "files", "fonts", "repair", "streams", "shell", "probe", "main")
 
 
 @cache
@@ -48,7 +47,7 @@ def settings(config: SandboxConfig, work: str = WORK, **walls: Any) -> dict[str,
         "RLIMIT_STACK": 64 << 20,
     }  # fmt: skip
     return {
-        "limits": limits | walls.pop("limits", {}), "work": work, "preload": list(config.preload),
+        "limits": limits | walls.pop("limits", {}), "work": work,
         "image_size": config.image_size, "landlock": None, "seccomp": "", **walls,
     }  # fmt: skip
 

@@ -4,18 +4,18 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from subprocess import TimeoutExpired
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
-from chatglm.errors import SandboxError
+from chatglm.errors import MissingExtraError, SandboxError
 
 from . import idle
 from .cell import Cell
-from .config import SandboxConfig, seconds
+from .config import LIBRARIES, WORK, SandboxConfig, seconds
 from .frames import GuestLost
 from .guest_handle import Guest
 from .kept import KeptFiles
@@ -42,6 +42,7 @@ class Sandbox:
         self._owner = os.getpid()
         self._closed = False
         self._cell: Cell | None = None
+        self._warming: Guest | None = None  # a guest that may take the place of the first, while nothing has run
         self._number = 0
         self._kept = KeptFiles(config.kept_size)
         self._history = History(config.notebook_size)
@@ -81,6 +82,32 @@ class Sandbox:
             if refusal is None:
                 self._history.add(code, result)
             return result
+
+    def warm_up(self, modules: Iterable[str] = LIBRARIES) -> threading.Thread:
+        """Makes a guest with these modules imported, in the background, and takes it if no cell has come until then.
+
+        What is not installed is left out. Returns the thread that does it.
+        """
+        thread = threading.Thread(target=self._warm_up, args=(tuple(modules),), name="sandbox-warm-up", daemon=True)
+        thread.start()
+        return thread
+
+    def _warm_up(self, modules: tuple[str, ...]) -> None:
+        with suppress(SandboxError, MissingExtraError, GuestLost, OSError):  # then the guest that is there serves
+            guest = self._warming = self._start()
+            try:
+                for module in modules:
+                    if not (self._number or self._closed):
+                        with suppress(SandboxError, MissingExtraError):
+                            guest.load([module])
+                with self._lock:
+                    self._warming = None  # from here on no cell may end it
+                    if self._guest is not None and not (self._number or self._closed) and self._kept.whole:
+                        self._prepare(guest)
+                        guest, self._guest = self._guest, guest
+            finally:
+                self._warming = None
+                guest.close()
 
     def put(self, name: str, data: bytes, *, folders: bool = False) -> None:
         """Places a file under /mnt/data; with `folders` the name may lead through folders there, as in `list()`.
@@ -132,9 +159,9 @@ class Sandbox:
         self._closed = True
         if self._owner != os.getpid():
             return  # a forked copy of the service: the guest belongs to the original
-        guest = self._guest
-        if self._cell is not None and guest is not None:
-            guest.kill()
+        for guest in (self._warming, self._guest if self._cell is not None else None):
+            if guest is not None:
+                guest.kill()
         with self._lock:
             self._drop()
         _open.discard(self)
@@ -187,10 +214,9 @@ class Sandbox:
         """A guest with the files of the one before, at rest."""
         guest = self._start()
         try:
-            self._restore(guest)
-            guest.freeze()
-            self._kept.forget_state()
-            self._kept.look(guest.files)
+            if self.config.preload:
+                guest.load(self.config.preload)
+            self._prepare(guest)
         except GuestLost as lost:
             guest.close()
             raise SandboxError(f"the guest died before its first cell: {lost}") from None
@@ -198,6 +224,13 @@ class Sandbox:
             guest.close()
             raise
         return guest
+
+    def _prepare(self, guest: Guest) -> None:
+        """Puts the files into a fresh guest and lays it to rest."""
+        self._restore(guest)
+        guest.freeze()
+        self._kept.forget_state()
+        self._kept.look(guest.files)
 
     def _forgot(self, why: str) -> None:
         """The next result says that variables are lost, if there can be any."""
@@ -227,22 +260,48 @@ class Sandbox:
             raise SandboxError(f"{what}: {lost}") from None
 
     def _run(self, code: str, limit: float) -> Result:
-        begin, guest = time.monotonic(), self._ready()
+        """One cell; where the guest was lost before the code began, the same in a fresh one."""
+        begin = time.monotonic()
+        for again in (True, False):
+            cell, files = self._next_cell(), []
+            try:
+                files = self._attempt(cell, code, limit)
+                status, reason = self._ending(cell, limit)
+                break
+            except GuestLost as lost:
+                status, reason = "killed", self._lose(cell, lost)
+                if cell.begun or cell.stop_requested or self._closed or not again:
+                    break
+                self._forgot(f"the interpreter could not run another cell ({lost})")
+        return Result(
+            status, cell.transcript.outputs(), tuple(files), tuple(cell.notices), reason, time.monotonic() - begin
+        )
+
+    def _next_cell(self) -> Cell:
+        guest, warming = self._ready(), self._warming
         self._number += 1
+        if warming is not None:
+            warming.kill()  # too late for it
         cell = Cell(guest, self.config, self._number)
         if self._lost is not None:
             cell.notices.append(self._lost)
             self._lost = None
-        files: Infos = []
+        return cell
+
+    def _attempt(self, cell: Cell, code: str, limit: float) -> Infos:
+        """Runs the cell and returns the files that are new.
+
+        Raises:
+            GuestLost: the guest is dead or must die.
+        """
         try:
             self._cell = cell
-            guest.thaw()
+            cell.guest.thaw()
             self._carry_out(cell, code, limit)
-            guest.freeze()
-            files = self._look(cell, guest)
-            status, reason = self._ending(cell, limit)
-        except GuestLost as lost:
-            status, reason = "killed", self._lose(cell, lost)
+            cell.guest.freeze()
+            return self._look(cell, cell.guest)
+        except GuestLost:
+            raise
         except BaseException:
             if not cell.settled:
                 self._drop()  # a second Ctrl-C: nothing may go on by itself
@@ -251,9 +310,6 @@ class Sandbox:
         finally:
             self._cell = None
             self.used_at = time.monotonic()
-        return Result(
-            status, cell.transcript.outputs(), tuple(files), tuple(cell.notices), reason, time.monotonic() - begin
-        )
 
     def _carry_out(self, cell: Cell, code: str, limit: float) -> None:
         try:
@@ -269,7 +325,7 @@ class Sandbox:
         try:
             files, notices = self._kept.look(guest.files)
         except (OSError, SandboxError) as error:
-            files, notices = [], [f"files under /mnt/data could not be looked at: {getattr(error, 'strerror', error)}"]
+            files, notices = [], [f"files under {WORK} could not be looked at: {getattr(error, 'strerror', error)}"]
         cell.notices += notices
         return files
 

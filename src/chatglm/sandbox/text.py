@@ -19,13 +19,42 @@ _CONTROL = re.compile(
 )
 
 
+# What a line does to itself, as progress bars use it. Erasing becomes one character while other escapes are taken out.
+_TO_END, _WHOLE = "\x01", "\x02"
+_ERASING = {"\x1b[K": _TO_END, "\x1b[0K": _TO_END, "\x1b[2K": _WHOLE}
+_MOVES = re.compile("([\r\b\x01\x02])")
+
+
 def clean(text: str) -> str:
-    """The text without anything that would steer a terminal, hide or reorder words, or fail to encode."""
+    """The text as a terminal would show it, without anything that steers it, hides or reorders words, or has no bytes.
+
+    Where a line was written over, what stood there last stays.
+    """
     text = text.encode("utf-8", "replace").decode("utf-8", "replace")  # lone surrogates become "?"
-    text = _ESCAPES.sub("", text).replace("\r\n", "\n")
-    if "\r" in text:  # a progress bar that went back to the start of its line: its last state stays
-        text = "\n".join(line.rpartition("\r")[2] for line in text.split("\n"))
+    text = text.replace(_TO_END, "").replace(_WHOLE, "")
+    text = _ESCAPES.sub(lambda found: _ERASING.get(found[0], ""), text).replace("\r\n", "\n")
+    text = "\n".join(_shown(line) if _MOVES.search(line) else line for line in text.split("\n"))
     return _CONTROL.sub("", text)
+
+
+def _shown(line: str) -> str:
+    """What is left of a line that goes back and writes over itself."""
+    cells: list[str] = []
+    column = 0
+    for piece in _MOVES.split(line):
+        if piece == "\r":
+            column = 0
+        elif piece == "\b":
+            column = max(0, column - 1)
+        elif piece == _TO_END:
+            del cells[column:]
+        elif piece == _WHOLE:
+            cells = [" "] * column
+        else:
+            written = _CONTROL.sub("", piece)
+            cells[column : column + len(written)] = written
+            column += len(written)
+    return "".join(cells).rstrip(" ")
 
 
 def png_or_jpeg(data: bytes) -> Image | None:

@@ -73,12 +73,12 @@ def _prompt(argument: str | None) -> str | None:
     """The one message to answer, or None for an interactive chat."""
     if argument is None and sys.stdin is not None and sys.stdin.isatty():
         return None
-    prompt = _standard_input() if argument in (None, "-") else argument
-    if prompt is argument and _waiting_in_pipe():
+    given = argument not in (None, "-")
+    prompt = _standard_input() if argument is None or argument == "-" else argument
+    if given and _waiting_in_pipe():
         sys.stderr.write("chatglm: note: standard input is ignored because a PROMPT was given\n")
-    assert prompt is not None
     if not prompt.strip():
-        where = "the PROMPT" if prompt is argument else "the text on standard input"
+        where = "the PROMPT" if given else "the text on standard input"
         raise UsageError(f"{where} is empty; it must be a message to answer")
     return prompt
 
@@ -101,7 +101,7 @@ def _standard_input() -> str:
     if sys.stdin is None:
         raise UsageError("there is no standard input and no PROMPT; one of them must bring the message to answer")
     try:
-        text = sys.stdin.buffer.read().decode("utf-8")
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 text: {error.reason} at byte {error.start}") from None
     return text.removesuffix("\n").removesuffix("\r")

@@ -68,6 +68,8 @@ def open_workbench(options: argparse.Namespace) -> Iterator[Workbench]:
     with ExitStack() as stack:
         sandbox = stack.enter_context(_open_sandbox(options)) if options.code else None
         tools = [tool for name in options.tools or () for tool in _tools(name, sandbox)]
+        if sandbox is not None:
+            sandbox.warm_up()  # while the model is loaded and the first answer is written
         yield Workbench(tools, sandbox, Path(options.output or "."))
 
 

@@ -7,9 +7,9 @@ import os
 import re
 from typing import Any
 
+from chatglm.chat.message import FILES_FOLDER
 from chatglm.errors import ChatGLMError, ToolError
 
-_GUEST = "/mnt/data/"  # where the sandbox keeps its files
 MAX_MESSAGE = 400  # characters of an exception's message
 
 _QUOTED_PATH = re.compile(
@@ -31,7 +31,7 @@ def result_text(value: Any) -> str:
         return "(no result)"
     if isinstance(value, (bytes, bytearray, memoryview)):
         try:
-            text = bytes(value).decode("utf-8")
+            text = bytes(value).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise ToolError(f"it returned {len(bytes(value))} bytes that are no text") from None
     elif isinstance(value, str):
@@ -101,7 +101,7 @@ def without_paths(text: str) -> str:
 
 
 def _shortened(match: re.Match[str], name: str) -> str:
-    return match.group() if match.group().lstrip("'\"").startswith(_GUEST) else name
+    return match.group() if match.group().lstrip("'\"").startswith(f"{FILES_FOLDER}/") else name
 
 
 def cut(text: str, longest: int) -> tuple[str, bool]:

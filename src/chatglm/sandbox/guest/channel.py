@@ -41,6 +41,7 @@ class Channel:
         self._read_fd, self._write_fd, self._interrupts = read_fd, write_fd, interrupts
         self._lock = threading.RLock()
         self.forked = False
+        self.writer: Any = None  # the stream that was written to last, and may hold text that is not sent yet
         os.set_inheritable(read_fd, False)
         os.set_inheritable(write_fd, False)
         os.register_at_fork(after_in_child=self._lose)

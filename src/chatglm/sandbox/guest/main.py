@@ -6,17 +6,19 @@ import os
 import resource
 import signal
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 from . import walls
 from .channel import Channel, Interrupts
+from .exhausted import exhausted
 from .files import handle as handle_file
 from .fonts import FontFinder
+from .probe import probe
 from .repair import Repair
-from .shell import build_shell, run_cell
+from .shell import build_shell, run_cell, show_figures
 from .streams import Stream
-
-_ROOM = 8 << 20  # bytes that the next cell may well need
 
 
 def main(read_fd: int, write_fd: int) -> None:
@@ -33,9 +35,7 @@ def main(read_fd: int, write_fd: int) -> None:
         shell = build_shell(channel, settings["image_size"])
         sys.meta_path.insert(0, FontFinder())
         sys.stdout, sys.stderr = streams
-        repair = Repair(interrupts.handler)
-        for name in settings["preload"]:
-            importlib.import_module(name)
+        repair = Repair(interrupts.handler, shell.user_ns, settings["work"])
         shell.run_cell("None", store_history=False, silent=True)  # what the first cell would have to load
     except ImportError as error:
         channel.send({"t": "failed", "module": error.name or "", "reason": str(error)})
@@ -54,32 +54,43 @@ def _serve(channel: Channel, interrupts: Interrupts, shell: Any, streams: Any, r
         except EOFError:
             leave(0)
         if request["op"] != "run":
-            channel.send(handle_file(request))
+            channel.send(_load(request["modules"]) if request["op"] == "import" else handle_file(request))
             continue
         for stream in streams:
             stream.begin_cell()
-        interrupts.pending, interrupts.in_cell = False, True
+        done = {"t": "done", "id": request["id"], "ok": False, "repaired": []}
         try:
-            success, repaired = run_cell(shell, channel, request["code"], repair)
+            try:
+                interrupts.pending, interrupts.in_cell = False, True
+                done["ok"] = run_cell(shell, channel, request["code"])
+            except KeyboardInterrupt:
+                pass
+            finally:
+                interrupts.in_cell = False
+                done["repaired"] = repair()  # before anything else happens
             for stream in streams:
                 stream.flush()
-        except KeyboardInterrupt:
-            success, repaired = False, repair()
-        finally:
-            interrupts.in_cell = False
+            if not channel.forked:
+                show_figures(shell)
+                probe(shell, request["token"])
+            done["exhausted"] = exhausted()
+        except BaseException as error:
+            done["broken"] = f"{type(error).__name__}: {error}"
         if channel.forked:
             leave(0)  # a child came back from the cell: it is not the one that answers
-        done = {"t": "done", "id": request["id"], "ok": success, "repaired": repaired, "exhausted": not _has_room()}
         channel.send(done)
 
 
-def _has_room() -> bool:
-    """Whether there is address space for another cell."""
-    try:
-        bytearray(_ROOM)
-    except MemoryError:
-        return False
-    return True
+def _load(modules: list[str]) -> dict[str, Any]:
+    """Imports modules before a cell asks for them, and returns the frame that says how it went."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # what they say is nobody's output
+        for name in modules:
+            try:
+                importlib.import_module(name)
+            except Exception as error:
+                return {"t": "failed", "module": getattr(error, "name", None) or name, "reason": str(error)}
+    gc.freeze()
+    return {"t": "loaded"}
 
 
 def _limit(limits: dict[str, int]) -> None:

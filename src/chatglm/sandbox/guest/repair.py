@@ -2,33 +2,43 @@
 
 import builtins
 import os
+import resource
 import signal
 import sys
-from types import ModuleType
 from typing import Any
 
 # Everything is lost without these; other built-in functions may be replaced on purpose.
 _NEEDED = ("__import__", "__build_class__", "len", "isinstance", "issubclass", "getattr", "setattr", "compile", "exec")
+_SEARCH = ("meta_path", "path_hooks", "path")  # of `sys`: where imports are looked for
 # Held here, because what is to be repaired may be the way to them.
 _callable, _current = callable, vars(builtins)
 
 
 class Repair:
-    """What the interpreter looked like before the first cell."""
+    """What the interpreter looked like before the first cell.
 
-    def __init__(self, handler: Any) -> None:
+    Args:
+        handler: for SIGINT.
+        namespace: the variables of the cells; those that are there already are the shell's.
+        work: the folder that a cell begins in where its own is gone.
+    """
+
+    def __init__(self, handler: Any, namespace: dict[str, Any], work: str) -> None:
+        self._handler, self._namespace, self._work = handler, namespace, work
         self._builtins: dict[str, Any] = dict(vars(builtins))
-        self._modules: dict[str, ModuleType] = dict(sys.modules)
+        self._hidden = dict(namespace)
+        self._modules, self._loaded = sys.modules, dict(sys.modules)
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
-        self._recursion = sys.getrecursionlimit()
-        self._handler = handler
-        self._meta_path = list(sys.meta_path)
+        self._recursion, self._switch = sys.getrecursionlimit(), sys.getswitchinterval()
+        self._search = [(name, getattr(sys, name), list(getattr(sys, name))) for name in _SEARCH]
+        kinds = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+        self._limits = [(kind, resource.getrlimit(kind)) for kind in kinds]
         self._spare = [os.dup(descriptor) for descriptor in range(3)]
 
     def __call__(self) -> list[str]:
         """Puts everything back and names it."""
         found = self._repair_builtins()  # first: everything after it needs them
-        found += self._repair_modules()
+        found += self._repair_modules() + self._repair_search()
         for name, stream in zip(("stdin", "stdout", "stderr"), self._streams, strict=True):
             if getattr(sys, name, None) is not stream:
                 setattr(sys, name, stream)  # redirecting and forgetting is common; not worth a word
@@ -40,16 +50,28 @@ class Repair:
         if sys.getrecursionlimit() < self._recursion:
             sys.setrecursionlimit(self._recursion)
             found.append("the recursion limit")
-        if not all(finder in sys.meta_path for finder in self._meta_path):
-            sys.meta_path[:] = self._meta_path
-            found.append("sys.meta_path")
+        for name, value in self._hidden.items():  # `Out`, `get_ipython` and the like, after `globals().clear()`
+            self._namespace.setdefault(name, value)
+        self._repair_process()
+        return found
+
+    def _repair_process(self) -> None:
+        """What later cells expect and do not look at."""
         # Without these the next cell could not be interrupted, only killed.
         signal.signal(signal.SIGINT, self._handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.settrace(None)
         sys.setprofile(None)
-        return found
+        sys.setswitchinterval(self._switch)
+        os.umask(0o077)
+        for kind, limits in self._limits:
+            if resource.getrlimit(kind) != limits:
+                resource.setrlimit(kind, limits)  # fails where the code has given up the right to it
+        try:
+            os.getcwd()
+        except OSError:  # removed
+            os.chdir(self._work)
 
     def _reopen(self, descriptor: int) -> None:
         try:
@@ -69,8 +91,20 @@ class Repair:
         return found
 
     def _repair_modules(self) -> list[str]:
-        modules = sys.modules
-        lost = [name for name, module in self._modules.items() if modules.get(name) is not module]
+        modules = sys.modules = self._modules  # the interpreter itself goes on with the first one
+        lost = [name for name, module in self._loaded.items() if modules.get(name) is not module]
         for name in lost:
-            modules[name] = self._modules[name]
+            modules[name] = self._loaded[name]
         return [f"sys.modules[{name!r}]" for name in lost]
+
+    def _repair_search(self) -> list[str]:
+        found = []
+        for name, place, first in self._search:
+            now = getattr(sys, name, None)
+            whole = isinstance(now, list) and all(entry in now for entry in first)
+            if not whole:
+                found.append(f"sys.{name}")
+            if now is not place or not whole:
+                place[:] = now if whole else first
+                setattr(sys, name, place)
+        return found

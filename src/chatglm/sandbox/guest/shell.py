@@ -10,14 +10,13 @@ import importlib
 import re
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .channel import Channel
 
 _MIMES = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/jpeg")
 _OWN_LINES = re.compile(r"\n\n  File <sandbox_guest\.[^\n]*(?:\n[^\n]+)*")  # the guest's part of a traceback
+_NO_PROGRAM = (SyntaxError, OverflowError, ValueError, TypeError, MemoryError, KeyboardInterrupt)  # of compiling
 _TEXT_PIECE = 1 << 18  # characters of one representation; the host keeps far less
 
 
@@ -81,6 +80,15 @@ def bundle(data: dict[str, Any], image_size: int) -> dict[str, str]:
     return kept
 
 
+def show_figures(shell: Any) -> None:
+    """Figures are shown at the end of a cell, whatever the cells before have done to the shell's events."""
+    inline, matplotlib = sys.modules.get("matplotlib_inline.backend_inline"), sys.modules.get("matplotlib")
+    if inline is None or matplotlib is None or "inline" not in matplotlib.get_backend():
+        return
+    if inline.flush_figures not in shell.events.callbacks["post_execute"]:
+        shell.events.register("post_execute", inline.flush_figures)
+
+
 def _no_input(prompt: object = "") -> NoReturn:
     raise RuntimeError("input() has nobody to ask: the code runs without a keyboard")
 
@@ -106,18 +114,33 @@ def _system(command: str) -> int:
     return process.returncode
 
 
-def run_cell(shell: Any, channel: Channel, code: str, repair: Callable[[], list[str]]) -> tuple[bool, list[str]]:
-    """Runs one cell; whether it ended without an error. `repair` is called before anything else happens."""
-    repaired: list[str] = []
+def run_cell(shell: Any, channel: Channel, code: str) -> bool:
+    """Runs one cell; whether it ended without an error.
+
+    Raises:
+        BaseException: the shell itself is broken, or what the code has hung on it keeps cells from beginning. What the
+            code itself raises is shown by the shell and stays in it.
+    """
+    run_code, begun = type(shell).run_code, False
+
+    def begin(*values: Any, **options: Any) -> Any:
+        nonlocal begun
+        if not begun:
+            begun = True
+            channel.send({"t": "begun"})  # a guest that is lost before this has run nothing of the cell
+        return run_code(shell, *values, **options)
+
+    shell.run_code = begin
     try:
-        try:
-            success = shell.run_cell(code, store_history=True).success
-        finally:
-            repaired = repair()
+        result = shell.run_cell(code, store_history=True)
+        if not begun:  # it is no program, as the compiler says, or there is something in its way
+            error = result.error_in_exec or result.error_before_exec
+            allowed = (KeyboardInterrupt, UnicodeError) if result.error_in_exec else _NO_PROGRAM
+            if error is not None and not isinstance(error, allowed):
+                raise error
+        return bool(result.success)
     except KeyboardInterrupt:  # it came outside the code itself
         channel.send({"t": "error", "data": {"text/plain": "KeyboardInterrupt"}})
-    except BaseException:
-        channel.send({"t": "error", "data": {"text/plain": traceback.format_exc()}})
-    else:
-        return bool(success), repaired
-    return False, repaired
+        return False
+    finally:
+        vars(shell).pop("run_code", None)

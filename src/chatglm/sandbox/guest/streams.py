@@ -27,6 +27,10 @@ class Stream(io.TextIOBase):
         if self._channel.forked:
             os.write(self._descriptor, text.encode("utf-8", "replace"))
             return len(text)
+        if self._channel.writer is not self:  # what is said on both arrives in the order of the code
+            if self._channel.writer is not None:
+                self._channel.writer.flush()
+            self._channel.writer = self
         self._parts.append(text)
         self._chars += len(text)
         if self._chars > 8192 or ("\n" in text and self._lines < _EAGER_LINES):

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Protocol
 
+from chatglm.chat.message import FILES_FOLDER
 from chatglm.errors import ToolError
 from chatglm.tools.toolbox import Tool, tool
 
-FOLDER = "/mnt/data/"
 _MAX_BYTES = 4_000_000
 
 
@@ -41,7 +41,7 @@ def file_tools(sandbox: FileStore) -> list[Tool]:
             raise ToolError(f"start is {start}; lines are counted from 1")
         data = sandbox.get(_inside(name))
         try:
-            lines = bytes(data).decode("utf-8").splitlines(keepends=True)
+            lines = bytes(data).decode("utf-8-sig").splitlines(keepends=True)
         except UnicodeDecodeError:
             raise ToolError(f"{name!r} is no text file; it has {len(data)} bytes. Read it with code") from None
         if lines and start > len(lines):
@@ -58,7 +58,7 @@ def file_tools(sandbox: FileStore) -> list[Tool]:
         if len(data) > _MAX_BYTES:
             raise ToolError(f"the text has {len(data)} bytes; at most {_MAX_BYTES} are written")
         sandbox.put(_inside(name), data)
-        return f"{FOLDER}{_inside(name)} has {len(data)} bytes now."
+        return f"{FILES_FOLDER}/{_inside(name)} has {len(data)} bytes now."
 
     return [list_files, read_file, write_file]
 
@@ -72,7 +72,7 @@ def _listed(entry: Any) -> str:
 
 def _inside(name: str) -> str:
     """The name without its folder. What else is wrong with a name the sandbox says."""
-    inside = name.strip().removeprefix(FOLDER)
+    inside = name.strip().removeprefix(f"{FILES_FOLDER}/")
     if not inside or inside.startswith(("/", "\\")) or ".." in inside.replace("\\", "/").split("/") or "\0" in inside:
-        raise ToolError(f"the file name is {name[:80]!r}; it must be the name of a file in {FOLDER}")
+        raise ToolError(f"the file name is {name[:80]!r}; it must be the name of a file in {FILES_FOLDER}/")
     return inside

@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 import urllib.parse
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -240,6 +241,7 @@ _NEVER = [ipaddress.ip_network(network) for network in ("fec0::/10", "64:ff9b:1:
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
+    data = data.removeprefix(BOM_UTF8)
     named = re.search(rb"charset=[\"']?([\w-]+)", data[:2048], re.IGNORECASE)
     for encoding in (charset, named[1].decode("ascii") if named else None, "utf-8"):
         try:
