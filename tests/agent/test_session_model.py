@@ -10,7 +10,7 @@ from chatglm.agent.session import Session
 from chatglm.agent.task import run_task
 from chatglm.chat.template import validate
 from chatglm.errors import SessionError
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

@@ -18,7 +18,7 @@ from chatglm.agent.task import AgentTask, run_task
 from chatglm.agent.trace import read_trace
 from chatglm.chat.template import validate
 from chatglm.errors import GenerationError, SessionError, TraceError
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

@@ -22,10 +22,10 @@ from chatglm.terminal.language import CHINESE, ENGLISH
 from chatglm.terminal.sampling import Sampling
 from chatglm.terminal.start import UsageError, start
 from chatglm.terminal.workbench import Workbench, WorkbenchError, open_workbench
-from chatglm.tools.toolbox import ToolBox
+from chatglm.tools import ToolBox
 
 TOOLS = '''
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

@@ -15,7 +15,7 @@ from chatglm.errors import SandboxError, ToolError
 from chatglm.tools.builtin import builtin_tools, file_tools
 from chatglm.tools.builtin.calculator import calculate, calculator
 from chatglm.tools.builtin.clock import current_time, find_zone
-from chatglm.tools.toolbox import ToolBox
+from chatglm.tools import ToolBox
 
 
 def call(box, _name, /, **arguments):

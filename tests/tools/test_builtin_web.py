@@ -19,7 +19,7 @@ from chatglm.errors import ToolError
 from chatglm.tools.builtin.html_text import html_text
 from chatglm.tools.builtin.weather import make_weather
 from chatglm.tools.builtin.web import is_public, make_web_fetch
-from chatglm.tools.toolbox import ToolBox
+from chatglm.tools import ToolBox
 
 
 @contextmanager

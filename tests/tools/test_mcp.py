@@ -18,7 +18,7 @@ from chatglm.errors import MissingExtraError, ToolError
 from chatglm.tools.from_file import load_tools
 from chatglm.tools.mcp import load_mcp
 from chatglm.tools.mcp_config import read_mcp_file
-from chatglm.tools.toolbox import ToolBox
+from chatglm.tools import ToolBox
 
 SERVERS = Path(__file__).parent / "mcp_servers"
 
@@ -348,7 +348,7 @@ TOOLS = """
 from __future__ import annotations
 from dataclasses import dataclass
 from chatglm.tools.builtin import calculator
-from chatglm.tools.toolbox import Tool, tool
+from chatglm.tools import Tool, tool
 
 @dataclass
 class Place:
@@ -379,7 +379,7 @@ def test_a_tool_file_may_import_its_neighbours(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "neighbour_of_tools.py").write_text("def twice(text):\n    return 2 * text\n")
     (tmp_path / "json.py").write_text("raise RuntimeError('not the real one')")
-    text = "import json\nfrom neighbour_of_tools import twice\nfrom chatglm.tools.toolbox import tool\n"
+    text = "import json\nfrom neighbour_of_tools import twice\nfrom chatglm.tools import tool\n"
     (tmp_path / "tools.py").write_text(text + "@tool\ndef echo(text):\n    'Says it twice.'\n    return twice(text)\n")
     assert call(ToolBox(load_tools(tmp_path / "tools.py")), "echo", text="ab").text == "abab"
 
@@ -394,7 +394,7 @@ def test_a_tool_file_may_import_its_neighbours(tmp_path, monkeypatch):
         ("a.py", "raise SystemExit", "cannot be run: line 1: SystemExit"),
         (
             "a.py",
-            "from chatglm.tools.toolbox import tool\n@tool\ndef f(): pass",
+            "from chatglm.tools import tool\n@tool\ndef f(): pass",
             "line [23]: the tool f has no description",
         ),
         ("a.py", TOOLS + "two = tool(lambda: 1, name='other', description='z')", "two tools named 'other'"),

@@ -22,7 +22,7 @@ from chatglm.chat.message import Message, Role, ToolCall
 from chatglm.chat.template import TOOLS_PROMPT, render, validate
 from chatglm.errors import ToolError
 from chatglm.tools.result_text import cut, result_text, told, without_paths
-from chatglm.tools.toolbox import Tool, ToolBox, tool
+from chatglm.tools import Tool, ToolBox, tool
 
 
 @tool

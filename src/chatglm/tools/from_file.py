@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chatglm.errors import ToolError
 from chatglm.tools.result_text import told
-from chatglm.tools.toolbox import Tool
+from chatglm.tools.definition import Tool
 
 
 def load_tools(path: str | Path) -> list[Tool]:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Protocol
 
 from chatglm.errors import ToolError
-from chatglm.tools.toolbox import Tool, tool
+from chatglm.tools.definition import Tool, tool
 
 FOLDER = "/mnt/data/"
 _MAX_BYTES = 4_000_000
