@@ -4,7 +4,7 @@ import re
 import threading
 from types import SimpleNamespace
 
-from chat.byte_text import SPECIALS, ByteDecoder, encode
+from byte_text import SPECIALS, ByteDecoder, encode
 
 from chatglm.chat.parser import StreamParser
 from chatglm.chat.template import render

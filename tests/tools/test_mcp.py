@@ -15,10 +15,9 @@ pytest.importorskip("mcp")
 
 from chatglm.chat.message import ToolCall
 from chatglm.errors import MissingExtraError, ToolError
-from chatglm.tools.from_file import load_tools
+from chatglm.tools import ToolBox, load_tools
 from chatglm.tools.mcp import load_mcp
 from chatglm.tools.mcp_config import read_mcp_file
-from chatglm.tools import ToolBox
 
 SERVERS = Path(__file__).parent / "mcp_servers"
 
@@ -231,7 +230,7 @@ def test_tools_that_cannot_be_offered_are_noted(file):
         assert [tool.name for tool in servers.tools()] == ["a__echo", "a__interpreter"]
         notes = "\n".join(servers.notes)
     assert "left out: a tool's name is 'two words'" in notes
-    assert "which Python cannot read" in notes
+    assert 'properties.a.pattern is "(", which cannot be read' in notes
     assert "a second tool a__echo" in notes
     assert servers.notes[0] == "the tool echo of the MCP server 'a' is named a__echo"
 
@@ -333,7 +332,7 @@ def test_without_the_package(file, monkeypatch):
 
 def test_the_tools_of_a_file_end_with_the_program(file):
     script = (
-        "import sys\nfrom chatglm.tools.from_file import load_tools\n"
+        "import sys\nfrom chatglm.tools import load_tools\n"
         "tools = load_tools(sys.argv[1])\nprint([tool.name for tool in tools], tools[0](a=1))"
     )
     path = file(a=crude("plain"), b={"command": "no-such-program"})
@@ -347,7 +346,7 @@ def test_the_tools_of_a_file_end_with_the_program(file):
 TOOLS = """
 from __future__ import annotations
 from dataclasses import dataclass
-from chatglm.tools.builtin import calculator
+from chatglm.tools import calculator
 from chatglm.tools import Tool, tool
 
 @dataclass

@@ -31,7 +31,7 @@ class ActingResponder:
 
     def __init__(self, model: Any, bench: Workbench, ask: Ask) -> None:
         from chatglm.agent.actions import Actions
-        from chatglm.tools.toolbox import ToolBox
+        from chatglm.tools import ToolBox
 
         if model.tokenizer.version == "chatglm2":
             raise ChatGLMError("ChatGLM2 knows neither tools nor code; use a ChatGLM3 model with --tools and --code")

@@ -5,7 +5,7 @@ text is long, or stop. A value that does not fit is brought into the wanted type
 
 | wanted | also accepted |
 | --- | --- |
-| integer | a text that is a whole number, a number without a fraction (`"3"`, `3.0`) |
+| integer | a text that is a whole number (`"3"`); `3.0` is one to JSON |
 | number | a text that is a number (`"3.5"`) |
 | boolean | the texts `true` and `false`, in any case |
 | string | a whole number (`10111` for `"10111"`) |
@@ -16,12 +16,12 @@ import datetime
 import json
 import math
 import re
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from chatglm.errors import ToolError
-from chatglm.tools.schema import Schema, accepted, rebuilt, referenced, spelled
+from chatglm.tools.schema import Schema, accepted, referenced, spelled
 from chatglm.tools.wording import place, sentences
 
 _MAX_PROBLEMS = 5
@@ -35,37 +35,16 @@ _NUMBER = re.compile(r"[+-]?(\d{1,300}(\.\d{0,300})?|\.\d{1,300})([eE][+-]?\d{1,
 Path = Sequence[str | int]
 
 
-def _written(read: Callable[[str], Any], sign: str) -> Callable[[str], bool]:
-    """Whether a text is a date or the like; a bare number, which others take for seconds, is none."""
-
-    def fits(text: str) -> bool:
-        try:
-            read(text.replace("Z", "+00:00"))
-        except ValueError:
-            return False
-        return sign in text[:5]
-
-    return fits
+def _reads(kind: Any, sign: str, text: str) -> bool:
+    """Whether a text is a moment; a bare number, which others take for seconds, is none."""
+    try:
+        kind.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return False
+    return sign in text[:5]
 
 
-_FORMATS = {
-    "date": _written(datetime.date.fromisoformat, "-"),
-    "date-time": _written(datetime.datetime.fromisoformat, "-"),
-    "time": _written(datetime.time.fromisoformat, ":"),
-    "uuid": _written(uuid.UUID, ""),
-    **dict.fromkeys(["duration", "uri", "email", "hostname", "regex"], lambda text: True),  # wider in Python than here
-}
-
-
-class _WholeNumber:
-    """The keyword that finds `3.0` where a whole number is wanted: to JSON it is one, to Python it is not."""
-
-    def __init__(self, parent: Schema, value: Any, path: list[str | int]) -> None:
-        pass
-
-    def validate(self, instance: Any) -> None:
-        if isinstance(instance, float):
-            raise ValueError("a whole number is written without a fraction")
+_MOMENTS = {"date-time": partial(_reads, datetime.datetime, "-"), "time": partial(_reads, datetime.time, ":")}
 
 
 class Checker:
@@ -82,25 +61,20 @@ class Checker:
     """
 
     def __init__(self, schema: Any, where: str = "the schema", *, strict: bool = False, formats: bool = False) -> None:
-        self._where = where
-        root = accepted(schema, where)
-        self._root = _closed(root) if strict else root
-        self._validator = self._compiled(self._root, formats)
-
-    def _compiled(self, schema: Schema, formats: bool) -> Any:
         import jsonschema_rs
 
+        root = accepted(schema, where)
+        self._root = _closed(root) if strict else root
         try:
-            return jsonschema_rs.validator_for(
-                schema,
+            self._validator = jsonschema_rs.validator_for(
+                self._root,
                 offline=True,
                 pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACKING),
-                keywords={"wholeNumber": _WholeNumber},
                 validate_formats=formats,
-                formats=_FORMATS if formats else None,
+                formats=_MOMENTS,
             )
         except jsonschema_rs.ValidationError as error:
-            raise ToolError(f"{self._where} cannot be used: {_first_problem(error)}") from None
+            raise ToolError(f"{where} cannot be used: {_first_problem(error)}") from None
 
     def check(self, value: Any) -> tuple[Any, list[str]]:
         """A value as the schema wants it, and what is wrong with it in plain words: nothing if it fits."""
@@ -119,7 +93,7 @@ class Checker:
             if count > _MAX_TRIED:
                 return value, ["the value is too complicated to be checked"]
             if self._validator.is_valid(value):
-                return self._with_whole_numbers(value) if count <= _MAX_TOLD else value, []
+                return value, []
             if count > _MAX_TOLD:
                 return value, ["the value does not fit, and is too complicated to say where"]
             errors = list(self._validator.iter_errors(value))
@@ -129,13 +103,6 @@ class Checker:
             value = _replaced(value, fixes)
         problems = [words for error in errors for words in sentences(error, self._root)]
         return value, list(dict.fromkeys(problems))[:_MAX_PROBLEMS]
-
-    def _with_whole_numbers(self, value: Any) -> Any:
-        """A value that fits, with `3` for `3.0` where a whole number is wanted."""
-        if not _has_whole_float(value):
-            return value
-        finder = self._compiled(rebuilt(self._root, _marked, self._where), False)
-        return _replaced(value, [fix for error in finder.iter_errors(value) for fix in _fixes(error)])
 
 
 def _first_problem(error: Any) -> str:
@@ -152,25 +119,14 @@ def _closed(parameters: Schema) -> Schema:
     return {**parameters, "additionalProperties": False}
 
 
-def _marked(part: Schema) -> Schema:
-    kinds = part.get("type")
-    kinds = kinds if isinstance(kinds, list) else [kinds]
-    return {**part, "wholeNumber": True} if "integer" in kinds and "number" not in kinds else part
-
-
-def _has_whole_float(value: Any) -> bool:
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return (isinstance(value, float) and value.is_integer()) or any(map(_has_whole_float, inside))
-
-
 def _fixes(error: Any) -> list[tuple[Path, Any]]:
     """The values to put in place so that the error goes away, as far as that is harmless.
 
     Of alternatives the first that can be met is meant. What a value must not be is meant as it is.
     """
     kind = error.kind
-    if kind.name in ("type", "wholeNumber"):
-        found = [_coerced(error.instance, wanted) for wanted in (kind.types if kind.name == "type" else ["integer"])]
+    if kind.name == "type":
+        found = [_coerced(error.instance, wanted) for wanted in kind.types]
         return [(error.instance_path, one) for one in found if one is not None][:1]
     for branch in kind.context if kind.name in ("anyOf", "oneOf") else ():
         fixes = [_fixes(inner) for inner in branch]
@@ -192,10 +148,8 @@ def _replaced(value: Any, fixes: list[tuple[Path, Any]]) -> Any:
 
 def _coerced(value: Any, kind: str) -> Any:
     """The value in the wanted type where that is harmless, see the module; else None."""
-    if kind == "integer":
-        if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
-            return int(value)
-        return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else None
+    if kind == "integer" and isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        return int(value)
     if kind == "number" and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         number = float(value)
         return number if math.isfinite(number) else None

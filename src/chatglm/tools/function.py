@@ -8,6 +8,7 @@ the call.
 import functools
 import inspect
 import json
+import operator
 import re
 import sys
 import typing
@@ -27,6 +28,7 @@ _FIRST = (
     "minimum exclusiveMinimum maximum exclusiveMaximum multipleOf pattern minLength maxLength"
 ).split()
 _LAST = ["description", "default"]
+_WRAPPERS = ("Required", "NotRequired", "ReadOnly")
 _KINDS = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _UNIONS = (typing.Union, type(int | str))
 _WIDE_COLON = re.compile(r"^(\s*(?:\*{0,2}[A-Za-z_]\w*(?:\s*\([^()\n]*\))?))\s*：", re.MULTILINE)
@@ -75,12 +77,11 @@ def read_function(function: Callable[..., Any], name: str) -> Signature:
     return Signature(description, whole, functools.partial(_built, adapter, frozenset(kinds)))
 
 
-def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
+def _inner(function: Callable[..., Any]) -> Any:
     """Where annotations and docstring are: behind `functools.partial`, and in the class of a callable object."""
     while isinstance(function, functools.partial):
         function = function.func
-    inner: Callable[..., Any] = function if inspect.isroutine(function) else type(function).__call__
-    return inspect.unwrap(inner)
+    return inspect.unwrap(function if inspect.isroutine(function) else type(function).__call__)
 
 
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
@@ -95,23 +96,30 @@ def _plain(kind: Any) -> Any:
     if sys.version_info >= (3, 12) or get_origin(kind) is typing.Literal:
         return kind
     if typing.is_typeddict(kind) and type(kind).__module__ == "typing":
-        from typing_extensions import NotRequired, Required, TypedDict
+        from typing_extensions import NotRequired, Required
 
         hints = typing.get_type_hints(kind, include_extras=True)
         bare = {
             key: get_args(one)[0] if get_origin(one) in (Required, NotRequired) else one for key, one in hints.items()
         }
         needed = kind.__required_keys__
-        return TypedDict(  # type: ignore[operator]
+        return _typed_dict(
             kind.__name__, {key: (Required if key in needed else NotRequired)[_plain(one)] for key, one in bare.items()}
         )
     arguments = get_args(kind)
     if get_origin(kind) is Annotated:
-        return Annotated[(_plain(arguments[0]), *arguments[1:])]
+        return Annotated.__class_getitem__((_plain(arguments[0]), *arguments[1:]))
     changed = tuple(_plain(one) for one in arguments)
     if changed == arguments:
         return kind
-    return typing.Union[changed] if get_origin(kind) in _UNIONS else get_origin(kind)[changed]
+    return functools.reduce(operator.or_, changed) if get_origin(kind) in _UNIONS else get_origin(kind)[changed]
+
+
+def _typed_dict(name: str, kinds: dict[str, Any]) -> Any:
+    import typing_extensions
+
+    make: Any = typing_extensions.TypedDict
+    return make(name, kinds)
 
 
 def _adapted(kinds: dict[str, Any], name: str) -> tuple[Any, Schema]:
@@ -132,9 +140,9 @@ def _adapted(kinds: dict[str, Any], name: str) -> tuple[Any, Schema]:
 
 def _adapter(kinds: dict[str, Any]) -> tuple[Any, Schema]:
     from pydantic import ConfigDict, TypeAdapter
-    from typing_extensions import NotRequired, TypedDict
+    from typing_extensions import NotRequired
 
-    arguments: Any = TypedDict("Arguments", {key: NotRequired[kind] for key, kind in kinds.items()})  # type: ignore[operator]
+    arguments = _typed_dict("Arguments", {key: NotRequired[kind] for key, kind in kinds.items()})
     arguments.__pydantic_config__ = ConfigDict(extra="forbid")
     adapter = TypeAdapter(arguments)
     schema = {"properties": {}, "$defs": {}, **adapter.json_schema()}
@@ -165,18 +173,18 @@ def _built(adapter: Any, names: frozenset[str], values: dict[str, Any]) -> dict[
     """
     from pydantic import ValidationError
 
-    def read(part: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = adapter.validate_json(json.dumps(part))
-        return found
-
-    try:
-        built = read({name: value for name, value in values.items() if name in names and name != _REST})
-        rest = {name: value for name, value in values.items() if name not in built}
-        return {**built, **{name: read({_REST: value})[_REST] for name, value in rest.items()}}
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = place([step for step in first["loc"] if step != _REST])
-        raise ToolError(f"{where} is {spelled(first['input'])}, which is not accepted: {first['msg']}") from None
+    built = {}
+    known = {name: value for name, value in values.items() if name in names and name != _REST}
+    parts = [(known, "")] + [({_REST: value}, name) for name, value in values.items() if name not in known]
+    for part, other in parts:
+        try:
+            found = adapter.validate_json(json.dumps(part))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = place([other if step == _REST else step for step in first["loc"]])
+            raise ToolError(f"{where} is {spelled(first['input'])}, which is not accepted: {first['msg']}") from None
+        built.update({other or name: value for name, value in found.items()})
+    return built
 
 
 def _complete(schema: Schema, kind: Any, text: str | None, default: Any) -> None:
@@ -195,7 +203,9 @@ def _complete(schema: Schema, kind: Any, text: str | None, default: Any) -> None
 
 
 def _said(kind: Any) -> str | None:
-    """The text in `Annotated[type, text]`."""
+    """The text in `Annotated[type, text]`, also in `NotRequired[...]` and the like."""
+    if getattr(get_origin(kind), "_name", None) in _WRAPPERS:
+        kind = get_args(kind)[0]
     for extra in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
         text = extra if isinstance(extra, str) else getattr(extra, "description", getattr(extra, "documentation", None))
         if isinstance(text, str) and text.strip():

@@ -108,6 +108,8 @@ def accepted(schema: Any, where: str) -> Schema:
     if len(text) > MAX_CHARACTERS:
         raise ToolError(f"{where} has {len(text)} characters; at most {MAX_CHARACTERS} are accepted")
     copy = json.loads(text)
+    if not str(copy.get("$schema", "")).startswith(("https://json-schema.org/", "http://json-schema.org/")):
+        copy.pop("$schema", None)  # of others nobody knows the rules
 
     def sound(part: Schema) -> Schema:
         if "$ref" in part:

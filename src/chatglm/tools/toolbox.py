@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from chatglm.chat.message import ToolCall
 from chatglm.errors import ToolError
+from chatglm.tools.definition import Tool, check_limits, tool
 from chatglm.tools.result_text import cut, result_text, told
 from chatglm.tools.running import Call, TookTooLong
-from chatglm.tools.definition import Tool, check_limits, tool
 
 TIMEOUT = 30.0  # seconds
 MAX_RESULT = 4000  # characters

@@ -145,19 +145,21 @@ def _kind(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any], depth: 
     if kind == "array" and schema.get("items"):
         inner = hint(schema["items"], root, depth + 1)
         return kind if inner == "any value" else f"{kind} of {inner}"
-    if kind == "object" and schema.get("properties"):
-        return f"object with {listed(schema, root, depth + 1)}"
-    return kind
+    parts = listed(schema, root, depth + 1) if kind == "object" else ""
+    return f"object with {parts}" if parts else kind
 
 
 def listed(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> str:
     """The parts of an object: "city (string, required), days (integer, optional)"; nothing if none are known."""
     whole = _resolved(schema, root)
     required = whole.get("required", [])
-    return ", ".join(
+    words = [
         f"{name} ({hint(part, root, depth)}, {'required' if name in required else 'optional'})"
         for name, part in whole.get("properties", {}).items()
-    )
+    ]
+    if whole.get("additionalProperties", False) is not False:
+        words.append(f"any other name ({hint(whole['additionalProperties'], root, depth)})")
+    return ", ".join(words)
 
 
 def _resolved(schema: Any, root: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
