@@ -102,6 +102,7 @@ class Checker:
                 break
             value = _replaced(value, fixes)
         problems = [words for error in errors for words in sentences(error, self._root)]
+        problems.sort(key=lambda words: not words.endswith(" is missing"))
         return value, list(dict.fromkeys(problems))[:_MAX_PROBLEMS]
 
 

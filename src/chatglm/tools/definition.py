@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 from chatglm.chat.message import INTERPRETER, check_encodable, check_metadata, tools_json
 from chatglm.errors import PromptError, ToolError
 from chatglm.tools.checking import Checker
-from chatglm.tools.function import Build, read_function
+from chatglm.tools.function import Signature, read_function
 from chatglm.tools.tool_forms import plain_form, to_composite
 from chatglm.tools.wording import listed
 
@@ -40,7 +40,7 @@ class Tool:
     dangerous: bool = False
     max_result: int | None = None
     _form: dict[str, Any] = field(default_factory=dict, repr=False)
-    _build: Build | None = field(default=None, repr=False)
+    _signature: Signature | None = field(default=None, repr=False)
     _checker: Checker = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class Tool:
         if self.function is not None and not callable(self.function):
             raise ToolError(f"the function of the tool {self.name} is {self.function!r}; it must be callable")
         where = f"the parameters of the tool {self.name}"
-        checker = Checker(self.parameters, where, strict=True, formats=self._build is not None)
+        checker = Checker(self.parameters, where, strict=True, formats=self._signature is not None)
         object.__setattr__(self, "_checker", checker)
         if self.parameters.get("type", "object") != "object":
             raise ToolError(f"the parameters of the tool {self.name} are {self.parameters['type']!r}; not an object")
@@ -127,7 +127,7 @@ class Tool:
         Raises:
             ToolError: a type does not accept its value.
         """
-        return arguments if self._build is None else self._build(arguments)
+        return arguments if self._signature is None else self._signature.build(arguments)
 
     def usage(self) -> str:
         """How a right call looks, in words."""
@@ -153,8 +153,6 @@ def check_limits(timeout: float | None, max_result: int | None, where: str) -> N
         raise ToolError(f"max_result of {where} is {max_result!r}; it must be a number of characters above 0")
 
 
-@overload
-def tool(function: Callable[..., Any]) -> Tool: ...
 @overload
 def tool(
     function: None = None,
@@ -225,7 +223,7 @@ def tool(
         dangerous,
         max_result,
         {},
-        found.build,
+        found,
     )
 
 

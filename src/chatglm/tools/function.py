@@ -20,9 +20,6 @@ from chatglm.errors import ToolError
 from chatglm.tools.schema import Schema, inlined, rebuilt, spelled
 from chatglm.tools.wording import place
 
-Build = Callable[[dict[str, Any]], dict[str, Any]]
-
-_REST = "**"  # the name under which the type of all other arguments goes; no parameter has it
 _FIRST = (
     "type format enum prefixItems items uniqueItems minItems maxItems properties required additionalProperties "
     "minimum exclusiveMinimum maximum exclusiveMaximum multipleOf pattern minLength maxLength"
@@ -36,11 +33,21 @@ _WIDE_COLON = re.compile(r"^(\s*(?:\*{0,2}[A-Za-z_]\w*(?:\s*\([^()\n]*\))?))\s*ï
 
 @dataclass(frozen=True)
 class Signature:
-    """The description of a function, its parameters as JSON schema, and the way from JSON to its arguments."""
+    """The description of a function, its parameters as JSON schema, and their types by name."""
 
     description: str
     parameters: Schema
-    build: Build
+    types: dict[str, "ParameterType"]
+    rest: "ParameterType | None"  # of all other arguments, where the function takes `**arguments`
+
+    def build(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The arguments as the function takes them. Runs code of their types.
+
+        Raises:
+            ToolError: a type does not accept its value; says which and why.
+        """
+        found = {name: (self.types.get(name) or self.rest, value) for name, value in values.items()}
+        return {name: value if kind is None else kind.build(name, value) for name, (kind, value) in found.items()}
 
 
 def read_function(function: Callable[..., Any], name: str) -> Signature:
@@ -54,27 +61,60 @@ def read_function(function: Callable[..., Any], name: str) -> Signature:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         raise ToolError(f"the tool {name} has no signature Python can read; write a function around it") from None
-    for parameter in parameters:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
-            raise ToolError(
-                f"{parameter.name} of the tool {name} can only be given by position; "
-                "a tool's arguments are given by name"
-            )
     known = _hints(inner, name) if any(one.annotation is not one.empty for one in parameters) else {}
-    kinds = {_REST if one.kind is one.VAR_KEYWORD else one.name: _plain(known.get(one.name, Any)) for one in parameters}
     description, texts = read_docstring(inner)
-    adapter, schema = _adapted(kinds, name)
-    rest = schema["properties"].pop(_REST, None)
-    required = [one.name for one in parameters if one.name in kinds and _is_required(one, kinds[one.name], name)]
+    types, properties, required, rest = {}, {}, [], None
     for one in parameters:
-        if one.name in schema["properties"]:
-            _complete(schema["properties"][one.name], kinds[one.name], texts.get(one.name), one.default)
-    whole = {"$defs": schema.get("$defs", {}), "type": "object", "properties": schema["properties"]}
-    whole = inlined({**whole, "required": required, **({} if rest is None else {"more": rest})}, f"the tool {name}")
-    whole = rebuilt(whole, _shortened, f"the tool {name}")
+        where, kind = f"{one.name} of the tool {name}", known.get(one.name, Any)
+        if one.kind in (one.VAR_POSITIONAL, one.POSITIONAL_ONLY):
+            raise ToolError(f"{where} can only be given by position; a tool's arguments are given by name")
+        if one.kind is one.VAR_KEYWORD:
+            rest = ParameterType(kind, where)
+            continue
+        types[one.name] = ParameterType(kind, where)
+        properties[one.name] = _property(types[one.name].schema, _said(kind), texts.get(one.name), one.default)
+        if _is_required(one, kind, where):
+            required.append(one.name)
+    schema: Schema = {"type": "object", "properties": properties, "required": required}
     if rest is not None:
-        whole["additionalProperties"] = whole.pop("more") or True
-    return Signature(description, whole, functools.partial(_built, adapter, frozenset(kinds)))
+        schema["additionalProperties"] = rest.schema or True
+    return Signature(description, schema, types, rest)
+
+
+class ParameterType:
+    """A type as pydantic reads it: its JSON schema, and the way from JSON to its values.
+
+    Raises:
+        ToolError: it has no JSON form.
+    """
+
+    def __init__(self, kind: Any, where: str) -> None:
+        from pydantic import ConfigDict, TypeAdapter
+
+        try:
+            holder = _typed_dict("Holder", {"value": _readable(kind)})
+            holder.__pydantic_config__ = ConfigDict(extra="forbid")  # for dataclasses and typed dicts inside it
+            self._adapter = TypeAdapter(holder)
+            schema = self._adapter.json_schema()
+        except Exception as error:  # of pydantic, or of the code of a foreign type
+            words = getattr(kind, "__name__", None) or repr(kind)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ToolError(f"{where} is {words}, which has no JSON form: {reason}") from None
+        definitions = schema.get("$defs", {})
+        _add_texts([kind], definitions, set())
+        whole = inlined({"$defs": definitions, **schema["properties"]["value"]}, where)
+        self.schema: Schema = rebuilt(whole, _shortened, where)
+
+    def build(self, name: str, value: Any) -> Any:
+        """A value of the type, out of JSON."""
+        from pydantic import ValidationError
+
+        try:
+            return self._adapter.validate_json(json.dumps({"value": value}))["value"]
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = place([name, *first["loc"][1:]])
+            raise ToolError(f"{where} is {spelled(first['input'])}, which is not accepted: {first['msg']}") from None
 
 
 def _inner(function: Callable[..., Any]) -> Any:
@@ -91,25 +131,22 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
         raise ToolError(f"the annotations of the tool {name} cannot be read: {type(error).__name__}: {error}") from None
 
 
-def _plain(kind: Any) -> Any:
+def _readable(kind: Any) -> Any:
     """The type, with `typing.TypedDict` as pydantic reads it: before Python 3.12 that of `typing_extensions`."""
     if sys.version_info >= (3, 12) or get_origin(kind) is typing.Literal:
         return kind
     if typing.is_typeddict(kind) and type(kind).__module__ == "typing":
         from typing_extensions import NotRequired, Required
 
-        hints = typing.get_type_hints(kind, include_extras=True)
-        bare = {
-            key: get_args(one)[0] if get_origin(one) in (Required, NotRequired) else one for key, one in hints.items()
-        }
-        needed = kind.__required_keys__
-        return _typed_dict(
-            kind.__name__, {key: (Required if key in needed else NotRequired)[_plain(one)] for key, one in bare.items()}
-        )
+        fields = {}
+        for name, one in typing.get_type_hints(kind, include_extras=True).items():
+            bare = get_args(one)[0] if get_origin(one) in (Required, NotRequired) else one
+            fields[name] = (Required if name in kind.__required_keys__ else NotRequired)[_readable(bare)]
+        return _typed_dict(kind.__name__, fields)
     arguments = get_args(kind)
     if get_origin(kind) is Annotated:
-        return Annotated.__class_getitem__((_plain(arguments[0]), *arguments[1:]))
-    changed = tuple(_plain(one) for one in arguments)
+        return Annotated.__class_getitem__((_readable(arguments[0]), *arguments[1:]))
+    changed = tuple(_readable(one) for one in arguments)
     if changed == arguments:
         return kind
     return functools.reduce(operator.or_, changed) if get_origin(kind) in _UNIONS else get_origin(kind)[changed]
@@ -120,34 +157,6 @@ def _typed_dict(name: str, kinds: dict[str, Any]) -> Any:
 
     make: Any = typing_extensions.TypedDict
     return make(name, kinds)
-
-
-def _adapted(kinds: dict[str, Any], name: str) -> tuple[Any, Schema]:
-    """Pydantic's adapter for the arguments, and their schema."""
-    try:
-        return _adapter(kinds)
-    except Exception:  # of pydantic, or of the code of a foreign type
-        for parameter, kind in kinds.items():
-            try:
-                _adapter({parameter: kind})
-            except Exception as error:
-                words = getattr(kind, "__name__", None) or repr(kind)
-                raise ToolError(
-                    f"{parameter} of the tool {name} is {words}, which has no JSON form: {str(error).splitlines()[0]}"
-                ) from None
-        raise
-
-
-def _adapter(kinds: dict[str, Any]) -> tuple[Any, Schema]:
-    from pydantic import ConfigDict, TypeAdapter
-    from typing_extensions import NotRequired
-
-    arguments = _typed_dict("Arguments", {key: NotRequired[kind] for key, kind in kinds.items()})
-    arguments.__pydantic_config__ = ConfigDict(extra="forbid")
-    adapter = TypeAdapter(arguments)
-    schema = {"properties": {}, "$defs": {}, **adapter.json_schema()}
-    _add_texts(list(kinds.values()), schema["$defs"], set())
-    return adapter, schema
 
 
 def _add_texts(kinds: Sequence[Any], definitions: dict[str, Any], seen: set[Any]) -> None:
@@ -165,41 +174,20 @@ def _add_texts(kinds: Sequence[Any], definitions: dict[str, Any], seen: set[Any]
         _add_texts(list(fields.values()), definitions, seen)
 
 
-def _built(adapter: Any, names: frozenset[str], values: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as the function takes them. Runs code of their types.
-
-    Raises:
-        ToolError: a type does not accept its value; says which and why.
-    """
-    from pydantic import ValidationError
-
-    built = {}
-    known = {name: value for name, value in values.items() if name in names and name != _REST}
-    parts = [(known, "")] + [({_REST: value}, name) for name, value in values.items() if name not in known]
-    for part, other in parts:
-        try:
-            found = adapter.validate_json(json.dumps(part))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = place([other if step == _REST else step for step in first["loc"]])
-            raise ToolError(f"{where} is {spelled(first['input'])}, which is not accepted: {first['msg']}") from None
-        built.update({other or name: value for name, value in found.items()})
-    return built
-
-
-def _complete(schema: Schema, kind: Any, text: str | None, default: Any) -> None:
-    """Adds the text about a parameter and its default value."""
-    text = _said(kind) or schema.get("description") or text
+def _property(schema: Schema, said: str | None, documented: str | None, default: Any) -> Schema:
+    """The schema of a parameter with the text about it and its default value."""
+    found = {key: value for key, value in schema.items() if key not in _LAST}
+    text = said or documented or schema.get("description")
     if text:
-        schema["description"] = text
+        found["description"] = text
     if default is None or default is inspect.Parameter.empty:
-        return
+        return found
     value = getattr(default, "value", default)  # of an enum
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError):
-        return  # the model need not know it to leave the argument out
-    schema["default"] = value
+        return found  # the model need not know it to leave the argument out
+    return {**found, "default": value}
 
 
 def _said(kind: Any) -> str | None:
@@ -213,12 +201,12 @@ def _said(kind: Any) -> str | None:
     return None
 
 
-def _is_required(parameter: inspect.Parameter, kind: Any, name: str) -> bool:
+def _is_required(parameter: inspect.Parameter, kind: Any, where: str) -> bool:
     """No default. `Annotated[type, text, required]` of the official demo may say it too, and must not contradict."""
     said = [extra for extra in get_args(kind)[1:] if isinstance(extra, bool)] if get_origin(kind) is Annotated else []
     has_default = parameter.default is not parameter.empty
     if said == [False] and not has_default:
-        raise ToolError(f"{parameter.name} of the tool {name} is said to be optional but has no default; give it one")
+        raise ToolError(f"{where} is said to be optional but has no default; give it one")
     return not has_default
 
 
