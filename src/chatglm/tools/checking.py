@@ -16,7 +16,7 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,7 +44,10 @@ def _reads(kind: Any, sign: str, text: str) -> bool:
     return sign in text[:5]
 
 
-_MOMENTS = {"date-time": partial(_reads, datetime.datetime, "-"), "time": partial(_reads, datetime.time, ":")}
+_MOMENTS: dict[str, Callable[..., bool]] = {
+    "date-time": partial(_reads, datetime.datetime, "-"),
+    "time": partial(_reads, datetime.time, ":"),
+}
 
 
 class Checker:
@@ -80,11 +83,14 @@ class Checker:
         """A value as the schema wants it, and what is wrong with it in plain words: nothing if it fits."""
         try:
             written = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        except (TypeError, ValueError) as error:
+            return value, [f"the value cannot be written as JSON: {error}"]
+        except RecursionError:
+            return value, ["the value is nested too deeply"]
+        try:
             return self._judged(json.loads(written))
         except RecursionError:
             return value, ["the value is nested too deeply"]
-        except (TypeError, ValueError) as error:
-            return value, [f"the value cannot be written as JSON: {error}"]
 
     def _judged(self, value: Any) -> tuple[Any, list[str]]:
         errors: list[Any] = []
