@@ -741,6 +741,53 @@ def doubled(depth):
     return {"$ref": "#/$defs/a0", "$defs": {**both, f"a{depth}": {"type": "integer"}}}
 
 
+def nested(depth, wrap):
+    value = 3
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+SELF = {"$ref": "#"}
+HOSTILE = {
+    "itself": SELF,
+    "all of itself": {"allOf": [SELF, SELF]},
+    "any of itself": {"anyOf": [SELF, SELF]},
+    "not itself": {"not": SELF},
+    "if itself": {"if": SELF, "then": SELF},
+    "a definition of itself": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a", "type": "object"}}},
+    "a circle": {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}},
+    "a tree": {"properties": {"a": SELF}, "unevaluatedProperties": False},
+    "a dynamic tree": {"$dynamicAnchor": "x", "properties": {"a": {"$dynamicRef": "#x"}}},
+    "names": {"propertyNames": SELF},
+    "patterns": {"patternProperties": {"(a+)+$": SELF}},
+    "dependent": {"dependentSchemas": {"a": SELF}},
+    "another base": {"$id": "http://example.invalid/x", "properties": {"a": {"$ref": "y"}}},
+    "a file": {"properties": {"a": {"$ref": "file:///etc/passwd"}}},
+    "names of keywords": {"properties": {"$ref": {"type": "string"}, "properties": {"type": "object"}}},
+    "all of many": {
+        "allOf": [{"$ref": "#/$defs/a0"}],
+        "$defs": {
+            **{f"a{level}": {"allOf": [{"$ref": f"#/$defs/a{level + 1}"}] * 2} for level in range(40)},
+            "a40": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_schema_stops_the_program(name):
+    """It is refused, or calls of it are answered; the process lives on and asks nobody."""
+    try:
+        made = Tool.from_schema(with_parameters(**{"type": "object", **HOSTILE[name]}), lambda **given: "fine")
+    except ToolError:
+        return
+    assert len(made.usage()) < 500
+    for value in (3, "a" * 5000, nested(900, lambda inner: [inner]), nested(900, lambda inner: {"a": inner})):
+        found = ToolBox([made]).call(ToolCall("a", {"a": value}, ""))
+        assert found.ok or found.kind == "arguments"
+
+
 def test_combinations_do_not_multiply():
     assert check_value(3, doubled(10)) == (3, [])
     assert check_value("x", doubled(30))[1] == ["the value is too complicated to be checked"]

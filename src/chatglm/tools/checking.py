@@ -25,8 +25,8 @@ from chatglm.tools.schema import Schema, accepted, referenced, spelled
 from chatglm.tools.wording import place, sentences
 
 _MAX_PROBLEMS = 5
-_MAX_TRIED = 2_000_000  # alternatives that are tried: inside each other they multiply
-_MAX_TOLD = 20_000  # alternatives of which it is said what is wrong with each
+_MAX_TRIED = 2_000_000  # parts of combinations that are tried: inside each other they multiply
+_MAX_TOLD = 20_000  # of which it is said what is wrong with each
 _ROUNDS = 20  # of bringing values into the wanted type
 _BACKTRACKING = 100_000  # steps of a regular expression with references or lookarounds
 _WHOLE = re.compile(r"[+-]?\d{1,300}")
@@ -89,7 +89,7 @@ class Checker:
             return value, ["the value is nested too deeply"]
         try:
             return self._judged(json.loads(written))
-        except RecursionError:
+        except (RecursionError, ValueError):  # the second is how `jsonschema_rs` says it
             return value, ["the value is nested too deeply"]
 
     def _judged(self, value: Any) -> tuple[Any, list[str]]:
@@ -168,19 +168,19 @@ def _coerced(value: Any, kind: str) -> Any:
 
 
 def _alternatives(schema: Any, value: Any, root: Schema, known: dict[tuple[int, int], int]) -> int:
-    """How many alternatives of the schema are held against the value and its parts until all that is wrong is found."""
+    """How many parts of combinations are held against the value and its parts until all that is wrong is found."""
     if not isinstance(schema, Mapping):
         return 0
     key = (id(schema), id(value))
     if key not in known:
         known[key] = 0
-        either = [part for name in ("anyOf", "oneOf") for part in schema.get(name, ())]
-        pairs = [(part, value) for part in [*either, *schema.get("allOf", ())]]
+        pairs = [(part, value) for name in ("allOf", "anyOf", "oneOf") for part in schema.get(name, ())]
         pairs += [(schema[name], value) for name in ("not", "if", "then", "else") if name in schema]
+        pairs += [(part, value) for part in schema.get("dependentSchemas", {}).values()]
         if "$ref" in schema:
             pairs.append((referenced(schema["$ref"], root), value))
         inside = sum(_alternatives(part, item, root, known) for part, item in [*pairs, *_inner(schema, value)])
-        known[key] = len(either) + inside
+        known[key] = len(pairs) + inside
     return known[key]
 
 

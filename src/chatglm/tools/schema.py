@@ -83,8 +83,12 @@ def inlined(schema: Schema, where: str) -> Schema:
     """
 
     def filled(part: Schema) -> Schema:
+        seen: list[str] = []
         while "$ref" in part:
             target = referenced(part["$ref"], schema)
+            if part["$ref"] in seen:
+                raise ToolError(f"{where} contains itself through {part['$ref']!r}; a schema must end somewhere")
+            seen.append(part["$ref"])
             rest = {key: value for key, value in part.items() if key != "$ref"}
             part = {**target, **rest} if isinstance(target, dict) else rest
         return {key: value for key, value in part.items() if key not in ("title", "$defs", "definitions", "$schema")}
