@@ -657,7 +657,17 @@ def test_harmless_coercions(value, schema, found):
             "the value must be true or false, not 3 or the value must be a list, not 3",
         ),
         (3, {"oneOf": [{"type": "integer"}, {"minimum": 1}]}, "the value fits more than one of the allowed forms"),
+        (
+            3,
+            {"oneOf": [{"type": "integer"}, {"minimum": 1}, {"type": "string"}]},
+            "the value fits more than one of the allowed forms",
+        ),
         (3, {"not": {"type": "integer"}}, "the value must not be 3"),
+        (
+            "a" * 500 + "c",
+            {"pattern": "(a*)*\\1b"},
+            "the value must have the form (a*)*\\1b, unlike " + '"' + 76 * "a" + "...",
+        ),
         ({"a": 3}, {"properties": {"a": False}}, "a must not be given"),
         (
             {"citty": 1},

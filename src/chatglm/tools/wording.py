@@ -46,9 +46,10 @@ def sentences(error: Any, root: Any) -> list[str]:
         case "additionalProperties" | "unevaluatedProperties":
             return [f"{_inside(error, name)} is not known{_known(name, error, root)}" for name in kind.unexpected]
         case "anyOf" | "oneOf":
-            firsts = [sentences(branch[0], root)[0] for branch in kind.context if branch]
-            words = " or ".join(list(dict.fromkeys(firsts))[:4])
-            return [words or f"{where} fits more than one of the allowed forms"]
+            if not all(kind.context):
+                return [f"{where} fits more than one of the allowed forms"]
+            firsts = dict.fromkeys(sentences(branch[0], root)[0] for branch in kind.context)
+            return [" or ".join(list(firsts)[:4])]
         case "uniqueItems":
             return [f"{where} must not hold the same item twice"]
         case "not":
@@ -56,7 +57,8 @@ def sentences(error: Any, root: Any) -> list[str]:
         case "falseSchema":
             return [f"{where} must not be given"]
         case "pattern":
-            return [f"{where} must have the form {_at(root, error.schema_path)}, unlike {spelled(error.instance)}"]
+            form = getattr(kind, "pattern", None) or _at(root, error.schema_path)  # one that was given up has none
+            return [f"{where} must have the form {form}, unlike {spelled(error.instance)}"]
         case "propertyNames":
             return [f"a name in {where}: {sentences(kind.error, root)[0]}"]
     asked = _asked(kind)
