@@ -27,6 +27,7 @@ class Call:
     Attributes:
         value: what the function returned, once it has ended.
         error: what it raised; `TookTooLong` for a coroutine that was cancelled.
+        stuck: whether a coroutine goes on although it was cancelled.
     """
 
     def __init__(self, function: Callable[[], Any], seconds: float = math.inf) -> None:
@@ -35,6 +36,7 @@ class Call:
         self._grace = 0.0  # a coroutine ends itself, soon after its time
         self.value: Any = None
         self.error: BaseException | None = None
+        self.stuck = False
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._work,), name="chatglm-work", daemon=True)
         self._thread.start()
@@ -84,6 +86,7 @@ class Call:
             return
         task.cancel()
         await asyncio.wait({task}, timeout=_GRACE)
+        self.stuck = not task.done()
         self._finish(error=TookTooLong())
 
     def _finish(self, value: Any = None, error: BaseException | None = None) -> None:

@@ -126,7 +126,7 @@ class ToolBox:
             return prepared.answer(running, not ended and stopped())
         finally:  # also after Ctrl-C
             _DEPTH.reset(token)
-            if running.is_alive:
+            if running.stuck or not running.ended:
                 with self._lock:
                     self._abandoned.append(running)
 
