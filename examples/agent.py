@@ -8,7 +8,7 @@ from pathlib import Path
 import chatglm
 from chatglm.agent.replay import replay
 from chatglm.agent.task import run_task
-from chatglm.tools.builtin import builtin_tools
+from chatglm.tools import builtin_tools
 
 model, tokenizer = chatglm.load()
 engine = chatglm.Engine(model, chatglm.EngineConfig(num_tokens=tokenizer.vocab_size))

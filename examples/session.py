@@ -2,7 +2,7 @@
 
 import chatglm
 from chatglm.agent.session import Session
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

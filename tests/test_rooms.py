@@ -32,7 +32,10 @@ RULES = Rules(
         "errors": Room(optional=False),
         "words": Room(optional=False),
         "chat": Room(may=names("errors"), optional=False),
-        "tools": Room(may=names("chat errors")),
+        "tools": Room(
+            may=names("chat errors"),
+            third_party=names("pydantic jsonschema_rs docstring_parser typing_extensions"),
+        ),
         "sandbox": Room(may=names("errors")),
         "native": Room(may=names("errors"), third_party=names("torch")),
         "engine": Room(may=names("errors native"), third_party=names("torch")),

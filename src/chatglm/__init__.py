@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from chatglm.model.stream_decoder import StreamDecoder
     from chatglm.model.tokenizer import ChatGLMTokenizer
-    from chatglm.tools.toolbox import tool
+    from chatglm.tools.definition import tool
 
 __version__ = "0.1.0"
 
@@ -48,7 +48,7 @@ _HOMES = {
     "ToolCall": "chatglm.chat.message",
     "load": "chatglm.loading",
     "run_task": "chatglm.agent.task",
-    "tool": "chatglm.tools.toolbox",
+    "tool": "chatglm.tools.definition",
 }
 
 __all__ = [

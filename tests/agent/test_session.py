@@ -21,7 +21,7 @@ from chatglm.chat.template import TOOLS_PROMPT, validate
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import ConversationError, GenerationError, PromptError, SessionError, ToolError
 from chatglm.sandbox.result import FileInfo, Image, Output, Result
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

@@ -11,7 +11,7 @@ from scripted_engine import ByteTokenizer, ScriptedEngine, call, code, say
 import chatglm
 from chatglm.agent.session import Session
 from chatglm.chat.template import validate
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 ROOMS = tuple(str(Path(chatglm.__file__).parent / room) for room in ("agent", "chat"))
 

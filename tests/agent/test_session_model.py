@@ -14,7 +14,7 @@ from chatglm.agent.task import run_task
 from chatglm.chat.template import validate
 from chatglm.errors import SessionError
 from chatglm.model.tokenizer import ChatGLMTokenizer
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

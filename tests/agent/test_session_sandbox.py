@@ -13,7 +13,7 @@ from chatglm.agent.replay import replay
 from chatglm.agent.session import Session
 from chatglm.errors import SandboxError
 from chatglm.sandbox import open_sandbox
-from chatglm.tools.builtin import builtin_tools
+from chatglm.tools import builtin_tools
 
 TRACE = Path(__file__).resolve().parents[2] / "examples" / "agent_trace.jsonl"
 PNG = (

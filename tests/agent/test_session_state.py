@@ -26,7 +26,7 @@ from chatglm.chat.template import TOOLS_PROMPT
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import ContextFullError, GenerationError, PromptError, SessionError
 from chatglm.sandbox.result import FileInfo, Image, Output, Result
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

@@ -10,7 +10,7 @@ from chatglm.agent.session import Session
 from chatglm.chat.message import TextDelta
 from chatglm.chat.template import validate
 from chatglm.engine.request import SamplingParams
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

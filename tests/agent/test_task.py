@@ -21,7 +21,7 @@ from chatglm.chat.message import ToolCallDone
 from chatglm.chat.template import validate
 from chatglm.errors import GenerationError, SessionError, TraceError
 from chatglm.sandbox.result import FileInfo, Image, Output, Result
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

@@ -19,11 +19,11 @@ from chatglm.terminal.consent import person_decides
 from chatglm.terminal.screen import Screen
 from chatglm.terminal.start import start
 from chatglm.terminal.workbench import open_workbench
-from chatglm.tools.toolbox import ToolBox
+from chatglm.tools import ToolBox
 from chatglm.words import Words
 
 TOOLS = '''
-from chatglm.tools.toolbox import tool
+from chatglm.tools import tool
 
 
 @tool

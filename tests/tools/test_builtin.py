@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from chatglm.chat.message import ToolCall
 from chatglm.errors import SandboxError, ToolError
-from chatglm.tools.builtin import builtin_tools, file_tools
+from chatglm.tools import ToolBox, builtin_tools, file_tools
 from chatglm.tools.builtin.calculator import calculate, calculator
 from chatglm.tools.builtin.clock import current_time, find_zone
-from chatglm.tools.toolbox import ToolBox
 
 
 def call(box, _name, /, **arguments):

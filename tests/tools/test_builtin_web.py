@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from chatglm.chat.message import ToolCall
 from chatglm.errors import ToolError
+from chatglm.tools import ToolBox
 from chatglm.tools.builtin.html_text import html_text
 from chatglm.tools.builtin.weather import make_weather
 from chatglm.tools.builtin.web import is_public, make_web_fetch
-from chatglm.tools.toolbox import ToolBox
 
 
 @contextmanager

@@ -15,10 +15,9 @@ pytest.importorskip("mcp")
 
 from chatglm.chat.message import ToolCall
 from chatglm.errors import MissingExtraError, ToolError
-from chatglm.tools.from_file import load_tools
+from chatglm.tools import ToolBox, load_tools
 from chatglm.tools.mcp import load_mcp
 from chatglm.tools.mcp_config import read_mcp_file
-from chatglm.tools.toolbox import ToolBox
 
 SERVERS = Path(__file__).parent / "mcp_servers"
 
@@ -231,7 +230,7 @@ def test_tools_that_cannot_be_offered_are_noted(file):
         assert [tool.name for tool in servers.tools()] == ["a__echo", "a__interpreter"]
         notes = "\n".join(servers.notes)
     assert "left out: a tool's name is 'two words'" in notes
-    assert "which Python cannot read" in notes
+    assert 'properties.a.pattern is "(", which cannot be read' in notes
     assert "a second tool a__echo" in notes
     assert servers.notes[0] == "the tool echo of the MCP server 'a' is named a__echo"
 
@@ -333,7 +332,7 @@ def test_without_the_package(file, monkeypatch):
 
 def test_the_tools_of_a_file_end_with_the_program(file):
     script = (
-        "import sys\nfrom chatglm.tools.from_file import load_tools\n"
+        "import sys\nfrom chatglm.tools import load_tools\n"
         "tools = load_tools(sys.argv[1])\nprint([tool.name for tool in tools], tools[0](a=1))"
     )
     path = file(a=crude("plain"), b={"command": "no-such-program"})
@@ -347,8 +346,8 @@ def test_the_tools_of_a_file_end_with_the_program(file):
 TOOLS = """
 from __future__ import annotations
 from dataclasses import dataclass
-from chatglm.tools.builtin import calculator
-from chatglm.tools.toolbox import Tool, tool
+from chatglm.tools import calculator
+from chatglm.tools import Tool, tool
 
 @dataclass
 class Place:
@@ -379,7 +378,7 @@ def test_a_tool_file_may_import_its_neighbours(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "neighbour_of_tools.py").write_text("def twice(text):\n    return 2 * text\n")
     (tmp_path / "json.py").write_text("raise RuntimeError('not the real one')")
-    text = "import json\nfrom neighbour_of_tools import twice\nfrom chatglm.tools.toolbox import tool\n"
+    text = "import json\nfrom neighbour_of_tools import twice\nfrom chatglm.tools import tool\n"
     (tmp_path / "tools.py").write_text(text + "@tool\ndef echo(text):\n    'Says it twice.'\n    return twice(text)\n")
     assert call(ToolBox(load_tools(tmp_path / "tools.py")), "echo", text="ab").text == "abab"
 
@@ -394,7 +393,7 @@ def test_a_tool_file_may_import_its_neighbours(tmp_path, monkeypatch):
         ("a.py", "raise SystemExit", "cannot be run: line 1: SystemExit"),
         (
             "a.py",
-            "from chatglm.tools.toolbox import tool\n@tool\ndef f(): pass",
+            "from chatglm.tools import tool\n@tool\ndef f(): pass",
             "line [23]: the tool f has no description",
         ),
         ("a.py", TOOLS + "two = tool(lambda: 1, name='other', description='z')", "two tools named 'other'"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from chatglm.chat.message import Message, Role
 from chatglm.chat.parser import StreamParser
 from chatglm.errors import ToolError
-from chatglm.tools.toolbox import Tool
+from chatglm.tools import Tool
 
 SEEDS = st.integers(0, 2**48)
 FUZZER = Path(fuzz_parser.__file__)

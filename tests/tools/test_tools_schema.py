@@ -5,6 +5,7 @@ import decimal
 import enum
 import functools
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, TypedDict, Union
@@ -17,10 +18,9 @@ from pydantic import BaseModel, Field
 
 from chatglm.chat.message import ToolCall
 from chatglm.errors import ToolError
-from chatglm.tools.annotations import describe
-from chatglm.tools.docstring import read_docstring
-from chatglm.tools.schema import check_value
-from chatglm.tools.toolbox import Tool, ToolBox, tool
+from chatglm.tools import Tool, ToolBox, tool
+from chatglm.tools.checking import Checker
+from chatglm.tools.function import read_docstring
 
 
 class Unit(enum.Enum):
@@ -40,6 +40,14 @@ class Options(TypedDict):
     place: Place
 
 
+class Extended(TypedDict, total=False):
+    a: Annotated[int, "counted"]
+
+
+class Node(NamedTuple):
+    a: int
+
+
 class Person(BaseModel):
     name: str = Field(description="full name", min_length=2)
     age: int | None = None
@@ -51,6 +59,24 @@ class Team(BaseModel):
 
 
 UserId = NewType("UserId", int)
+
+
+def taking(kind):
+    """A tool with one argument of a type, which gives it back."""
+
+    def function(a):
+        return a
+
+    function.__annotations__["a"] = kind
+    return tool(function, description="Takes one.")
+
+
+def schema_of(kind):
+    return taking(kind).parameters["properties"]["a"]
+
+
+def check_value(value, schema):
+    return Checker(schema).check(value)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +106,7 @@ UserId = NewType("UserId", int)
         (dict, {"type": "object"}, {"a": 1}, {"a": 1}),
         (
             dict[str, Place],
-            {"type": "object", "additionalProperties": describe(Place).schema},
+            {"type": "object", "additionalProperties": schema_of(Place)},
             {"a": {"city": "b"}},
             {"a": Place("b")},
         ),
@@ -112,7 +138,27 @@ UserId = NewType("UserId", int)
             "2026-01-02T03:04:05Z",
             datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc),
         ),
-        (decimal.Decimal, {"type": "string", "format": "decimal"}, "1.10", decimal.Decimal("1.10")),
+        (decimal.Decimal, {"type": ["number", "string"]}, "1.10", decimal.Decimal("1.10")),
+        (bytes, {"type": "string", "format": "binary"}, "é", "é".encode()),
+        (dict[int, str], {"type": "object", "additionalProperties": {"type": "string"}}, {"3": "a"}, {3: "a"}),
+        (
+            Node,
+            {"type": "array", "prefixItems": [{"type": "integer"}], "minItems": 1, "maxItems": 1},
+            [3],
+            Node(3),
+        ),
+        (Literal["a"], {"type": "string", "enum": ["a"]}, "a", "a"),
+        (list[Options] | None, {"type": ["array", "null"], "items": schema_of(Options)}, None, None),
+        (
+            Extended,
+            {
+                "type": "object",
+                "properties": {"a": {"type": "integer", "description": "counted"}},
+                "additionalProperties": False,
+            },
+            {},
+            {},
+        ),
         (uuid.UUID, {"type": "string", "format": "uuid"}, str(uuid.UUID(int=5)), uuid.UUID(int=5)),
         (Path, {"type": "string", "format": "path"}, "a/b", Path("a/b")),
         (
@@ -125,7 +171,7 @@ UserId = NewType("UserId", int)
                         "type": "object",
                         "properties": {
                             "city": {"type": "string"},
-                            "days": {"type": "integer"},
+                            "days": {"type": "integer", "default": 1},
                             "tags": {"type": "array", "items": {"type": "string"}},
                         },
                         "required": ["city"],
@@ -143,8 +189,8 @@ UserId = NewType("UserId", int)
             {
                 "type": "object",
                 "properties": {
-                    "lead": describe(Person).schema,
-                    "members": {"type": "array", "items": describe(Person).schema, "default": []},
+                    "lead": schema_of(Person),
+                    "members": {"type": "array", "items": schema_of(Person), "default": []},
                 },
                 "required": ["lead"],
             },
@@ -152,15 +198,16 @@ UserId = NewType("UserId", int)
             Team(lead=Person(name="Li Lei")),
         ),
         (Annotated[int, Field(ge=1, lt=8)], {"type": "integer", "minimum": 1, "exclusiveMaximum": 8}, 7, 7),
-        (Annotated[list[int], Field(max_length=2)], {**describe(list[int]).schema, "maxItems": 2}, [1], [1]),
+        (Annotated[list[int], Field(max_length=2)], {**schema_of(list[int]), "maxItems": 2}, [1], [1]),
     ],
 )
 def test_types_and_their_values(kind, schema, value, expected):
-    described = describe(kind)
-    assert described.schema == schema
-    assert check_value(value, described.schema) == (value, [])
-    assert described.convert(value) == expected
-    assert type(described.convert(value)) is type(expected)
+    made = taking(kind)
+    assert made.parameters["properties"]["a"] == schema
+    assert made.check({"a": value}) == ({"a": value}, [])
+    built = made.build({"a": value})["a"]
+    assert built == expected
+    assert type(built) is type(expected)
 
 
 def test_an_official_annotation():
@@ -257,7 +304,7 @@ def test_no_docstring_breaks_the_description(text):
         pass
 
     function.__doc__ = text
-    made = tool(function, description="x" if not read_docstring(function).description else None)
+    made = tool(function, description="x" if not read_docstring(function)[0] else None)
     assert made.description.strip() == made.description != ""
     assert list(made.parameters["properties"]) == ["a", "m"]
 
@@ -297,7 +344,7 @@ def test_other_arguments_are_converted_too():
         return f"{city} {places}"
 
     box = ToolBox([label])
-    assert label.parameters["additionalProperties"] == describe(Place).schema
+    assert label.parameters["additionalProperties"] == schema_of(Place)
     assert box.call(ToolCall("label", {"city": "a", "b": {"city": "c"}}, "")).text == f"a { {'b': Place('c')} }"
     assert box.call(ToolCall("label", {"city": "a", "b": 3}, "")).kind == "arguments"
 
@@ -318,23 +365,15 @@ def unknown_name(a: "NoSuchType"):  # noqa: F821
     """x"""
 
 
-def no_json(a: bytes):
+class Unknown:
+    pass
+
+
+def no_json(a: Unknown):
     """x"""
 
 
-def no_json_inside(a: list[dict[str, complex]]):
-    """x"""
-
-
-def number_keys(a: dict[int, str]):
-    """x"""
-
-
-class Node(NamedTuple):
-    a: int
-
-
-def named_tuple(a: Node):
+def no_json_inside(a: list[dict[str, Callable]]):
     """x"""
 
 
@@ -383,11 +422,9 @@ half_a_character.__doc__ = "\ud800"
         (positional, "a of the tool positional can only be given by position"),
         (many, "numbers of the tool many can only be given by position"),
         (unknown_name, "annotations of the tool unknown_name.*NoSuchType"),
-        (no_json, "a of the tool no_json is bytes, which has no JSON form"),
-        (no_json_inside, "is complex, which has no JSON form"),
-        (number_keys, "keys must be str"),
-        (named_tuple, "Node, which has no JSON form"),
-        (tree, "Tree, which contains itself"),
+        (no_json, "a of the tool no_json is Unknown, which has no JSON form"),
+        (no_json_inside, "a of the tool no_json_inside is .*, which has no JSON form"),
+        (tree, "tool tree contains itself"),
         (chain, "contains itself"),
         (not_optional, "said to be optional but has no default"),
         (yields, "must return"),
@@ -517,9 +554,15 @@ def with_parameters(**parameters):
         ({"name": "a", "description": "b", "params": [3]}, "must be a dict with a name"),
         ({"name": "a", "description": "b", "params": [], "parameters": {}}, "both params and parameters"),
         (with_parameters(type="array"), "not an object"),
-        (with_parameters(type="object", properties=3), "a dict of schemas"),
-        (with_parameters(type="object", properties={"c": {"type": "text"}}), "properties.c.type.*one of string"),
-        (with_parameters(type="object", properties={"c": {"pattern": "("}}), "pattern.*cannot read"),
+        (with_parameters(type="object", properties=3), "properties must be an object, not 3"),
+        (
+            with_parameters(type="object", properties={"c": {"type": "text"}}),
+            'properties.c.type must be one of "array", .*, not "text"',
+        ),
+        (
+            with_parameters(type="object", properties={"c": {"pattern": "("}}),
+            'properties.c.pattern is "\\(", which cannot be read',
+        ),
         (with_parameters(type="object", properties={"c": {"minimum": "3"}}), "must be a number"),
         (with_parameters(type="object", properties={"c": {"multipleOf": 0}}), "more than 0"),
         (with_parameters(type="object", required="c"), "required.*must be a list"),
@@ -556,7 +599,7 @@ def test_a_schema_is_not_nested_without_end():
     ("value", "schema", "found"),
     [
         ("3", {"type": "integer"}, 3),
-        (3.0, {"type": "integer"}, 3),
+        (3.0, {"type": "integer"}, 3.0),
         (" -7 ", {"type": "integer"}, -7),
         ("3.5", {"type": "number"}, 3.5),
         ("True", {"type": "boolean"}, True),
@@ -614,8 +657,29 @@ def test_harmless_coercions(value, schema, found):
             "the value must be true or false, not 3 or the value must be a list, not 3",
         ),
         (3, {"oneOf": [{"type": "integer"}, {"minimum": 1}]}, "the value fits more than one of the allowed forms"),
+        (
+            3,
+            {"oneOf": [{"type": "integer"}, {"minimum": 1}, {"type": "string"}]},
+            "the value fits more than one of the allowed forms",
+        ),
         (3, {"not": {"type": "integer"}}, "the value must not be 3"),
-        (3, False, "the value must not be given"),
+        (
+            "a" * 500 + "c",
+            {"pattern": "(a*)*\\1b"},
+            "the value must have the form (a*)*\\1b, unlike " + '"' + 76 * "a" + "...",
+        ),
+        ({"a": 3}, {"properties": {"a": False}}, "a must not be given"),
+        (
+            {"citty": 1},
+            {"properties": {"city": {}}, "additionalProperties": False},
+            "citty is not known; did you mean city?; known here: city",
+        ),
+        ([], {"contains": {"type": "string"}}, "the value: None of [] are valid under the given schema"),
+        (
+            {"ab": 1},
+            {"propertyNames": {"maxLength": 1}},
+            "a name in the value: the value must have at most 1 characters, not 2",
+        ),
         (3, {"allOf": [{"type": "integer"}, {"minimum": 4}]}, "the value must be at least 4, not 3"),
     ],
 )
@@ -625,7 +689,7 @@ def test_what_is_wrong_is_said_in_words(value, schema, says):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
     max_leaves=6,
 )
@@ -654,6 +718,17 @@ def test_the_judgement_is_that_of_jsonschema(value, schema):
         assert fits(checked)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "\ud800", {1, 2}, object()])
+def test_what_json_does_not_have_is_no_value(value):
+    for schema in ({}, {"type": "number"}, {"type": "string"}):
+        assert (
+            "cannot be written as JSON" in check_value({"a": [value]}, {"properties": {"a": {"items": schema}}})[1][0]
+        )
+    if isinstance(value, float):
+        with pytest.raises(ToolError, match="cannot be written as JSON"):
+            Tool.from_schema(with_parameters(type="object", properties={"a": {"default": value}}))
+
+
 def test_what_must_not_be_is_meant_as_it_is():
     """A number could be brought into a text, but it is none."""
     schema = {"not": {"type": "string"}}
@@ -670,16 +745,81 @@ def test_a_hostile_pattern_takes_no_time():
     assert check_value("a" * 20_000 + "b", {"pattern": "a*a*a*a*c"})[1]
 
 
+def doubled(depth):
+    """A schema of a few lines whose alternatives are two to the power of its depth."""
+    both = {f"a{level}": {"anyOf": [{"$ref": f"#/$defs/a{level + 1}"}] * 2} for level in range(depth)}
+    return {"$ref": "#/$defs/a0", "$defs": {**both, f"a{depth}": {"type": "integer"}}}
+
+
+def nested(depth, wrap):
+    value = 3
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+SELF = {"$ref": "#"}
+HOSTILE = {
+    "itself": SELF,
+    "all of itself": {"allOf": [SELF, SELF]},
+    "any of itself": {"anyOf": [SELF, SELF]},
+    "not itself": {"not": SELF},
+    "if itself": {"if": SELF, "then": SELF},
+    "a definition of itself": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a", "type": "object"}}},
+    "a circle": {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}},
+    "a tree": {"properties": {"a": SELF}, "unevaluatedProperties": False},
+    "a dynamic tree": {"$dynamicAnchor": "x", "properties": {"a": {"$dynamicRef": "#x"}}},
+    "names": {"propertyNames": SELF},
+    "patterns": {"patternProperties": {"(a+)+$": SELF}},
+    "dependent": {"dependentSchemas": {"a": SELF}},
+    "another base": {"$id": "http://example.invalid/x", "properties": {"a": {"$ref": "y"}}},
+    "a file": {"properties": {"a": {"$ref": "file:///etc/passwd"}}},
+    "names of keywords": {"properties": {"$ref": {"type": "string"}, "properties": {"type": "object"}}},
+    "all of many": {
+        "allOf": [{"$ref": "#/$defs/a0"}],
+        "$defs": {
+            **{f"a{level}": {"allOf": [{"$ref": f"#/$defs/a{level + 1}"}] * 2} for level in range(40)},
+            "a40": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_schema_stops_the_program(name):
+    """It is refused, or calls of it are answered; the process lives on and asks nobody."""
+    try:
+        made = Tool.from_schema(with_parameters(**{"type": "object", **HOSTILE[name]}), lambda **given: "fine")
+    except ToolError:
+        return
+    assert len(made.usage()) < 500
+    for value in (3, "a" * 5000, nested(900, lambda inner: [inner]), nested(900, lambda inner: {"a": inner})):
+        found = ToolBox([made]).call(ToolCall("a", {"a": value}, ""))
+        assert found.ok or found.kind == "arguments"
+
+
 def test_combinations_do_not_multiply():
-    schema = {"type": "integer"}
-    for _ in range(30):
-        schema = {"anyOf": [schema, schema]}
-    assert check_value("x", schema)[1] == ["the value is too complicated to be checked"]
+    assert check_value(3, doubled(10)) == (3, [])
+    assert check_value("x", doubled(30))[1] == ["the value is too complicated to be checked"]
+    assert check_value("x", doubled(3))[1] == ['the value must be a whole number, not "x"']
 
 
-def test_values_nested_too_deeply():
-    value = []
-    for _ in range(5000):
+def test_combinations_do_not_multiply_with_the_value():
+    schema = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/a"}}] * 2}}}
+    value = 3
+    for _ in range(50):
+        value = [value]
+    assert check_value(value, schema)[1] == ["the value is too complicated to be checked"]
+    assert "too complicated to say where" in check_value("x", doubled(18))[1][0]
+    items = {"items": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}
+    assert check_value([3] * 9000 + ["x"], items)[1][0].startswith("[9000] must be a whole number")
+
+
+@pytest.mark.parametrize("depth", [400, 5000])
+def test_values_nested_too_deeply(depth):
+    value = 3
+    for _ in range(depth):
         value = [value]
     schema = {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}}
-    assert check_value(value, schema)[1] == ["the value is nested too deeply"]
+    problems = check_value(value, schema)[1]
+    assert problems == ["the value is nested too deeply"] or "must be a list" in problems[0]

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from chatglm.agent.consent import Consents
 from chatglm.agent.events import Event, FileProduced, ImageProduced, Notice, Observation
 from chatglm.agent.prompts import code_result
-from chatglm.agent.waiting import start, wait
 from chatglm.chat.message import INTERPRETER, ToolCall
 from chatglm.chat.parser import Segment
 from chatglm.errors import SessionError
-from chatglm.tools.toolbox import ToolBox, ToolResult
+from chatglm.tools import ToolBox, ToolResult
+from chatglm.tools.running import Call
 
 MAX_CODE_RESULT = 8000  # characters of one result that the model is told
 GRACE_SECONDS = 5.0  # for code to end after it was interrupted
@@ -72,10 +72,9 @@ class Actions:
     def _call(self, segment: Segment, began: float, stopped: Callable[[], bool]) -> Observation:
         call = segment.call
         assert call is not None
-        future = start(lambda: self.tools.call(call))
-        if not wait(future, stopped):
+        result = self.tools.call(call, stopped)
+        if result.kind == "stopped":
             return _observation(segment, "The call was stopped before it had a result.", "stopped", began)
-        result = future.result()
         return Observation(segment.id, call.name, result.text, result.ok, _status(result), result.seconds, result.cut)
 
     def _is_dangerous(self, call: ToolCall) -> bool:
@@ -99,10 +98,10 @@ class Actions:
 
     def _result(self, code: str, stopped: Callable[[], bool]) -> Any:
         """What running the code gave; None when it could not be ended in time."""
-        future = start(lambda: self.sandbox.run(code))
+        running = Call(lambda: self.sandbox.run(code))
         try:
-            if wait(future, stopped):
-                return future.result()
+            if running.wait(stopped):
+                return running.result()
         except KeyboardInterrupt:
             self.sandbox.interrupt()
             raise
@@ -112,7 +111,7 @@ class Actions:
             self.sandbox.interrupt()  # again and again: the first one may have come before the code began
             return time.monotonic() > last
 
-        return future.result() if wait(future, given_up) else None
+        return running.result() if running.wait(given_up) else None
 
 
 def _observation(segment: Segment, text: str, status: str, began: float) -> Observation:

@@ -6,7 +6,7 @@ from chatglm.chat.message import Message
 from chatglm.chat.template import tool_names
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import SessionError
-from chatglm.tools.toolbox import ToolBox
+from chatglm.tools import ToolBox
 
 
 def check_parts(engine: Any, tokenizer: Any) -> None:

@@ -11,7 +11,7 @@ from chatglm.agent.trace import Record, read_trace
 from chatglm.chat.message import INTERPRETER, ToolCall
 from chatglm.chat.parser import Segment
 from chatglm.errors import TraceError
-from chatglm.tools.toolbox import Tool, ToolBox
+from chatglm.tools import Tool, ToolBox
 
 _UNCARRIED = ("refused", "stopped")  # then there is nothing to compare with
 

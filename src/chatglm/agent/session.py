@@ -23,7 +23,7 @@ from chatglm.chat.message import Message, Role, check_encodable
 from chatglm.chat.saved import SavedConversation, load_file, save_file, vocabulary_of
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import SessionError
-from chatglm.tools.toolbox import Tool, ToolBox
+from chatglm.tools import Tool, ToolBox
 
 OFFICIAL_SAMPLING = SamplingParams(temperature=0.8, top_p=0.8)  # what the official `model.chat` does
 _END = object()
@@ -49,7 +49,7 @@ class Session:
             `stream`, `abort` and `stats`.
         tokenizer: of the same model.
         system: a system prompt; None: the official words where there are tools or code, else none.
-        tools: functions, `chatglm.tools.toolbox.Tool` objects, or one `ToolBox`.
+        tools: functions, `chatglm.tools.Tool` objects, or one `ToolBox`.
         sandbox: where code runs: "auto" opens the strongest isolation there is and closes it with the session; an
             open `chatglm.sandbox.Sandbox` stays the caller's; None: code is not run.
         max_rounds, max_errors, max_new_tokens, max_seconds: limits of one turn; see `Limits`.

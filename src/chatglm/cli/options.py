@@ -91,9 +91,9 @@ def add_workbench(command: Parser) -> None:
         "--tools",
         action="append",
         metavar="WHICH",
-        help="a .py file with functions marked by tool (it is run with your rights), a .json file that names MCP "
-        "servers, or built-in tools such as calculator,current_time,weather,web_fetch:docs.python.org (the host it "
-        "may ask); may be given several times",
+        help="a .py file with functions marked by tool (it is run with your rights; FILE.py:NAME takes one of them), a "
+        ".json file that names MCP servers, or built-in tools such as calculator,current_time,weather,"
+        "web_fetch:docs.python.org (the host it may ask); may be given several times",
     )
     group.add_argument("--code", action="store_true", help="let the model run Python in an isolated interpreter")
     group.add_argument(

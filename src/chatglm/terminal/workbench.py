@@ -17,7 +17,7 @@ from chatglm.words import Words
 
 if TYPE_CHECKING:
     from chatglm.agent.events import ImageProduced
-    from chatglm.tools.toolbox import Tool
+    from chatglm.tools import Tool
 
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg"}
 
@@ -67,7 +67,7 @@ def open_workbench(options: argparse.Namespace) -> Iterator[Workbench]:
     _check(options)
     with ExitStack() as stack:
         sandbox = stack.enter_context(_open_sandbox(options)) if options.code else None
-        tools = [tool for name in options.tools or () for tool in _tools(name, sandbox)]
+        tools = _tools(options.tools, sandbox) if options.tools else []
         if sandbox is not None:
             sandbox.warm_up()  # while the model is loaded and the first answer is written
         yield Workbench(tools, sandbox, Path(options.output or "."))
@@ -95,15 +95,7 @@ def _open_sandbox(options: argparse.Namespace) -> Any:
     return open_sandbox(tier, dangerously_run_unisolated=unisolated)
 
 
-def _tools(name: str, sandbox: Any) -> list[Tool]:
-    """The tools of a file, or built-in tools by name; hosts that `web_fetch` may ask stand after a colon."""
-    if Path(name).suffix in (".py", ".json") or os.path.exists(name):
-        from chatglm.tools.from_file import load_tools
+def _tools(names: Sequence[str], sandbox: Any) -> list[Tool]:
+    from chatglm.tools import named
 
-        return load_tools(name)
-    from chatglm.tools.builtin import builtin_tools
-
-    parts = [part.strip().partition(":") for part in name.split(",")]
-    hosts = [host for tool, _, host in parts if tool == "web_fetch" and host]
-    names = [tool if tool == "web_fetch" else tool + colon + rest for tool, colon, rest in parts]
-    return builtin_tools(names, allow_hosts=hosts, sandbox=sandbox)
+    return named(names, sandbox=sandbox)

@@ -1,13 +1,62 @@
-"""Tools from a file of the user's own: Python with functions marked by `tool`, or an `mcpServers` file."""
+"""Tools by name, as a command line gives them: built-in ones, and those of files of the user's own."""
 
 import atexit
+import difflib
 import importlib.util
+import os
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from chatglm.errors import ToolError
+from chatglm.tools.definition import Tool
 from chatglm.tools.result_text import told
-from chatglm.tools.toolbox import Tool
+
+
+def named(names: str | Iterable[str], *, sandbox: Any = None) -> list[Tool]:
+    """The tools that names stand for, in this order.
+
+    Args:
+        names: texts with names between commas: a built-in tool (`calculator`; `web_fetch:docs.python.org` with a host
+            it may ask), a file as `load_tools` takes it, or one tool of a Python file (`my_tools.py:lookup`).
+        sandbox: whose files the built-in file tools read and write.
+
+    Raises:
+        ToolError: a name that stands for nothing, a file without tools, two tools of one name.
+        MissingExtraError: a `.json` file without the package `mcp`.
+    """
+    texts = [names] if isinstance(names, str) else list(names)
+    parts = [part.strip() for text in texts for part in ([text] if os.path.exists(text) else text.split(","))]
+    hosts = [part.partition(":")[2] for part in parts if part.startswith("web_fetch:")]
+    found: dict[str, Tool] = {}
+    for part in dict.fromkeys("web_fetch" if part.startswith("web_fetch:") else part for part in parts if part):
+        for made in _of(part, [host for host in hosts if host], sandbox):
+            if found.setdefault(made.name, made) is not made:
+                raise ToolError(f"two tools have the name {made.name!r}, the second from {part!r}; leave one out")
+    return list(found.values())
+
+
+def _of(part: str, hosts: list[str], sandbox: Any) -> list[Tool]:
+    """The tools one name stands for."""
+    one = re.fullmatch(r"(.+\.(?:py|json)):([\w.-]+)", part)
+    if one and not os.path.exists(part):
+        tools = load_tools(one[1])
+        chosen = [tool for tool in tools if tool.name == one[2]]
+        if not chosen:
+            raise ToolError(f"{one[1]!r} has no tool {one[2]!r}{_near(one[2], [tool.name for tool in tools])}")
+        return chosen
+    if Path(part).suffix in (".py", ".json") or os.path.exists(part):
+        return load_tools(part)
+    from chatglm.tools.builtin import builtin_tools
+
+    return builtin_tools([part], allow_hosts=hosts, sandbox=sandbox)
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f"; did you mean {near[0]}?" if near else "") + f"; it has {', '.join(known)}"
 
 
 def load_tools(path: str | Path) -> list[Tool]:
@@ -62,7 +111,7 @@ def _from_python(path: Path) -> list[Tool]:
         raise ToolError(f"{str(path)!r} cannot be run: {_place(error, path)}{told(error)}") from error
     found = list(dict.fromkeys(value for value in vars(module).values() if isinstance(value, Tool)))
     if not found:
-        raise ToolError(f"{str(path)!r} has no tools; mark functions with @tool from chatglm.tools.toolbox")
+        raise ToolError(f"{str(path)!r} has no tools; mark functions with @tool from chatglm.tools")
     names = [tool.name for tool in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 from chatglm.chat.message import INTERPRETER
 from chatglm.errors import MissingExtraError, ToolError
+from chatglm.tools.definition import Tool
 from chatglm.tools.mcp_config import ServerConfig, read_mcp_file
 from chatglm.tools.mcp_server import McpServer
-from chatglm.tools.schema_rules import inlined
-from chatglm.tools.toolbox import Tool
+from chatglm.tools.schema import inlined
 
 _Value = TypeVar("_Value")
 _SIGNS = re.compile(r"[^\w.-]")  # what a tool's name must not hold

@@ -1,154 +1,109 @@
-"""A call with a time limit: plain functions in a thread of their own, coroutines on an event loop.
+"""A call in a thread of its own, which can be waited for without hanging with it.
 
-Python cannot end a thread. A function that goes on after its time is abandoned: nobody waits for it any more, its
-result is thrown away, and it is counted until it ends.
+Python cannot end a thread. A function that goes on after its time is left alone: nobody waits for it any more, and its
+result is thrown away. A coroutine that a function gives is run in the same thread, and cancelled when its time is over.
 """
 
 import asyncio
-import contextlib
 import contextvars
 import inspect
-import queue
+import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+POLL_SECONDS = 0.05  # how soon a stop is noticed; a result is noticed at once
 _GRACE = 1.0  # seconds a cancelled coroutine has to end
 
-Function = Callable[..., Any]
 
+class Call:
+    """A function at work. Begins at once, and does not keep the process alive.
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a call ended: with a value, an exception, or not in time."""
+    Args:
+        function: what to call; what it returns may be awaitable.
+        seconds: how long it may take.
 
-    value: Any = None
-    exception: BaseException | None = None
-    timed_out: bool = False
+    Attributes:
+        value: what the function returned, once it has ended.
+        error: what it raised; `TookTooLong` for a coroutine that was cancelled.
+        stuck: whether a coroutine goes on although it was cancelled.
+    """
 
+    def __init__(self, function: Callable[[], Any], seconds: float = math.inf) -> None:
+        self._function, self._end = function, time.monotonic() + seconds
+        self._answered = threading.Event()
+        self._grace = 0.0  # a coroutine ends itself, soon after its time
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.stuck = False
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._work,), name="chatglm-work", daemon=True)
+        self._thread.start()
 
-class Runner:
-    """Runs calls and knows which of them never ended."""
+    @property
+    def ended(self) -> bool:
+        return self._answered.is_set()
 
-    def __init__(self) -> None:
-        self._abandoned: list[threading.Thread | asyncio.Task[Outcome]] = []
-        self._lock = threading.Lock()
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs, perhaps although its time is over."""
+        return self._thread.is_alive()
 
-    def abandoned(self) -> int:
-        """How many calls are still running after their time."""
-        with self._lock:
-            self._abandoned = [one for one in self._abandoned if _is_running(one)]
-            return len(self._abandoned)
+    def wait(self, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until it has ended, True, or until its time is over or `stopped` says so, False; it goes on then."""
+        while True:
+            left = self._end + self._grace - time.monotonic()
+            if self._answered.wait(min(POLL_SECONDS, max(0.0, left))):
+                return True
+            if left <= 0 or stopped():
+                return self.ended
 
-    def run(self, function: Function, arguments: dict[str, Any], timeout: float) -> Outcome:
-        """Carries out the call; from inside an event loop too, which then stands still."""
-        answers: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        thread = _start(function, arguments, timeout, answers.put)
+    def result(self) -> Any:
+        """What the function returned, or its error raised, after `wait` has said that it has ended."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def _work(self) -> None:
         try:
-            return answers.get(timeout=timeout + 2 * _GRACE if _is_async(function) else timeout)
-        except queue.Empty:
-            self._abandon(thread)
-            return Outcome(timed_out=True)
-        except BaseException:  # Ctrl-C while waiting
-            self._abandon(thread)
-            raise
+            value = self._function()
+            if inspect.isawaitable(value):
+                self._grace = 2 * _GRACE
+                asyncio.run(self._awaited(value))
+            else:
+                self._finish(value)
+        except BaseException as error:
+            self._finish(error=error)
 
-    async def arun(self, function: Function, arguments: dict[str, Any], timeout: float) -> Outcome:
-        """Carries out the call on the running event loop; plain functions still in a thread."""
-        if _is_async(function):
-            return await self._await(function(**arguments), timeout)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Outcome] = loop.create_future()
-
-        def post(outcome: Outcome) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(lambda: None if answer.done() else answer.set_result(outcome))
-
-        thread = _start(function, arguments, timeout, post)
-        done = False
-        try:
-            await asyncio.wait({answer}, timeout=timeout)
-            done = answer.done()
-            return answer.result() if done else Outcome(timed_out=True)
-        finally:
-            if not done:
-                self._abandon(thread)
-                answer.cancel()
-
-    async def _await(self, coroutine: Any, timeout: float) -> Outcome:
-        task = asyncio.ensure_future(_settled(coroutine))
-        try:
-            await asyncio.wait({task}, timeout=timeout)
-            if task.done():
-                return task.result()
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
+    async def _awaited(self, awaitable: Any) -> None:
+        """Answers before the loop is closed, because closing waits for tasks that refuse to be cancelled."""
+        task = asyncio.ensure_future(_settled(awaitable))
+        left = self._end - time.monotonic()
+        await asyncio.wait({task}, timeout=None if left == math.inf else max(0.0, left))
+        if task.done():
+            self._finish(*task.result())
+            return
         task.cancel()
         await asyncio.wait({task}, timeout=_GRACE)
-        if not task.done():
-            self._abandon(task)
-        return Outcome(timed_out=True)
+        self.stuck = not task.done()
+        self._finish(error=TookTooLong())
 
-    def _abandon(self, call: "threading.Thread | asyncio.Task[Outcome]") -> None:
-        with self._lock:
-            self._abandoned.append(call)
-
-
-def _is_async(function: Function) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    def _finish(self, value: Any = None, error: BaseException | None = None) -> None:
+        if not self.ended:
+            self.value, self.error = value, error
+            self._answered.set()
 
 
-def _is_running(call: "threading.Thread | asyncio.Task[Outcome]") -> bool:
-    return call.is_alive() if isinstance(call, threading.Thread) else not call.done()
+class TookTooLong(Exception):
+    """A coroutine was cancelled because its time was over."""
 
 
-async def _settled(awaitable: Any) -> Outcome:
+async def _settled(awaitable: Any) -> tuple[Any, BaseException | None]:
     """What became of it, as a value: an exit raised in a task would end the whole loop."""
     try:
-        return Outcome(await awaitable)
+        return await awaitable, None
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        return Outcome(exception=error)
-
-
-def _start(
-    function: Function, arguments: dict[str, Any], timeout: float, post: Callable[[Outcome], None]
-) -> threading.Thread:
-    context = contextvars.copy_context()
-    thread = threading.Thread(
-        target=context.run, args=(_call, function, arguments, timeout, post), name="tool call", daemon=True
-    )
-    thread.start()
-    return thread
-
-
-def _call(function: Function, arguments: dict[str, Any], timeout: float, post: Callable[[Outcome], None]) -> None:
-    end = time.monotonic() + timeout
-    try:
-        value = function(**arguments)
-    except BaseException as error:
-        post(Outcome(exception=error))
-        return
-    if not inspect.isawaitable(value):
-        post(Outcome(value))
-        return
-    try:
-        asyncio.run(_finish(value, max(0.0, end - time.monotonic()), post))
-    except BaseException as error:  # the loop itself failed; a second answer does no harm
-        post(Outcome(exception=error))
-
-
-async def _finish(awaitable: Any, timeout: float, post: Callable[[Outcome], None]) -> None:
-    """Answers before the loop is closed, because closing waits for tasks that refuse to be cancelled."""
-    task = asyncio.ensure_future(_settled(awaitable))
-    await asyncio.wait({task}, timeout=timeout)
-    if not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=_GRACE)
-        post(Outcome(timed_out=True))
-        return
-    post(task.result())
+        return None, error

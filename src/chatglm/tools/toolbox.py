@@ -2,6 +2,7 @@
 
 import contextvars
 import difflib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,11 +10,9 @@ from typing import Any, Literal
 
 from chatglm.chat.message import ToolCall
 from chatglm.errors import ToolError
+from chatglm.tools.definition import Tool, check_limits, tool
 from chatglm.tools.result_text import cut, result_text, told
-from chatglm.tools.running import Outcome, Runner
-from chatglm.tools.tool import Tool, check_limits, tool
-
-__all__ = ["Tool", "ToolBox", "ToolResult", "tool"]
+from chatglm.tools.running import Call, TookTooLong
 
 TIMEOUT = 30.0  # seconds
 MAX_RESULT = 4000  # characters
@@ -21,7 +20,7 @@ _MAX_ABANDONED = 8
 _MAX_DEPTH = 4  # tools that call tools
 _DEPTH = contextvars.ContextVar("depth of tool calls", default=0)
 
-Kind = Literal["unknown", "arguments", "exception", "timeout", "result", "busy"]
+Kind = Literal["unknown", "arguments", "exception", "timeout", "stopped", "result", "busy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,8 @@ class ToolResult:
         error: what was wrong; None if nothing was.
         seconds: how long it took.
         cut: whether the result was longer than the model is shown.
-        kind: of an error: an unknown tool, wrong arguments, an exception, too slow, a result that is no text, or too
-            many calls at once.
+        kind: of an error: an unknown tool, wrong arguments, an exception, too slow, stopped, a result that is no text,
+            or too many calls at once.
     """
 
     text: str
@@ -68,7 +67,8 @@ class ToolBox:
         check_limits(timeout, max_result, "the tool box")
         self.timeout, self.max_result = timeout, max_result
         self._tools: dict[str, Tool] = {}
-        self._runner = Runner()
+        self._abandoned: list[Call] = []
+        self._lock = threading.Lock()
         if callable(tools):
             raise ToolError(f"tools is {tools!r}; it must be a list of tools")
         for item in tools:
@@ -89,7 +89,9 @@ class ToolBox:
     @property
     def abandoned(self) -> int:
         """How many calls are still running although their time is over."""
-        return self._runner.abandoned()
+        with self._lock:
+            self._abandoned = [call for call in self._abandoned if call.is_alive]
+            return len(self._abandoned)
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())
@@ -107,27 +109,26 @@ class ToolBox:
         """The tools as the system message holds them: `Message("system", TOOLS_PROMPT, tools=box.schemas())`."""
         return [found.schema() for found in self]
 
-    def call(self, call: ToolCall) -> ToolResult:
-        """Carries out a call the model wrote. Never raises for what the model or the tool does."""
-        prepared = self._prepare(call)
-        if isinstance(prepared, ToolResult):
-            return prepared
-        token = _DEPTH.set(_DEPTH.get() + 1)
-        try:
-            return prepared.answer(self._runner.run(prepared.function, prepared.arguments, prepared.timeout))
-        finally:
-            _DEPTH.reset(token)
+    def call(self, call: ToolCall, stopped: Callable[[], bool] = lambda: False) -> ToolResult:
+        """Carries out a call the model wrote. Never raises for what the model or the tool does.
 
-    async def acall(self, call: ToolCall) -> ToolResult:
-        """The same from a coroutine; async tools run on its event loop and are cancelled with it."""
+        Args:
+            call: what the model wrote.
+            stopped: asked while the call goes on; once true, nobody waits for it any longer.
+        """
         prepared = self._prepare(call)
         if isinstance(prepared, ToolResult):
             return prepared
         token = _DEPTH.set(_DEPTH.get() + 1)
+        running = Call(prepared.carry_out, prepared.timeout)
         try:
-            return prepared.answer(await self._runner.arun(prepared.function, prepared.arguments, prepared.timeout))
-        finally:
+            ended = running.wait(stopped)
+            return prepared.answer(running, not ended and stopped())
+        finally:  # also after Ctrl-C
             _DEPTH.reset(token)
+            if running.stuck or not running.ended:
+                with self._lock:
+                    self._abandoned.append(running)
 
     def _prepare(self, call: ToolCall) -> "_Prepared | ToolResult":
         found = self._tools.get(call.name)
@@ -149,7 +150,7 @@ class ToolBox:
             return _failed("busy", f"{found.name} was not called: {self.abandoned} earlier calls have not ended", "")
         timeout = self.timeout if found.timeout is None else found.timeout
         max_result = self.max_result if found.max_result is None else found.max_result
-        return _Prepared(found.name, found.function, arguments, timeout, max_result, time.monotonic())
+        return _Prepared(found, arguments, timeout, max_result, time.monotonic())
 
     def _suggestion(self, name: str) -> str:
         if not self._tools:
@@ -165,25 +166,41 @@ def _failed(kind: Kind, error: str, advice: str, seconds: float = 0.0) -> ToolRe
     return ToolResult(text, False, error, seconds, was_cut, kind)
 
 
+class _NotAccepted(Exception):
+    """The type of a parameter did not accept its value."""
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """A call that may be carried out."""
 
-    name: str
-    function: Callable[..., Any]
+    tool: Tool
     arguments: dict[str, Any]
     timeout: float
     max_result: int
     begun: float
 
-    def answer(self, outcome: Outcome) -> ToolResult:
-        seconds = time.monotonic() - self.begun
-        if outcome.timed_out:
-            return _failed("timeout", f"{self.name} gave no answer within {self.timeout:g} seconds", "", seconds)
-        if outcome.exception is not None:
-            return _failed("exception", f"{self.name} failed: {told(outcome.exception)}", "", seconds)
+    def carry_out(self) -> Any:
+        """Builds the values of the arguments, which may run code of their types, and calls the function."""
         try:
-            text, was_cut = cut(result_text(outcome.value), self.max_result)
-        except ToolError as error:
-            return _failed("result", f"{self.name} gave no usable result: {error}", "", seconds)
+            values = self.tool.build(self.arguments)
+        except Exception as error:
+            raise _NotAccepted(told(error)) from error
+        return self.tool(**values)
+
+    def answer(self, call: Call, stopped: bool) -> ToolResult:
+        """What is said about a call that has ended, or that nobody waits for any longer."""
+        name, seconds, error = self.tool.name, time.monotonic() - self.begun, call.error
+        if not call.ended or isinstance(error, TookTooLong):
+            if stopped:
+                return _failed("stopped", f"{name} was stopped before it had a result", "", seconds)
+            return _failed("timeout", f"{name} gave no answer within {self.timeout:g} seconds", "", seconds)
+        if isinstance(error, _NotAccepted):
+            return _failed("arguments", f"wrong arguments for {name}: {error}", self.tool.usage(), seconds)
+        if error is not None:
+            return _failed("exception", f"{name} failed: {told(error)}", "", seconds)
+        try:
+            text, was_cut = cut(result_text(call.value), self.max_result)
+        except ToolError as unusable:
+            return _failed("result", f"{name} gave no usable result: {unusable}", "", seconds)
         return ToolResult(text, True, None, seconds, was_cut)

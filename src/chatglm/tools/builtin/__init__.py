@@ -12,7 +12,7 @@ from chatglm.tools.builtin.clock import current_time
 from chatglm.tools.builtin.files import FileStore, file_tools
 from chatglm.tools.builtin.weather import make_weather
 from chatglm.tools.builtin.web import make_web_fetch
-from chatglm.tools.toolbox import Tool
+from chatglm.tools.definition import Tool
 
 __all__ = ["builtin_tools", "calculator", "current_time", "file_tools", "make_weather", "make_web_fetch"]
 

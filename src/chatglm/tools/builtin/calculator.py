@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from chatglm.errors import ToolError
-from chatglm.tools.toolbox import tool
+from chatglm.tools.definition import tool
 
 _MAX_CHARACTERS = 1000
 _MAX_BITS = 10_000  # of a whole number, about 3000 digits

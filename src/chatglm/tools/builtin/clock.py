@@ -7,7 +7,7 @@ import zoneinfo
 from typing import Annotated
 
 from chatglm.errors import ToolError
-from chatglm.tools.toolbox import tool
+from chatglm.tools.definition import tool
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _OTHER_NAMES = {  # cities people ask for that the time zone database does not name

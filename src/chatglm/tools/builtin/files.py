@@ -4,7 +4,7 @@ from typing import Annotated, Any, Protocol
 
 from chatglm.chat.message import FILES_FOLDER
 from chatglm.errors import ToolError
-from chatglm.tools.toolbox import Tool, tool
+from chatglm.tools.definition import Tool, tool
 
 _MAX_BYTES = 4_000_000
 

@@ -8,7 +8,7 @@ import urllib.request
 from typing import Annotated, Any
 
 from chatglm.errors import ToolError
-from chatglm.tools.toolbox import Tool, tool
+from chatglm.tools.definition import Tool, tool
 
 PLACES = "https://geocoding-api.open-meteo.com/v1/search"
 FORECAST = "https://api.open-meteo.com/v1/forecast"

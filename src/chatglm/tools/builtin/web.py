@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 from chatglm.errors import ToolError
 from chatglm.tools.builtin.html_text import html_text
-from chatglm.tools.toolbox import Tool, tool
+from chatglm.tools.definition import Tool, tool
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)

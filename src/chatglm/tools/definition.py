@@ -10,12 +10,10 @@ from typing import Any, Literal, overload
 
 from chatglm.chat.message import INTERPRETER, check_encodable, check_metadata, tools_json
 from chatglm.errors import PromptError, ToolError
-from chatglm.tools.annotations import Convert, same
-from chatglm.tools.result_text import told
-from chatglm.tools.schema import check_value, spelled
-from chatglm.tools.schema_rules import check_schema
-from chatglm.tools.signature import read_signature
+from chatglm.tools.checking import Checker
+from chatglm.tools.function import Signature, read_function
 from chatglm.tools.tool_forms import plain_form, to_composite
+from chatglm.tools.wording import listed
 
 _NAME = re.compile(r"[\w.-]{1,64}")
 
@@ -42,8 +40,8 @@ class Tool:
     dangerous: bool = False
     max_result: int | None = None
     _form: dict[str, Any] = field(default_factory=dict, repr=False)
-    _convert: dict[str, Convert] = field(default_factory=dict, repr=False)
-    _convert_rest: Convert = field(default=same, repr=False)
+    _signature: Signature | None = field(default=None, repr=False)
+    _checker: Checker = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -51,7 +49,9 @@ class Tool:
             raise ToolError(f"the description of the tool {self.name} is {self.description!r}; it must be a text")
         if self.function is not None and not callable(self.function):
             raise ToolError(f"the function of the tool {self.name} is {self.function!r}; it must be callable")
-        check_schema(self.parameters, f"the parameters of the tool {self.name}")
+        where = f"the parameters of the tool {self.name}"
+        checker = Checker(self.parameters, where, strict=True, formats=self._signature is not None)
+        object.__setattr__(self, "_checker", checker)
         if self.parameters.get("type", "object") != "object":
             raise ToolError(f"the parameters of the tool {self.name} are {self.parameters['type']!r}; not an object")
         check_limits(self.timeout, self.max_result, f"the tool {self.name}")
@@ -115,44 +115,24 @@ class Tool:
         return self.function(*arguments, **named)
 
     def check(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """The arguments as the function takes them, and what is wrong with them; see `schema` for what is accepted."""
-        checked, problems = check_value(dict(arguments), _strict(self.parameters), root=self.parameters)
-        if problems:
-            return checked, problems
-        converted = {}
-        for name, value in checked.items():
-            try:
-                converted[name] = self._convert.get(name, self._convert_rest)(value)
-            except Exception as error:  # whatever the constructor of a foreign class raises
-                problems.append(f"{name} is {spelled(value)}, which is not accepted: {told(error)}")
-        return converted, problems
+        """The arguments as the schema wants them, and what is wrong with them; see `checking` for what is accepted.
+
+        No code of the tool's is run; `build` makes the values the function takes.
+        """
+        return self._checker.check(dict(arguments))
+
+    def build(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments that were checked as the function takes them. Runs code of their types: a part of the call.
+
+        Raises:
+            ToolError: a type does not accept its value.
+        """
+        return arguments if self._signature is None else self._signature.build(arguments)
 
     def usage(self) -> str:
         """How a right call looks, in words."""
-        required = self.parameters.get("required", [])
-        properties = self.parameters.get("properties", {})
-        words = [
-            f"{name} ({_type_words(part)}, {'required' if name in required else 'optional'})"
-            for name, part in properties.items()
-        ]
-        return f"{self.name} takes: {', '.join(words)}." if words else f"{self.name} takes no arguments."
-
-
-def _strict(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The schema with other arguments than the listed ones refused, unless it says something about them itself."""
-    speaks = ("additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")
-    if "properties" not in parameters or any(keyword in parameters for keyword in speaks):
-        return parameters
-    return {**parameters, "additionalProperties": False}
-
-
-def _type_words(schema: Any) -> str:
-    if not isinstance(schema, Mapping):
-        return "any value"
-    if "enum" in schema:
-        return "one of " + ", ".join(spelled(choice) for choice in schema["enum"][:12])
-    kinds = schema.get("type", "any value")
-    return kinds if isinstance(kinds, str) else " or ".join(kinds)
+        words = listed(self.parameters, self.parameters)
+        return f"{self.name} takes: {words}." if words else f"{self.name} takes no arguments."
 
 
 def _check_name(name: Any) -> None:
@@ -173,8 +153,6 @@ def check_limits(timeout: float | None, max_result: int | None, where: str) -> N
         raise ToolError(f"max_result of {where} is {max_result!r}; it must be a number of characters above 0")
 
 
-@overload
-def tool(function: Callable[..., Any]) -> Tool: ...
 @overload
 def tool(
     function: None = None,
@@ -233,7 +211,7 @@ def tool(
     _check_function(function)
     named = name if name is not None else getattr(function, "__name__", type(function).__name__)
     _check_name(named)
-    found = read_signature(function, named)
+    found = read_function(function, named)
     if not (found.description if description is None else str(description)).strip():
         raise ToolError(f"the tool {named} has no description; write a docstring or give description=")
     return Tool(
@@ -245,8 +223,7 @@ def tool(
         dangerous,
         max_result,
         {},
-        found.convert,
-        found.convert_rest,
+        found,
     )
 
 
