@@ -57,10 +57,13 @@ class Engine:
         token_texts: Callable[[], Sequence[bytes]] | None = None,
         draft_model: Any = None,
     ) -> None:
+        _check_parts(model, config)
         self.config = config = config or EngineConfig()
         self.model, self.new_decoder = model, new_decoder
         self.token_texts = lru_cache(maxsize=1)(lambda: TokenTexts(token_texts())) if token_texts else None
         self.context = int(model.config.max_position_embeddings)
+        known = config.stop_token_ids
+        self.stop_token_ids = frozenset(_stop_ids_of(model) if known is None else token_ids_of(known))
         stored = stored_dtype(config.kv_dtype, model.dtype)
         most = self.context * config.max_running
         blocks = num_blocks(model, config.block_size, config.kv_memory, most, stored)
@@ -114,9 +117,7 @@ class Engine:
                 tokens than the cache holds, stop strings without a decoder, an unknown draft or adapter.
         """
         params = params or SamplingParams()
-        stop_ids = frozenset(params.stop_token_ids) | (
-            frozenset() if params.ignore_eos else frozenset(self.config.stop_token_ids)
-        )
+        stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.stop_token_ids)
         request = Request(token_ids_of(prompt_ids), params, stop_ids, adapter, after)
         if pool is not None:
             if pool not in POOLS or params.prompt_logprobs is not None:
@@ -233,7 +234,7 @@ class Engine:
         outputs = list(self.stream(request))
         return Completion(
             token_ids=tuple(request.output_ids),
-            text="".join(output.text for output in outputs),
+            decoded=None if self.new_decoder is None else "".join(output.text for output in outputs),
             finish_reason=request.finish_reason or "error",
             stop_id=request.stop_id,
             logprobs=tuple(item for output in outputs for item in output.logprobs),
@@ -369,3 +370,22 @@ def _embedding(answer: Completion) -> tuple[float, ...]:
     if answer.embedding is None:
         raise GenerationError(f"there is no embedding: {answer.error or answer.finish_reason}")
     return answer.embedding
+
+
+def _stop_ids_of(model: Any) -> Sequence[int]:
+    """The ids at which a model's answers end by its own word, those of its vocabulary."""
+    for config in (getattr(model, "generation_config", None), model.config):
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return [one for one in ([ids] if isinstance(ids, int) else ids) if 0 <= one < model.config.vocab_size]
+    return []
+
+
+def _check_parts(model: object, config: object) -> None:
+    if not hasattr(getattr(model, "config", None), "max_position_embeddings") or not hasattr(model, "forward"):
+        raise RequestError(f"model is a {type(model).__name__}; it must be a network, such as chatglm.load gives")
+    if config is not None and not isinstance(config, EngineConfig):
+        raise RequestError(
+            f"config is a {type(config).__name__}; it must be an EngineConfig or None "
+            "(chatglm.engine_for(model, tokenizer) makes an engine that knows its tokenizer)"
+        )

@@ -1,16 +1,27 @@
 """What others may count on from whatever answers: this package's engine, or an adapter onto another one."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from chatglm.engine.request import Output, Request, SamplingParams
+from chatglm.engine.purpose import Pool
+from chatglm.engine.request import Output, Request, SamplingParams, Sink
 from chatglm.engine.results import Completion, Stats
 
 
 class Answering(Protocol):
     """The engine as its callers know it; `Engine` says what each call means."""
 
-    def submit(self, prompt_ids: Sequence[int], params: SamplingParams | None = None, **options: Any) -> Request: ...
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        after: Request | None = None,
+        sink: Sink | None = None,
+        pool: Pool | None = None,
+        scored_from: int = 1,
+    ) -> Request: ...
 
     def step(self) -> list[Output]: ...
 
