@@ -203,7 +203,7 @@ def copied(engine: Engine, draft: Any) -> tuple[float, tuple[int, ...]]:
     def copies(output_ids: Any, logits: torch.Tensor) -> None:
         logits[answer[min(len(output_ids), len(answer) - 1)]] += 1000
 
-    params = SamplingParams(temperature=0, max_tokens=len(answer), draft=draft, hook=copies)
+    params = SamplingParams(temperature=0, max_tokens=len(answer), ignore_eos=True, draft=draft, hook=copies)
     request = engine.submit(text, params)
     while request.num_output == 0:
         engine.step()

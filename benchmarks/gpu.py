@@ -100,7 +100,7 @@ def decode_rate(model: Any, settings: dict[str, Any], batch: int, options: argpa
     """Tokens/s of all requests together while `batch` of them decode."""
     engine = Engine(model, EngineConfig(max_running=max(batch, 1), **settings))
     generator = torch.Generator().manual_seed(0)
-    params = SamplingParams(temperature=0, max_tokens=options.tokens + 40)
+    params = SamplingParams(temperature=0, max_tokens=options.tokens + 40, ignore_eos=True)
     shape = (batch, options.context)
     prompts = torch.randint(3, 60000, shape, generator=generator).tolist()
     requests = [engine.submit(prompt, params) for prompt in prompts]

@@ -57,7 +57,7 @@ def run(model: Any, load: list[Job], max_tokens: int, max_running: int, prompt_t
     """Play the arrivals in real time against a fresh engine."""
     kv_dtype = "float16" if model.dtype == torch.float32 else "model"
     engine = Engine(model, EngineConfig(max_running=max_running, kv_dtype=kv_dtype, max_prompt_tokens=prompt_tokens))
-    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
     start, waiting, active = time.perf_counter(), list(load), []
     while waiting or active:
         now = time.perf_counter() - start

@@ -26,7 +26,7 @@ def model() -> ChatGLMForConditionalGeneration:
     torch.manual_seed(0)
     config = ChatGLMConfig(
         num_layers=1, hidden_size=16, ffn_hidden_size=16, kv_channels=4, num_attention_heads=4, padded_vocab_size=32,
-        multi_query_attention=True, multi_query_group_num=2, seq_length=64,
+        multi_query_attention=True, multi_query_group_num=2, seq_length=64, eos_token_id=None,
     )  # fmt: skip
     return ChatGLMForConditionalGeneration(config).eval()
 
@@ -198,7 +198,7 @@ def test_extreme_settings_and_broken_logits_end_nobody_else(model: Any, params: 
 def test_logprobs_of_a_small_vocabulary() -> None:
     config = ChatGLMConfig(
         num_layers=1, hidden_size=16, ffn_hidden_size=16, kv_channels=4, num_attention_heads=4, padded_vocab_size=8,
-        multi_query_attention=True, multi_query_group_num=2, seq_length=64,
+        multi_query_attention=True, multi_query_group_num=2, seq_length=64, eos_token_id=None,
     )  # fmt: skip
     answer = Engine(ChatGLMForConditionalGeneration(config).eval()).generate([[1]], replace(GREEDY, logprobs=20))[0]
     assert all(len(item.top) == 8 for item in answer.logprobs)
@@ -348,3 +348,30 @@ def test_free_memory_knows_a_containers_limit(tmp_path: Any) -> None:
         (tmp_path / "memory.max").write_text(limit)
         assert _left_to_the_container(tmp_path) == left
     assert free_memory(torch.device("cpu")) > 0
+
+
+def test_an_engine_of_a_model_alone_stops_where_the_model_says(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = Engine(model).generate([[1, 2]], GREEDY)[0]
+    assert free.finish_reason == "length"
+    third = free.token_ids[2]
+    for holder, ids in ((model.generation_config, [third, 999]), (model.config, third)):
+        monkeypatch.setattr(model.generation_config, "eos_token_id", None)
+        monkeypatch.setattr(holder, "eos_token_id", ids)
+        answer = Engine(model).generate([[1, 2]], GREEDY)[0]
+        assert (answer.finish_reason, answer.stop_id) == ("stop", third)
+        for settings, params in ((EngineConfig(stop_token_ids=()), GREEDY), (None, replace(GREEDY, ignore_eos=True))):
+            assert Engine(model, settings).generate([[1, 2]], params)[0].token_ids == free.token_ids
+
+
+def test_an_engine_that_knows_ids_only_says_so(model: Any) -> None:
+    answer = Engine(model).generate([[1]], GREEDY)[0]
+    with pytest.raises(RequestError, match=r"no decoder.*`token_ids`.*engine_for"):
+        len(answer.text)
+    assert len(Engine(model, new_decoder=Letters).generate([[1]], GREEDY)[0].text) == 8
+
+
+def test_an_engine_says_what_it_is_made_of(model: Any) -> None:
+    with pytest.raises(RequestError, match=r"model is a str; .*chatglm\.load"):
+        Engine("chatglm3-6b")
+    with pytest.raises(RequestError, match=r"config is a dict; it must be an EngineConfig.*engine_for"):
+        Engine(model, {"max_running": 3})  # type: ignore[arg-type]

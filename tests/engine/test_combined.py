@@ -46,6 +46,7 @@ def network(kind: str) -> Any:
     config = ChatGLMConfig(
         num_layers=2, hidden_size=32, ffn_hidden_size=32, kv_channels=16, num_attention_heads=4,
         padded_vocab_size=VOCABULARY, multi_query_attention=True, multi_query_group_num=2, seq_length=64,
+        eos_token_id=None,
         pre_seq_len=3 if kind == "prefix" else None,
     )  # fmt: skip
     model = ChatGLMForConditionalGeneration(config).eval()

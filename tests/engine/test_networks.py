@@ -21,7 +21,7 @@ SHAPE = {
     "padded_vocab_size": 96, "multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True,
     "seq_length": 256,
 }  # fmt: skip
-GREEDY = SamplingParams(temperature=0, max_tokens=16)
+GREEDY = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
 
 
 def network(**overrides: Any) -> ChatGLMForConditionalGeneration:

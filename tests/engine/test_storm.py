@@ -24,7 +24,7 @@ def model() -> ChatGLMForConditionalGeneration:
     torch.manual_seed(0)
     config = ChatGLMConfig(
         num_layers=1, hidden_size=16, ffn_hidden_size=16, kv_channels=4, num_attention_heads=4, padded_vocab_size=32,
-        multi_query_attention=True, multi_query_group_num=2, seq_length=64,
+        multi_query_attention=True, multi_query_group_num=2, seq_length=64, eos_token_id=None,
     )  # fmt: skip
     return ChatGLMForConditionalGeneration(config).eval()
 

@@ -31,31 +31,36 @@ def fused(scheme: str = "int4", **options: Any) -> Any:
 
 
 def logits_of(model: Any) -> torch.Tensor:
-    """Float32 logits after every token of a text, in pieces and through the cache, as the engine gets them."""
+    """Float32 logits before every token of a text, in pieces and through the cache, as the engine gets them."""
     engine = Engine(model, EngineConfig(max_batch_tokens=16))
     seen: list[torch.Tensor] = []
-    runner = engine.runner
-    forward = runner._forward
-    runner._forward = lambda *rest: seen.append(forward(*rest)) or seen[-1]  # type: ignore[method-assign, func-returns-value]
+    states = engine.runner._states
+
+    def watched(*step: Any) -> Any:
+        found, head = states(*step)
+        return found, lambda which: seen.append(head(which)) or seen[-1]  # type: ignore[func-returns-value]
+
+    engine.runner._states = watched  # type: ignore[method-assign]
     engine.score(prompts()[1], prompts()[3])
     return torch.cat(seen).float()
 
 
 def taken(model: Any, step: Callable[[], Any]) -> list[bool]:
-    """For every step, whether the short way gave the logits."""
+    """For every step, whether the short way was taken."""
     found: list[bool] = []
     way = model.__dict__[NAME]
+    states = way.states
 
     def note(*rest: Any) -> Any:
-        logits = way(*rest)
-        found.append(logits is not None)
-        return logits
+        given = states(*rest)
+        found.append(given is not None)
+        return given
 
-    model.__dict__[NAME] = note
+    way.states = note
     try:
         step()
     finally:
-        model.__dict__[NAME] = way
+        del way.states
     return found
 
 

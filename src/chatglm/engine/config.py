@@ -16,7 +16,8 @@ class EngineConfig:
 
     Args:
         num_tokens: ids from here on have no text and are never chosen (None: every row of the output layer may be).
-        stop_token_ids: end every answer unless the request says `ignore_eos`.
+        stop_token_ids: end every answer unless the request says `ignore_eos`; None: those the model's generation
+            configuration or configuration names.
         block_size: tokens per cache block.
         kv_memory: bytes for keys and values (None: a quarter of free memory, nine tenths on a GPU).
         kv_dtype: "model"; "float16", "bfloat16", "float32": converted when written and when read; or "int8": half the
@@ -37,7 +38,7 @@ class EngineConfig:
     """
 
     num_tokens: int | None = None
-    stop_token_ids: Sequence[int] = ()
+    stop_token_ids: Sequence[int] | None = None
     block_size: int = 16
     kv_memory: int | None = None
     kv_dtype: str = "model"

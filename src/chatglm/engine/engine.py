@@ -7,30 +7,29 @@ from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any
 
-import torch
-
+from chatglm.engine import parts
 from chatglm.engine.adapters import LowRank
-from chatglm.engine.ahead import RunAhead
 from chatglm.engine.bad_words import BadWords, TokenTexts
 from chatglm.engine.blocks import BlockManager
-from chatglm.engine.cache import KVCache, stored_dtype
+from chatglm.engine.cache import stored_dtype
 from chatglm.engine.checks import Limits
 from chatglm.engine.config import EngineConfig
-from chatglm.engine.draft import Drafter, DraftModel
+from chatglm.engine.draft import Drafter
+from chatglm.engine.interface import answers_of
 from chatglm.engine.ledger import Ledger
 from chatglm.engine.loop import StepLoop
 from chatglm.engine.mailbox import Mailboxes
-from chatglm.engine.memory import cache_shape, num_blocks
+from chatglm.engine.memory import num_blocks
 from chatglm.engine.purpose import POOLS, Pool, likelihoods, pooled
 from chatglm.engine.request import Output, Request, SamplingParams, Sink, Status, token_ids_of, whole
 from chatglm.engine.results import Completion, Score, Stats
 from chatglm.engine.runner import ModelRunner
 from chatglm.engine.sampling import Sampler
 from chatglm.engine.scheduler import Scheduler
-from chatglm.engine.scoring import score_many
+from chatglm.engine.scoring import embed, score_many
 from chatglm.engine.stopping import Decoder, StopStrings
 from chatglm.engine.threads import StepThreads, products_are_native
-from chatglm.errors import GenerationError, RequestError
+from chatglm.errors import RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -57,22 +56,25 @@ class Engine:
         token_texts: Callable[[], Sequence[bytes]] | None = None,
         draft_model: Any = None,
     ) -> None:
+        parts.check(model, config)
         self.config = config = config or EngineConfig()
         self.model, self.new_decoder = model, new_decoder
         self.token_texts = lru_cache(maxsize=1)(lambda: TokenTexts(token_texts())) if token_texts else None
         self.context = int(model.config.max_position_embeddings)
+        known = config.stop_token_ids
+        self.stop_token_ids = frozenset(parts.stop_ids_of(model) if known is None else token_ids_of(known))
         stored = stored_dtype(config.kv_dtype, model.dtype)
         most = self.context * config.max_running
         blocks = num_blocks(model, config.block_size, config.kv_memory, most, stored)
         self.blocks = BlockManager(blocks, config.block_size, config.prefix_cache)
         self.sampler = Sampler(config.num_tokens)
-        cache = self._cache_for(model, blocks, stored)
+        cache = parts.new_cache(model, blocks, config.block_size, stored)
         self.runner = ModelRunner(model, cache, config.block_size, self.sampler, config.attention)
-        self.drafter = Drafter(self._drafting(draft_model, blocks))
+        self.drafter = Drafter(parts.draft_model_for(self.runner, draft_model, blocks, config))
         max_running = min(config.max_running, config.max_batch_tokens)
         for_prompts = config.max_prompt_tokens or (64 if self.runner.device.type == "cpu" else None)
         self.scheduler = Scheduler(self.blocks, config.max_batch_tokens, max_running, self.drafter, for_prompts)
-        self.ahead = self._running_ahead(max_running)
+        self.ahead = parts.run_ahead_for(self.runner, self.scheduler, config, self.context)
         threads = StepThreads(config.num_threads, products_are_native(model))
         self.ledger = Ledger(self.scheduler, self.blocks, self.drafter)
         self.loop = StepLoop(self.scheduler, self.runner, self.ledger, self.ahead, threads)
@@ -114,9 +116,7 @@ class Engine:
                 tokens than the cache holds, stop strings without a decoder, an unknown draft or adapter.
         """
         params = params or SamplingParams()
-        stop_ids = frozenset(params.stop_token_ids) | (
-            frozenset() if params.ignore_eos else frozenset(self.config.stop_token_ids)
-        )
+        stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.stop_token_ids)
         request = Request(token_ids_of(prompt_ids), params, stop_ids, adapter, after)
         if pool is not None:
             if pool not in POOLS or params.prompt_logprobs is not None:
@@ -219,21 +219,14 @@ class Engine:
 
     def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams | None = None) -> list[Completion]:
         """Answer every prompt; the answers are in the order of the prompts."""
-        requests: list[Request] = []
-        try:
-            for prompt in prompts:
-                requests.append(self.submit(prompt, params))
-            return [self.wait(request) for request in requests]
-        finally:  # one was refused, or Ctrl-C: nobody waits for the others
-            for request in requests:
-                self.abort(request)
+        return answers_of(self, (self.submit(prompt, params) for prompt in prompts))
 
     def wait(self, request: Request) -> Completion:
         """Run until a request is finished."""
         outputs = list(self.stream(request))
         return Completion(
             token_ids=tuple(request.output_ids),
-            text="".join(output.text for output in outputs),
+            decoded=None if self.new_decoder is None else "".join(output.text for output in outputs),
             finish_reason=request.finish_reason or "error",
             stop_id=request.stop_id,
             logprobs=tuple(item for output in outputs for item in output.logprobs),
@@ -267,15 +260,7 @@ class Engine:
         Raises:
             GenerationError: the network failed.
         """
-        requests: list[Request] = []
-        try:
-            for prompt in prompts:
-                requests.append(self.submit(prompt, pool=pool, adapter=adapter))
-            answers = [self.wait(request) for request in requests]
-        finally:
-            for request in requests:
-                self.abort(request)
-        return [_embedding(answer) for answer in answers]
+        return embed(self, prompts, pool, adapter)
 
     def add_adapter(self, name: str, weights: Mapping[str, LowRank]) -> None:
         """Make a LoRA adapter available to requests under `name`.
@@ -335,37 +320,3 @@ class Engine:
             assert all(not request.block_table for request in self.scheduler.waiting)
 
         self.loop.turns.ask(check)
-
-    def _cache_for(self, model: Any, blocks: int, stored: torch.dtype) -> KVCache:
-        layers, heads, head_dim = cache_shape(model)
-        slots = blocks * self.config.block_size
-        return KVCache(layers, slots, heads, head_dim, model.dtype, model.device, stored=stored)
-
-    def _running_ahead(self, max_running: int) -> RunAhead | None:
-        """Set up steps with fixed shapes, and running ahead, where they are wanted."""
-        config, runner = self.config, self.runner
-        on_gpu = runner.device.type == "cuda"
-        static = config.static_decode
-        if static is None:
-            static = config.compile or bool(config.run_ahead) or (on_gpu and runner.filling.decode is not None)
-        if not static:
-            return None
-        most_blocks = min(self.blocks.num_blocks, self.blocks.blocks_for(self.context))
-        runner.use_static_decode(max_running, most_blocks, config.capture, config.compile)
-        ahead = on_gpu if config.run_ahead is None else config.run_ahead
-        return RunAhead(runner, self.scheduler) if ahead else None
-
-    def _drafting(self, draft_model: Any, blocks: int) -> DraftModel | None:
-        if draft_model is None:
-            return None
-        sizes = (int(draft_model.config.vocab_size), int(self.model.config.vocab_size))
-        if sizes[0] != sizes[1]:
-            raise RequestError(f"the draft model has {sizes[0]} tokens and the model {sizes[1]}; they must be equal")
-        cache = self._cache_for(draft_model, blocks, draft_model.dtype)
-        return DraftModel(draft_model, self.sampler, cache, self.config.block_size, self.config.attention)
-
-
-def _embedding(answer: Completion) -> tuple[float, ...]:
-    if answer.embedding is None:
-        raise GenerationError(f"there is no embedding: {answer.error or answer.finish_reason}")
-    return answer.embedding

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from chatglm.engine.request import FinishReason, TokenLogprobs
+from chatglm.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,13 +11,27 @@ class Completion:
     """A finished answer."""
 
     token_ids: tuple[int, ...]
-    text: str
+    decoded: str | None
     finish_reason: FinishReason
     stop_id: int | None
     logprobs: tuple[TokenLogprobs, ...]
     error: str | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     embedding: tuple[float, ...] | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer as text.
+
+        Raises:
+            RequestError: the engine knows ids only.
+        """
+        if self.decoded is None:
+            raise RequestError(
+                "this engine has no decoder, so there is no text; decode `token_ids`, or make the engine with "
+                "new_decoder=, as chatglm.engine_for(model, tokenizer) does"
+            )
+        return self.decoded
 
 
 @dataclass(frozen=True, slots=True)

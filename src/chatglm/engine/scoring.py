@@ -1,4 +1,4 @@
-"""How likely given continuations are: requests like others, that end where an answer would begin."""
+"""How likely continuations are, and vectors of texts: requests like others, that end where an answer would begin."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from chatglm.engine.interface import Answering
+from chatglm.engine.interface import Answering, answers_of
+from chatglm.engine.purpose import Pool
 from chatglm.engine.request import Request, SamplingParams, TokenLogprobs, token_ids_of
 from chatglm.engine.results import Completion, Score
 from chatglm.errors import GenerationError, RequestError
@@ -18,21 +19,25 @@ def score_many(
     engine: Answering, pairs: Iterable[tuple[Sequence[int], Sequence[int]]], adapter: str | None = None
 ) -> list[Score]:
     """`Engine.score_many`. A prompt that several pairs begin with is computed once."""
-    requests: list[Request] = []
     first_of: dict[tuple[int, ...], Request] = {}
     params = SamplingParams(max_tokens=0, prompt_logprobs=1)
-    try:
-        for prompt, continuation in [_pair(*pair) for pair in pairs]:
-            key = tuple(prompt)
-            request = engine.submit(
-                [*prompt, *continuation], params, adapter=adapter, after=first_of.get(key), scored_from=len(prompt)
-            )
-            first_of.setdefault(key, request)
-            requests.append(request)
-        return [_score(engine.wait(request)) for request in requests]
-    finally:  # one was refused, or Ctrl-C: nobody waits for the others
-        for request in requests:
-            engine.abort(request)
+
+    def submit(prompt: list[int], continuation: list[int]) -> Request:
+        key = tuple(prompt)
+        ids = [*prompt, *continuation]
+        request = engine.submit(ids, params, adapter=adapter, after=first_of.get(key), scored_from=len(prompt))
+        first_of.setdefault(key, request)
+        return request
+
+    return [_score(answer) for answer in answers_of(engine, (submit(*_pair(*pair)) for pair in pairs))]
+
+
+def embed(
+    engine: Answering, prompts: Iterable[Sequence[int]], pool: Pool, adapter: str | None = None
+) -> list[tuple[float, ...]]:
+    """`Engine.embed`."""
+    answers = answers_of(engine, (engine.submit(prompt, pool=pool, adapter=adapter) for prompt in prompts))
+    return [_embedding(answer) for answer in answers]
 
 
 def judged(logits: Tensor, token_ids: Sequence[int], top: int, num_tokens: int | None) -> list[TokenLogprobs]:
@@ -60,3 +65,9 @@ def _score(answer: Completion) -> Score:
         raise GenerationError(f"the continuation cannot be scored: {answer.error or answer.finish_reason}")
     values = tuple(item.logprob for item in answer.prompt_logprobs)
     return Score(math.fsum(values), values, all(item.top[0][0] == item.token_id for item in answer.prompt_logprobs))
+
+
+def _embedding(answer: Completion) -> tuple[float, ...]:
+    if answer.embedding is None:
+        raise GenerationError(f"there is no embedding: {answer.error or answer.finish_reason}")
+    return answer.embedding

@@ -50,7 +50,11 @@ def engine_for(model: Any, tokenizer: Any) -> "Engine":
         if kept.engine is None or kept.fingerprint != fingerprint:
             kept.engine = None  # frees its cache before the next one is sized
             config = EngineConfig(
-                num_tokens=num_tokens, kv_memory=context_memory(model), kv_dtype=kv_dtype, max_running=8
+                num_tokens=num_tokens,
+                stop_token_ids=(),
+                kv_memory=context_memory(model),
+                kv_dtype=kv_dtype,
+                max_running=8,
             )
             kept.engine = Engine(model, config, token_texts=partial(token_texts, tokenizer))
             kept.fingerprint = fingerprint
