@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from constraints import Counting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -85,6 +86,10 @@ def bans_odd(output_ids: Any, logits: torch.Tensor) -> None:
         logits[1::2] = -torch.inf
 
 
+def counts_up() -> Counting:
+    return Counting(VOCABULARY)
+
+
 @dataclass(frozen=True)
 class Wish:
     """What somebody submits; plain values, so that it can be looked up."""
@@ -131,6 +136,7 @@ wishes = st.builds(
             (("stop", ("ab", "k", "cde")),),
             (("bad_words", ("a", "kk", "bcd")), ("bad_words_ids", ((4,), (1, 2)))),
             (("hook", bans_odd),),
+            (("constraint", counts_up), ("logprobs", 0)),
         ]
     ),  # fmt: skip
     draft=st.sampled_from([None, "lookup", "model"]),

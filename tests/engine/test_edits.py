@@ -84,7 +84,7 @@ def test_all_rows_at_once_as_one_by_one(seed: int) -> None:
 
 
 def test_counts_go_back_as_they_came() -> None:
-    counts = TokenCounts([1, 2, 1], {4: 0.5}, [6], (1.0, 0.5), 40)
+    counts = TokenCounts([1, 2, 1], {4: 0.5}, [6], (1.0, 0.5), 40, seen=True)
     before = bytes(counts.seen), dict(zip(counts.ids, counts.values, strict=True))
     assert before == (bytes([0b110, 0, 0, 0, 0, 0, 0, 0]), {4: 0.5, 6: -torch.inf})
     counts.follow([1, 2, 1, 2, 4, 4, 9])
@@ -93,6 +93,15 @@ def test_counts_go_back_as_they_came() -> None:
     counts.rewind(3)
     now = dict(zip(counts.ids, counts.values, strict=True))
     assert (bytes(counts.seen), {token: value for token, value in now.items() if value}) == before
+
+
+def test_tokens_without_a_score_touch_nobody_elses() -> None:
+    """Where the output layer has fewer rows than ids are let through."""
+    settings: Any = {"logit_bias": {9: 5.0}, "bad_words_ids": [[8]], "repetition_penalty": 2.0}
+    first, second = (Request([7, 9, 1], SamplingParams(**chosen), frozenset()) for chosen in (settings, {"seed": 1}))
+    scores = torch.ones(2, 6)
+    Edits([Row(first, [7, 9, 1]), Row(second, [7])], 6, scores.device).apply(scores, 0, Room())
+    assert scores.tolist() == [[1.0, 0.5, 1.0, 1.0, 1.0, 1.0], [1.0] * 6]
 
 
 def constrained(make: Any = lambda: Counting(SIZE), **settings: Any) -> Request:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from constraints import Counting
 
 from chatglm.engine import runner as runner_module
 from chatglm.engine.cache import KVCache, PagedBatch
@@ -58,6 +59,11 @@ def record_here(engine: Engine) -> None:
     engine.runner.static.record = Recorded
 
 
+def bans_odd(output_ids: Any, logits: torch.Tensor) -> None:
+    if len(output_ids) % 2:
+        logits[1::2] = -torch.inf
+
+
 STATIC = {
     "padded": {"static_decode": True},
     "recorded": {"static_decode": True},
@@ -71,6 +77,9 @@ PARAMS = [
     SamplingParams(seed=7, repetition_penalty=1.3, max_tokens=20),
     SamplingParams(seed=8, draft="lookup", max_tokens=20),
     SamplingParams(seed=9, logprobs=2, max_tokens=20),
+    SamplingParams(seed=10, presence_penalty=0.7, frequency_penalty=0.4, bad_words_ids=[[3], [4, 5]], max_tokens=20),
+    SamplingParams(seed=11, constraint=lambda: Counting(32), logit_bias={9: 3.0}, max_tokens=20),
+    SamplingParams(temperature=0, hook=bans_odd, logprobs=0, max_tokens=20),
 ]
 
 
@@ -131,6 +140,39 @@ def test_the_static_path_is_the_one_that_runs(model: Any, name: str) -> None:
     if "ahead" in name:
         assert engine.ahead is not None
         assert engine.ahead.num_followed >= 18
+
+
+def test_requests_whose_scores_are_edited_run_ahead_too(model: Any) -> None:
+    """Beside others and alone; only who may ask for drafts is not run ahead, nor is anybody beside."""
+    prompts = [[number, 2] for number in range(len(PARAMS))]
+    chosen = [(prompt, params) for prompt, params in zip(prompts, PARAMS, strict=True) if params.draft is None]
+    for group in (chosen, *([one] for one in chosen)):
+        engine = engine_of(model, "recorded and ahead")
+        requests = [engine.submit(prompt, replace(params, stop_token_ids=())) for prompt, params in group]
+        answers = [engine.wait(request) for request in requests]
+        assert engine.ahead is not None
+        assert engine.runner.static is not None
+        assert engine.ahead.num_followed >= 17
+        assert engine.runner.static.num_replays >= 18
+        for request, answer in zip(requests, answers, strict=True):
+            assert answer == Engine(model).generate([request.prompt_ids], request.params)[0]
+
+
+def test_a_constraint_that_fails_on_the_way_ends_its_own_request(model: Any) -> None:
+    class Tires(Counting):
+        def accept(self, ids: Any) -> None:
+            super().accept(ids)
+            if len(self.told) > 6:
+                raise RuntimeError("no more")
+
+    engine = engine_of(model, "ahead")
+    bad = engine.submit([1], SamplingParams(seed=1, constraint=lambda: Tires(32), max_tokens=20))
+    good = engine.submit([2], PARAMS[0])
+    failed = engine.wait(bad)
+    assert (failed.finish_reason, len(failed.token_ids)) == ("error", 6)
+    assert "the constraint failed: RuntimeError('no more')" in (failed.error or "")
+    assert engine.wait(good) == Engine(model).generate([[2]], PARAMS[0])[0]
+    engine.check_integrity()
 
 
 def test_a_prefix_network_and_every_cache_dtype() -> None:

@@ -12,6 +12,7 @@ from test_fused import logits_of as logits_of_modules  # by a hook, for which th
 from torch import nn
 
 from chatglm import native
+from chatglm.engine.adapters import LowRank
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
 from chatglm.engine.request import SamplingParams
@@ -105,6 +106,35 @@ def test_a_hook_is_heard_from_the_next_token_on() -> None:
     assert not any(taken(model, lambda: [engine.step() for _ in range(5)]))
     handle.remove()
     engine.abort(request)
+
+
+def test_adapters_that_are_loaded_leave_the_others_their_short_way() -> None:
+    """Requests without one take it, beside requests with one too, and get to the bit what they get alone."""
+    model = fused()
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=3)
+    before = Engine(model).generate(prompts(), params)
+    engine, generator = Engine(model), torch.Generator().manual_seed(1)
+    path = "transformer.encoder.layers.1.self_attention.query_key_value"
+    linear = model.get_submodule(path)
+    down, up = (
+        torch.randn(*shape, generator=generator) for shape in ((4, linear.in_features), (linear.out_features, 4))
+    )
+    engine.add_adapter("a", {path: LowRank(down, up, 0.3)})
+    head = model.transformer.output_layer
+    engine.add_adapter("b", {"transformer.output_layer": LowRank(down, torch.randn(head.out_features, 4), 0.3)})
+    answers: list[Any] = []
+    assert all(taken(model, lambda: answers.extend(engine.generate(prompts(), params))))
+    assert answers == before
+    assert not taken(model, lambda: engine.wait(engine.submit(prompts()[0], params, adapter="a"))), "not even asked"
+    alone = {name: engine.wait(engine.submit(prompts()[1], params, adapter=name)) for name in ("a", "b")}
+    requests = [engine.submit(prompt, params, adapter=name) for prompt in prompts() for name in (None, "a", "b")]
+    found: list[Any] = []
+    steps = taken(model, lambda: found.extend(engine.wait(request) for request in requests))
+    assert all(steps)
+    assert len(steps) >= 12
+    assert found[0::3] == before
+    for place, name in ((4, "a"), (5, "b")):
+        assert found[place].token_ids == alone[name].token_ids != before[1].token_ids
 
 
 def test_what_is_replaced_in_the_middle_of_an_answer_is_noticed() -> None:

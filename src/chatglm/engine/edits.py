@@ -58,7 +58,7 @@ class Edits:
         self._seen_ids: dict[int, bytes] = {}  # int64, of those who have seen few
         self._few = vocabulary // _FEW if device.type == "cpu" else 0
         self._hooks: dict[int, Row] = {}
-        self._constrained: list[int] = []
+        self._constrained: dict[int, int] = {}  # rows in the masks
         edited = [
             index
             for index, row in enumerate(rows)
@@ -72,8 +72,9 @@ class Edits:
                 if row.request.counts is not None:
                     row.request.counts.rewind(len(row.request.token_ids))
         if self._constrained:
-            self._masks, errors = masks_of([rows[index] for index in self._constrained], vocabulary)
-            self.errors |= {self._constrained[place]: why for place, why in errors.items()}
+            constrained = list(self._constrained)
+            self._masks, errors = masks_of([rows[index] for index in constrained], vocabulary)
+            self.errors |= {constrained[place]: why for place, why in errors.items()}
 
     def __bool__(self) -> bool:
         return bool(self._added or self._seen or self._seen_ids or self._hooks or self._constrained)
@@ -100,7 +101,7 @@ class Edits:
         if request.counts is None:
             request.counts = _counts_of(row, self.vocabulary)
         request.counts.follow(row.context)
-        banned = array("q", banned_now(row))
+        banned = array("q", (token for token in banned_now(row) if token < self.vocabulary))
         if banned or request.counts.ids:
             values = array("f", [-torch.inf]) * len(banned)
             self._added[index] = request.counts.ids.tobytes() + banned.tobytes()
@@ -112,7 +113,7 @@ class Edits:
         if params.hook is not None:
             self._hooks[index] = row
         if params.constraint is not None:
-            self._constrained.append(index)
+            self._constrained[index] = len(self._constrained)
 
     def _penalize(self, scores: Tensor, first: int, room: Room, which: Sequence[int], choose: Any) -> None:
         """The repetition penalty: s / p for a score above 0, s * p below; for p > 1 that is the smaller of both."""
@@ -120,7 +121,7 @@ class Edits:
         many = [index for index in which if index in self._seen]
         if few:  # one by one
             places, lengths = _places(self._seen_ids, few, first, scores.shape[1])
-            penalty = torch.tensor(self._penalties(few)).repeat_interleave(lengths)
+            penalty = torch.tensor(self._penalties(few), dtype=torch.float32).repeat_interleave(lengths)
             flat = scores.view(-1)
             values = flat.index_select(0, places)
             flat.scatter_(0, places, choose(values * penalty, values.div_(penalty)))
@@ -156,7 +157,7 @@ class Edits:
     def _mask(self, scores: Tensor, which: Sequence[int], first: int, room: Room) -> None:
         if not which:
             return
-        start = self._constrained.index(which[0])
+        start = self._constrained[which[0]]
         packed = moved(self._masks[start : start + len(which)].view(torch.uint8), scores.device)
         zeros = torch.zeros(len(which), device=scores.device)
         with some_rows(scores, [index - first for index in which]) as part:
@@ -182,7 +183,8 @@ def _counts_of(row: Row, vocabulary: int) -> TokenCounts:
         params.logit_bias,
         banned if request.bad_words is None else banned | request.bad_words.always,
         (params.presence_penalty, params.frequency_penalty),
-        vocabulary if params.repetition_penalty != 1 else 0,
+        vocabulary,
+        seen=params.repetition_penalty != 1,
     )
 
 

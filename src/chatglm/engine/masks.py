@@ -62,7 +62,8 @@ def _fill_along(rows: Sequence[Row], places: Sequence[int], masks: Tensor, error
     for place in places[1:]:
         row = rows[place]
         draft = row.context[len(row.context) - 1]
-        if draft in row.request.stop_ids or not int(masks[place - 1, draft // 32]) >> draft % 32 & 1:
+        words = masks[place - 1]
+        if draft in row.request.stop_ids or draft >= 32 * len(words) or not int(words[draft // 32]) >> draft % 32 & 1:
             break
         with _noted(errors, [place]):
             told.follow(row.context)

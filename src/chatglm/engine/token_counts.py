@@ -17,7 +17,8 @@ class TokenCounts:
         biases: added to the scores of tokens from the start.
         banned: tokens that are never to be chosen.
         penalties: taken off the score of a token of the answer, once and for each use.
-        vocabulary: how many tokens there are, where `seen` is wanted; else 0.
+        vocabulary: how many tokens have scores; others are passed over.
+        seen: whether `seen` is wanted.
     """
 
     def __init__(
@@ -27,20 +28,24 @@ class TokenCounts:
         banned: Collection[int],
         penalties: tuple[float, float],
         vocabulary: int,
+        *,
+        seen: bool,
     ) -> None:
         self.ids, self.values = array("q"), array("f")
         self.seen_ids = array("q")
-        self.seen = bytearray(-(-vocabulary // 32) * 4)
+        self.seen = bytearray(-(-vocabulary // 32) * 4 if seen else 0)
         self._once, self._each = penalties
         self._biases = dict(biases) | dict.fromkeys(banned, -math.inf)
         self._places: dict[int, int] = {}
         for token, bias in self._biases.items():
-            self._set(token, bias)
+            if token < vocabulary:
+                self._set(token, bias)
         self._num_prompt, self._output = len(prompt_ids), array("q")
         self._uses: Counter[int] = Counter()
-        self._in_text = Counter(prompt_ids) if vocabulary else Counter()
+        self._in_text = Counter(prompt_ids if seen else ())
         for token in self._in_text:
-            self._appears(token)
+            if token < vocabulary:
+                self._appears(token)
 
     def follow(self, context: Sequence[int]) -> None:
         """Count what has come since the last time; `context` is the whole text."""
