@@ -10,7 +10,6 @@ from chatglm.agent.actions import Actions
 from chatglm.agent.answer import Answer, seeded
 from chatglm.agent.events import ConsentAsked, Event, Notice, TurnDone, TurnReason
 from chatglm.agent.limits import Limits
-from chatglm.agent.waiting import wait
 from chatglm.agent.window import Prompt, Window
 from chatglm.chat.message import Done, Message, Role
 from chatglm.chat.parser import Segment
@@ -178,10 +177,10 @@ class Turn:
         """Asks about a call and waits; stopping the turn, or its time, is a no."""
         assert segment.call is not None
         consents = self.actions.consents
-        answer = consents.ask(segment.id)
+        question = consents.ask(segment.id)
         try:
             yield ConsentAsked(segment.id, segment.call)
-            return wait(answer, lambda: self._over() is not None) and answer.result()
+            return question.wait(lambda: self._over() is not None)
         finally:
             consents.close(segment.id)
 
