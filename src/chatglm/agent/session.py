@@ -425,7 +425,7 @@ class Session:
             self.actions,
             order.limits,
             order.params,
-            self._stop.is_set,
+            lambda: self._stop.is_set() or self._turns.closed,
             number=self._answers,
             new_id=self._new_id,
             prompt=prompt,
