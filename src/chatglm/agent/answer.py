@@ -132,7 +132,9 @@ class Answer:
             raise GenerationError(f"generation failed after {self.new_tokens} tokens: {output.error}")
         if output.finish_reason is not None and not self.finished:
             stop_id = self.request.stop_id if self.request is not None else None
-            events += self._push(stop_id) if stop_id is not None else []
+            if stop_id is not None:
+                self.parser.stop_ids |= {stop_id}  # the engine may have stop tokens of its own; they are no text
+                events += self._push(stop_id)
             events += self.finish(output.finish_reason)
         return events
 
