@@ -353,6 +353,7 @@ class Session:
 
         The system prompt is the saved one unless another is given.
         """
+        check_parts(engine, tokenizer)
         saved = load_file(Path(path))
         session = cls(engine, tokenizer, system=system, **options)
         try:
