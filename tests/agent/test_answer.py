@@ -1,5 +1,8 @@
 """An answer is the same however its tokens come: read from an engine, handed in in pieces, or from somewhere else."""
 
+import asyncio
+from contextlib import aclosing, closing
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +23,14 @@ def answer(text="", *, engine=None, **options):
     return Answer(engine, [1, 2], ByteTokenizer().stream_parser(["add"]), params, **options)
 
 
+class Awaited(ScriptedEngine):
+    async def astream(self, request):
+        with closing(self.stream(request)) as outputs:
+            for output in outputs:
+                await asyncio.sleep(0)
+                yield output
+
+
 def came_to(one, events):
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     return text, events[-1], one.finish_reason, one.token_ids, one.messages(), one.calls(), one.finished
@@ -31,6 +42,12 @@ def test_reading_feeding_and_another_source_come_to_the_same(text, sizes):
     wanted = came_to(read, list(read))
     elsewhere = answer(tokens=iter(written(text)))
     assert came_to(elsewhere, list(elsewhere)) == wanted
+
+    async def awaited():
+        one = answer(engine=Awaited(text))
+        return came_to(one, [event async for event in one])
+
+    assert asyncio.run(awaited()) == wanted
 
     fed, events, request = answer(text), [], None
     request = fed.submit()
@@ -75,6 +92,17 @@ def test_stop_tokens_of_the_request_end_the_text_too():
     assert came_to(one, list(one))[1] == Done("stop", ord("c"))
 
 
+def test_stop_tokens_of_the_engine_are_no_text():
+    class Stops(ScriptedEngine):
+        def submit(self, prompt_ids, params=None):
+            request = super().submit(prompt_ids, params)
+            request.stop_ids |= {ord("!")}
+            return request
+
+    one = answer(engine=Stops("\n ab!c"))
+    assert came_to(one, list(one))[:3] == ("ab", Done("stop", ord("!")), "stop")
+
+
 def test_the_last_bytes_may_make_a_stop_string_whole():
     one = answer([*b"\n a\xe4"], params=SamplingParams(stop=["\ufffd"]))
     assert came_to(one, list(one))[:3] == ("a", Done("stop", None), "stop")
@@ -106,6 +134,17 @@ def test_leaving_and_stopping():
     del event
     assert one.engine.aborted == 1
     assert (one.messages()[0].content, one.finish_reason) == ("a", "abort")
+
+    async def left():
+        one = answer(engine=Awaited("\n abc"))
+        async with aclosing(aiter(one)) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    break
+        return one
+
+    one = asyncio.run(left())
+    assert (one.messages()[0].content, one.finish_reason, one.engine.aborted) == ("a", "abort", 1)
     stopped = []
     one = answer("\n abc", stopped=lambda: len(stopped.append(1) or stopped) > 3)
     assert list(one)[-1] == Done("abort", None)

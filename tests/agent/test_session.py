@@ -305,6 +305,24 @@ def test_leaving_the_iteration_keeps_what_was_said():
     works_on(talk)
 
 
+def test_an_error_in_the_midst_of_a_turn_ends_the_request_at_once():
+    talk = session("\n one two three")
+    events = talk.send("count")
+    next(events)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        events.throw(KeyboardInterrupt())
+    assert talk.engine.aborted == 1, "although the error holds every frame of the turn"
+    assert kept.value.__traceback__ is not None
+    works_on(talk)
+
+
+def test_a_session_that_is_closed_before_its_turn_has_begun_to_work():
+    talk = session(say("x"))
+    events = talk.send("go")
+    talk.window.take = lambda prompt: talk.close() or talk._stop.clear() or 0
+    assert list(events)[-1].reason == "abort"
+
+
 def test_a_turn_in_which_nothing_was_said_leaves_no_trace():
     talk = session(lambda prompt: talk.stop() or say("one"))
     done = list(talk.send("count"))[-1]

@@ -20,6 +20,7 @@ from chatglm.agent.events import (
 )
 from chatglm.agent.prompts import CODE_PROMPT
 from chatglm.agent.session import Session
+from chatglm.agent.task import run_task
 from chatglm.chat.message import Message, Role
 from chatglm.chat.saved import load_file
 from chatglm.chat.template import TOOLS_PROMPT
@@ -151,6 +152,8 @@ def test_a_turn_that_is_read_late_goes_on_with_what_was_said_meanwhile():
         (lambda: Session(object(), ByteTokenizer()), "the engine is a object, which is no engine"),
         (lambda: Session(ByteTokenizer(), ScriptedEngine()), "the engine is a ByteTokenizer"),
         (lambda: Session(ScriptedEngine(), ScriptedEngine()), "the tokenizer is a ScriptedEngine"),
+        (lambda: Session.load(ScriptedEngine(), ByteTokenizer(), "talk.json"), "the engine is a ByteTokenizer"),
+        (lambda: run_task(object(), ByteTokenizer(), "Add."), "the engine is a object"),
     ],
 )
 def test_something_that_is_no_engine(wrong, message):

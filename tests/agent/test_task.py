@@ -351,6 +351,11 @@ def test_a_full_disk_ends_the_task_in_order(tmp_path):
     assert list(task.session.send("and now?"))[-1].kept
 
 
+def test_a_task_needs_a_session():
+    with pytest.raises(SessionError, match="the session is a ScriptedEngine; it must be a chatglm.Session"):
+        AgentTask(ScriptedEngine(), "Add.")
+
+
 def test_nobody_could_be_asked_in_run_task():
     with pytest.raises(SessionError, match="nobody reads the events"):
         run_task(ScriptedEngine(), ByteTokenizer(), "Add.", on_dangerous="ask")

@@ -1,8 +1,8 @@
 """One answer: prompt ids in, events out. The one way to ask an engine, for whoever reads the answer and however."""
 
 import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import aclosing, closing
 from dataclasses import replace
 from typing import Any
 
@@ -26,12 +26,13 @@ class Answer:
     """The answer to a prompt, while it is made.
 
     Iterating it runs the engine and gives the parser's events, the last of them `Done`, whose reason is "stop",
-    "length" or "abort". Leaving the iteration ends the request. Who is handed the engine's outputs instead, as a
-    server on an event loop is, calls `submit`, then `feed` with each output, and has the engine abort `request` once
-    the answer is `finished`: a stop string ends it before the engine knows.
+    "length" or "abort". Leaving the iteration ends the request. On an event loop `async for` does the same without a
+    thread for each answer, where the engine has one of its own. Who is handed the engine's outputs in another way calls
+    `submit`, then `feed` with each output, and has the engine abort `request` once the answer is `finished`: a stop
+    string ends it before the engine knows.
 
     Args:
-        engine: anything with `submit` and `stream` as `chatglm.engine.Engine` has them.
+        engine: anything with `submit` and `stream` as `chatglm.engine.Engine` has them, and `astream` for `async for`.
         prompt_ids: what is answered.
         parser: reads the tokens; what it takes for stop tokens ends the answer.
         params: how tokens are chosen. Its stop strings are looked for here, where it is known what is text, and not by
@@ -132,7 +133,9 @@ class Answer:
             raise GenerationError(f"generation failed after {self.new_tokens} tokens: {output.error}")
         if output.finish_reason is not None and not self.finished:
             stop_id = self.request.stop_id if self.request is not None else None
-            events += self._push(stop_id) if stop_id is not None else []
+            if stop_id is not None:
+                self.parser.stop_ids |= {stop_id}  # the engine may have stop tokens of its own; they are no text
+                events += self._push(stop_id)
             events += self.finish(output.finish_reason)
         return events
 
@@ -165,6 +168,20 @@ class Answer:
         finally:
             last = self.finish()
         yield from last
+
+    async def __aiter__(self) -> AsyncGenerator[Event, None]:
+        last: list[Event] = []
+        try:
+            async with aclosing(self.engine.astream(self.submit())) as outputs:
+                async for output in outputs:
+                    for event in self.feed(output):
+                        yield event
+                    if self.finished or self._stopped():
+                        break
+        finally:
+            last = self.finish()
+        for event in last:
+            yield event
 
     def _outputs(self) -> Any:
         """A generator of outputs; closing it ends what makes them."""

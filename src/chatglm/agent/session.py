@@ -353,6 +353,7 @@ class Session:
 
         The system prompt is the saved one unless another is given.
         """
+        check_parts(engine, tokenizer)
         saved = load_file(Path(path))
         session = cls(engine, tokenizer, system=system, **options)
         try:
@@ -425,7 +426,7 @@ class Session:
             self.actions,
             order.limits,
             order.params,
-            self._stop.is_set,
+            lambda: self._stop.is_set() or self._turns.closed,
             number=self._answers,
             new_id=self._new_id,
             prompt=prompt,

@@ -66,6 +66,8 @@ class AgentTask:
         files: Sequence[Upload] = (),
         trace: str | PathLike[str] | None = None,
     ) -> None:
+        if not isinstance(session, Session):
+            raise SessionError(f"the session is a {type(session).__name__}; it must be a chatglm.Session")
         if not isinstance(task, str) or not task.strip():
             raise SessionError(f"the task is {task!r}; it must be a text that says what is to be done")
         require_whole("max_steps", max_steps, 1)

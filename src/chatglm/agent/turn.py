@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -145,11 +146,12 @@ class Turn:
     def _write(self, answer: Answer) -> Generator[Event, None, str]:
         reason, before = "abort", time.monotonic() - self._began
         try:
-            for event in answer:
-                if isinstance(event, Done):
-                    reason = event.reason
-                else:
-                    yield event
+            with closing(iter(answer)) as events:  # at once, not when an error that holds it is forgotten
+                for event in events:
+                    if isinstance(event, Done):
+                        reason = event.reason
+                    else:
+                        yield event
         finally:
             self.new_tokens += answer.new_tokens
             self.writing_seconds += answer.writing_seconds
