@@ -28,18 +28,18 @@ class ModelResponder:
 
     def engine(self) -> Any:
         """The engine that answers."""
-        from chatglm.official.own_engine import engine_for
+        from chatglm.own_engine import engine_for
 
         return engine_for(self.model, self.tokenizer)
 
     def reply(
         self, messages: Sequence[Message], sampling: Sampling, *, seed: int | None, stop: threading.Event
     ) -> Reply:
-        """Begin an answer; see `chatglm.official.reply.Reply`."""
-        from chatglm.official.reply import Reply as ModelReply
+        """Begin an answer; see `chatglm.official.reply.reply`."""
+        from chatglm.official.reply import reply
 
         options = sampling.generation_options()
-        return ModelReply(self.model, self.tokenizer, messages, stop=stop, seed=seed, **options)
+        return reply(self.model, self.tokenizer, messages, stop=stop, seed=seed, **options)
 
 
 def load_responder(options: argparse.Namespace) -> ModelResponder:
