@@ -4,7 +4,7 @@ import re
 import threading
 from types import SimpleNamespace
 
-from chat.byte_text import SPECIALS, ByteDecoder, encode
+from byte_text import SPECIALS, ByteDecoder, encode
 
 from chatglm.chat.parser import StreamParser
 from chatglm.chat.template import render
@@ -67,7 +67,7 @@ class ScriptedEngine:
                 if token in request.stop_ids:
                     request.stop_id, request.finish_reason = token, "stop"
                     break
-                if request.num_output >= request.params.max_tokens:
+                if request.num_output >= (request.params.max_tokens or self.context):
                     request.finish_reason = "length"
                     break
                 request.token_ids.append(token)

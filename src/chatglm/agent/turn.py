@@ -6,15 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from chatglm.agent.actions import Actions
+from chatglm.agent.answer import Answer
 from chatglm.agent.events import Event, Notice, TurnDone, TurnReason
 from chatglm.agent.limits import Limits
 from chatglm.agent.window import Window
-from chatglm.chat.answer import Answer, Token
 from chatglm.chat.message import Done, Message, Role
 from chatglm.chat.parser import Segment
 from chatglm.engine.request import SamplingParams
-from chatglm.engine.stopping import AnswerStops
-from chatglm.engine.tokens import stream_tokens
 from chatglm.errors import PromptError
 
 NOT_CARRIED_OUT = "This was not carried out: the turn had ended."
@@ -92,7 +90,7 @@ class ActingTurn:
         left = self._tokens_left(len(prompt_ids))
         if left < 1:
             return "length"
-        self._answer = answer = _EngineAnswer(self, prompt_ids, left)
+        self._answer = answer = self._asked(prompt_ids, left)
         self.prompt_tokens = self.prompt_tokens or len(prompt_ids)
         reason = yield from self._write(answer)
         if reason == "abort":
@@ -107,6 +105,18 @@ class ActingTurn:
         if self.rounds == self.limits.max_rounds:
             return "rounds"
         return (yield from self._act(calls))
+
+    def _asked(self, prompt_ids: list[int], left: int) -> Answer:
+        params = self.params
+        most = left if params.max_tokens is None else min(left, params.max_tokens)
+        params = replace(
+            params,
+            seed=None if params.seed is None else (params.seed + self.rounds) % 2**63,
+            max_tokens=most,
+            min_tokens=min(params.min_tokens, most),
+        )
+        parser = self.window.tokenizer.stream_parser(self.actions.tools.names)
+        return Answer(self.engine, prompt_ids, parser, params, stopped=lambda: self._over() is not None)
 
     def _write(self, answer: Answer) -> Generator[Event, None, str]:
         reason = "abort"
@@ -147,37 +157,6 @@ class ActingTurn:
         if self.limits.max_new_tokens is not None:
             limits.append(self.limits.max_new_tokens - self.new_tokens)
         return min(limits)
-
-
-class _EngineAnswer(Answer):
-    """One round's answer by the engine. Stop strings are looked for here, where it is known what is text."""
-
-    def __init__(self, turn: ActingTurn, prompt_ids: list[int], max_tokens: int) -> None:
-        tokenizer, params = turn.window.tokenizer, turn.params
-        self.engine = turn.engine
-        parser = tokenizer.stream_parser(turn.actions.tools.names)
-        self._stops = parser.decoder = AnswerStops(parser.decoder, params.stop)
-        super().__init__(prompt_ids, parser, lambda: turn._over() is not None)
-        most = max_tokens if params.max_tokens is None else min(max_tokens, params.max_tokens)
-        self.params = replace(
-            params,
-            seed=None if params.seed is None else (params.seed + turn.rounds) % 2**63,
-            max_tokens=most,
-            min_tokens=min(params.min_tokens, most),
-            stop_token_ids=sorted({*params.stop_token_ids, *tokenizer.stop_ids}),
-            stop=(),
-        )
-
-    def calls(self) -> list[Segment]:
-        """What is to be carried out; nothing where a stop string has cut a call short."""
-        cut_short = self._stops.found and self.segments[-1].kind != "text"
-        return [] if cut_short else [segment for segment in self.segments if segment.kind != "text" and segment.ids]
-
-    def _cut_off(self) -> bool:
-        return self._stops.found
-
-    def _tokens(self) -> Iterator[Token]:
-        yield from stream_tokens(self.engine, self.engine.submit(self.prompt_ids, self.params), self._stopped)
 
 
 def with_all_observations(messages: Sequence[Message]) -> list[Message]:
