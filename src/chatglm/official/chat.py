@@ -17,6 +17,7 @@ from chatglm.chat.message import CodeDone, Message, Role, TextDelta, ToolCallDon
 from chatglm.chat.parser import Segment
 from chatglm.errors import PromptError
 from chatglm.official import streaming
+from chatglm.official.options import refuse
 from chatglm.official.reply import reply
 from chatglm.own_engine import check_pair, forget_engine
 
@@ -120,6 +121,7 @@ def stream_generate(
     options = {key: value for key, value in options.items() if value is not None}
     if kwargs.get("num_beams", 1) != 1:
         raise PromptError(f"num_beams={kwargs['num_beams']} cannot be streamed; call generate()")
+    refuse(kwargs)
     ids = input_ids.repeat_interleave(kwargs.get("num_return_sequences", 1), dim=0)
     for step in streaming.stream_generate(model, {"input_ids": input_ids}, **options, **kwargs):
         ids = torch.cat((ids, step.to(ids.device)[:, None]), dim=1)

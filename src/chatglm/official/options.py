@@ -42,6 +42,11 @@ _OTHER_RESULTS = {
     "return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
     "num_return_sequences",
 }  # fmt: skip
+_REFUSED = {
+    "token_healing": "it would change the prompt; call generate()",
+    "assistant_early_exit": "it changes the model for everybody meanwhile; prompt_lookup_num_tokens drafts as well",
+    "use_mtp": "these models have no layers for it; prompt_lookup_num_tokens drafts as well",
+}
 # Not taken from a model's own generation_config: what `chat` has defaults of its own for, the ids the tokenizer knows
 # better, and forms of output.
 _NOT_DEFAULTS = _OTHER_RESULTS | {
@@ -70,8 +75,7 @@ class Options:
         self.options = options = {name: options[name] for name in options if _says_something(name, options)}
         for name in sorted(_OTHER_RESULTS & set(options)):
             raise PromptError(f"{name}={options[name]!r} has no meaning in a conversation, whose result is one text")
-        if "token_healing" in options:
-            raise PromptError("token_healing=True would change the prompt of a conversation; call generate()")
+        refuse(options)
         self.only_generate = sorted(set(options) - _ENGINE)
         self.num_beams = int(options.get("num_beams", 1))
 
@@ -152,8 +156,8 @@ class Options:
         """
         options = self._without("seed", "eos_token_id", "stop_strings", "max_length", "max_new_tokens")
         unwanted = sorted({*without_text, *options.pop("suppress_tokens", ())})
-        neutral = dict.fromkeys(_OTHER_RESULTS - {"num_return_sequences"}, False)
-        options = {"num_beams": 1, "num_return_sequences": 1, "do_sample": True, **neutral} | options
+        neutral: dict[str, Any] = dict.fromkeys(_OTHER_RESULTS, False) | {"num_beams": 1, "num_return_sequences": 1}
+        options = neutral | {"stop_strings": None, "do_sample": True} | options
         if not options["do_sample"]:
             options = {name: value for name, value in options.items() if name not in _SAMPLING_ONLY}
         return options | {
@@ -165,6 +169,17 @@ class Options:
 
     def _without(self, *names: str) -> dict[str, Any]:
         return {name: value for name, value in self.options.items() if name not in names}
+
+
+def refuse(options: Mapping[str, Any]) -> None:
+    """Name what cannot be carried out token by token.
+
+    Raises:
+        PromptError: one of the options, and why.
+    """
+    for name in sorted(set(_REFUSED) & set(options)):
+        if options[name]:
+            raise PromptError(f"{name}={options[name]!r} cannot be used here: {_REFUSED[name]}")
 
 
 def _defaults(model: Any, given: GenerationConfig | None) -> dict[str, Any]:
