@@ -57,7 +57,7 @@ def engine_for(model: Any, tokenizer: Any, *, draft_model: Any = None, **config:
     check_pair(model, tokenizer, "engine_for(model, tokenizer)")
     if (kinds := adapters_beside_modules(model)) is not None:
         raise RequestError(f"the adapter is {kinds}, which an engine cannot follow; call model.chat or generate()")
-    network = model.get_base_model() if _is_wrapper(model) else model
+    network = unwrapped(model)
     kv_dtype = _ready_for_cpu(network)
     if config or draft_model is not None:
         return _engine(network, tokenizer, _config(network, tokenizer, kv_dtype, config), draft_model)
@@ -73,8 +73,7 @@ def engine_for(model: Any, tokenizer: Any, *, draft_model: Any = None, **config:
 
 def forget_engine(model: Any) -> None:
     """Drop a model's engine and its cache."""
-    model = model.get_base_model() if _is_wrapper(model) else model
-    model.__dict__.pop(_ATTRIBUTE, None)
+    unwrapped(model).__dict__.pop(_ATTRIBUTE, None)
 
 
 def check_pair(model: Any, tokenizer: Any, call: str) -> None:
@@ -97,6 +96,11 @@ def check_pair(model: Any, tokenizer: Any, call: str) -> None:
     rows = int(model.config.get_text_config().vocab_size)
     if len(tokenizer) > rows:
         raise RequestError(f"the tokenizer has {len(tokenizer)} ids and the model {rows}: it is another model's")
+
+
+def unwrapped(model: Any) -> Any:
+    """The model in a peft wrapper; any other model is itself."""
+    return model.get_base_model() if _is_wrapper(model) else model
 
 
 def adapters_beside_modules(model: Any) -> str | None:

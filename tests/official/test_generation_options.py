@@ -156,5 +156,5 @@ def test_every_field_of_a_generation_config_has_a_place(full: tuple[Any, Any]) -
                 Options(model, {name: 2})
             continue
         options = Options(model, {name: [2] if name in ("eos_token_id", "suppress_tokens") else 2})
-        generation = options.generation(room=3, stop_ids=[2], without_text=())
+        generation = options.generation(prompt_tokens=1, room=3, stop_ids=[2], without_text=())
         assert name in generation or name not in options.only_generate

@@ -19,7 +19,7 @@ from chatglm.errors import PromptError
 from chatglm.official import streaming
 from chatglm.official.options import refuse
 from chatglm.official.reply import reply
-from chatglm.own_engine import check_pair, forget_engine
+from chatglm.own_engine import check_pair, forget_engine, unwrapped
 
 History = list[Any]  # ChatGLM3: official dicts; ChatGLM2: (query, answer) pairs
 
@@ -176,11 +176,12 @@ def quantize(model: Any, bits: int | str, empty_init: bool = False, device: Any 
         raise PromptError("empty_init=True makes a model without weights; load a quantized folder instead")
     if kwargs:
         raise TypeError(f"quantize() got unknown options {sorted(kwargs)}; it takes bits and device")
-    assert isinstance(model, nn.Module)
+    network = unwrapped(model)
+    assert isinstance(network, nn.Module)
     if isinstance(bits, str):
-        quantize_model(model, bits)
+        quantize_model(network, bits)
     else:
-        quantize_rowwise(model, bits)
+        quantize_rowwise(network, bits)
     return model if device is None else model.to(device)
 
 

@@ -121,7 +121,7 @@ class Options:
 
         options = self._without("eos_token_id", "stop_strings", *_LENGTHS)
         options = {name: value for name, value in options.items() if name in _ENGINE}
-        min_tokens = max(options.pop("min_new_tokens", 0), self.options.get("min_length", 0) - prompt_tokens)
+        options.pop("min_new_tokens", None)
         if options.pop("prompt_lookup_num_tokens", None) is not None:
             options.setdefault("draft", "lookup")
         if not options.pop("do_sample", True):
@@ -133,7 +133,7 @@ class Options:
         options.setdefault("seed", int(torch.randint(2**63 - 1, ())))
         return SamplingParams(
             max_tokens=room,
-            min_tokens=min(min_tokens, room),
+            min_tokens=self._least(prompt_tokens, room),
             stop_token_ids=stop_ids,
             ignore_eos=True,  # only these
             stop=self.stop_strings,
@@ -149,12 +149,18 @@ class Options:
     def seed(self) -> int | None:
         return self.options.get("seed")
 
-    def generation(self, room: int, stop_ids: Sequence[int], without_text: Sequence[int]) -> dict[str, Any]:
+    def _least(self, prompt_tokens: int, room: int) -> int:
+        options = self.options
+        return min(room, max(0, options.get("min_new_tokens", 0), options.get("min_length", 0) - prompt_tokens))
+
+    def generation(
+        self, prompt_tokens: int, room: int, stop_ids: Sequence[int], without_text: Sequence[int]
+    ) -> dict[str, Any]:
         """The same for `generate()`, with everything said that a model's `generation_config` would say otherwise.
 
         `without_text` are ids that must not be chosen; the engine masks them too.
         """
-        options = self._without("seed", "eos_token_id", "stop_strings", "max_length", "max_new_tokens")
+        options = self._without("seed", "eos_token_id", "stop_strings", *_LENGTHS)
         unwanted = sorted({*without_text, *options.pop("suppress_tokens", ())})
         neutral: dict[str, Any] = dict.fromkeys(_OTHER_RESULTS, False) | {"num_beams": 1, "num_return_sequences": 1}
         options = neutral | {"stop_strings": None, "do_sample": True} | options
@@ -164,6 +170,8 @@ class Options:
             "eos_token_id": list(stop_ids),
             "pad_token_id": 0,
             "max_new_tokens": room,
+            "min_new_tokens": self._least(prompt_tokens, room) or None,
+            "min_length": None,
             "suppress_tokens": unwanted or None,
         }
 

@@ -53,18 +53,16 @@ def reply(
     stop_ids = asked.stop_ids(tokenizer.stop_ids)
     room = asked.room(len(prompt_ids) + _virtual_tokens(model), int(model.config.max_position_embeddings))
     beside = adapters_beside_modules(model)
-    by_generate = asked.need_generate(None if beside is None else f"the adapter ({beside})")
-    without_text = range(len(tokenizer), int(model.config.vocab_size))
-    return Answer(
-        None if by_generate else engine_for(model, tokenizer),
-        prompt_ids,
-        tokenizer.stream_parser(offered_names(conversation) if tools is None else tools),
-        asked.sampling(len(prompt_ids), room, stop_ids),
-        stopped=stop.is_set,
-        tokens=_generated(model, prompt_ids, asked, asked.generation(room, stop_ids, without_text), stop)
-        if by_generate
-        else None,
-    )
+    engine = tokens = None
+    if asked.need_generate(None if beside is None else f"the adapter ({beside})"):
+        without_text = range(len(tokenizer), int(model.config.vocab_size))
+        generation = asked.generation(len(prompt_ids), room, stop_ids, without_text)
+        tokens = _generated(model, prompt_ids, asked, generation, stop)
+    else:
+        engine = engine_for(model, tokenizer)
+    parser = tokenizer.stream_parser(offered_names(conversation) if tools is None else tools)
+    params = asked.sampling(len(prompt_ids), room, stop_ids)
+    return Answer(engine, prompt_ids, parser, params, stopped=stop.is_set, tokens=tokens)
 
 
 def offered_names(messages: Sequence[Message]) -> Collection[str] | bool:
