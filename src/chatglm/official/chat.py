@@ -122,6 +122,8 @@ def stream_generate(
     if kwargs.get("num_beams", 1) != 1:
         raise PromptError(f"num_beams={kwargs['num_beams']} cannot be streamed; call generate()")
     refuse(kwargs)
+    if not isinstance(input_ids, Tensor):
+        raise PromptError(f"input_ids is {input_ids!r:.200}; it must be a tensor of ids [B, tokens]")
     ids = input_ids.repeat_interleave(kwargs.get("num_return_sequences", 1), dim=0)
     for step in streaming.stream_generate(model, {"input_ids": input_ids}, **options, **kwargs):
         ids = torch.cat((ids, step.to(ids.device)[:, None]), dim=1)
@@ -146,6 +148,7 @@ def process_response(
 
 def build_inputs(model: Any, tokenizer: Any, query: str, history: Sequence[tuple[str, str]] | None = None) -> Any:
     """ChatGLM2's prompt as tensors on the model's device."""
+    check_pair(model, tokenizer, "model.build_inputs(tokenizer, query)")
     prompt = tokenizer.build_prompt(query, history=history)
     return tokenizer([prompt], return_tensors="pt").to(_device(model))
 
@@ -154,6 +157,7 @@ def build_stream_inputs(
     model: Any, tokenizer: Any, query: str, history: Sequence[tuple[str, str]] | None = None
 ) -> Any:
     """ChatGLM2's piece for one more turn over an old cache; the whole prompt where there is no history."""
+    check_pair(model, tokenizer, "model.build_stream_inputs(tokenizer, query)")
     if not history:
         return tokenizer([f"[Round 1]\n\n问：{query}\n\n答："], return_tensors="pt").to(_device(model))
     ids = tokenizer.tokenizer.encode(f"\n\n[Round {len(history) + 1}]\n\n问：{query}\n\n答：")[1:]
