@@ -115,9 +115,10 @@ class ChatGLMConfig(PreTrainedConfig):
         return self.multi_query_group_num if self.multi_query_attention else self.num_attention_heads
 
     @num_key_value_heads.setter
-    def num_key_value_heads(self, heads: int) -> None:
-        if heads != self.num_key_value_heads:
-            self.multi_query_attention, self.multi_query_group_num = True, heads
+    def num_key_value_heads(self, value: int) -> None:
+        self.multi_query_attention = value != self.num_attention_heads
+        if self.multi_query_attention:
+            self.multi_query_group_num = value
 
     @property
     def qkv_size(self) -> int:
