@@ -1,14 +1,16 @@
 """`chat` of a peft wrapper follows whatever kind of adapter is attached, as `generate()` does; never the base alone."""
 
+import time
 from typing import Any
 
 import peft
 import pytest
 import torch
 from golden_data import golden_file
+from transformers.generation.streamers import BaseStreamer
 
 import chatglm
-from chatglm.errors import ChatGLMError, RequestError
+from chatglm.errors import ChatGLMError, GenerationError, RequestError
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.model.tokenizer import ChatGLMTokenizer
 from chatglm.official.reply import reply
@@ -107,6 +109,27 @@ def test_a_prefix_has_a_head_for_each_group() -> None:
     assert wrapper.active_peft_config.num_attention_heads == config.num_key_value_heads
     assert "num_key_value_heads" not in config.to_json_string()
     assert type(config).from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+
+def test_one_answer_at_a_time_goes_through_it() -> None:
+    wrapper = attached("prompt tuning", load())
+    expected = wrapper.chat(TOKENIZER, QUESTION, **GREEDY)
+    stream = wrapper.stream_chat(TOKENIZER, QUESTION, **GREEDY, streamer=_Waiting())
+    next(stream)
+    with pytest.raises(GenerationError, match="another answer"):
+        wrapper.chat(TOKENIZER, QUESTION, **GREEDY)
+    stream.close()
+    assert wrapper.chat(TOKENIZER, QUESTION, **GREEDY) == expected
+
+
+class _Waiting(BaseStreamer):
+    """Keeps a generation from being over before anybody looks."""
+
+    def put(self, value: torch.Tensor) -> None:
+        time.sleep(0.2)
+
+    def end(self) -> None:
+        pass
 
 
 def test_virtual_tokens_take_room() -> None:

@@ -12,6 +12,7 @@ import torch
 
 from chatglm.chat.message import Message, Role, as_messages
 from chatglm.chat.template import tool_names
+from chatglm.errors import GenerationError
 from chatglm.official.options import Options
 from chatglm.official.streaming import stream_generate
 from chatglm.own_engine import adapters_beside_modules, check_pair, engine_for
@@ -75,6 +76,7 @@ def _generated(
     model: Any, prompt_ids: list[int], asked: Options, options: dict[str, Any], stop: threading.Event
 ) -> Iterator[int]:
     """The tokens that `generate()` chooses, as they are made; with beams at the end."""
+    _refuse_if_busy(model)
     ids = torch.tensor([prompt_ids], device=model.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if asked.num_beams == 1:
@@ -84,6 +86,13 @@ def _generated(
     if asked.seed is not None:
         torch.manual_seed(asked.seed)
     yield from model.generate(**inputs, **options)[0, len(prompt_ids) :].tolist()
+
+
+def _refuse_if_busy(model: Any) -> None:
+    """peft puts a method of the wrapper on the model while it generates, so one answer at a time can go through it."""
+    name = "prepare_inputs_for_generation"
+    if hasattr(model, "peft_config") and vars(model.base_model).get(name) == getattr(model, name):
+        raise GenerationError("another answer is being made through this adapter; read it to its end, or close it")
 
 
 def _virtual_tokens(model: Any) -> int:
