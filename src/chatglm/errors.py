@@ -24,6 +24,19 @@ class PromptError(ChatGLMError, ValueError):
     """A conversation breaks the rules of the chat format."""
 
 
+class ContextFullError(PromptError):
+    """A conversation leaves no room for an answer.
+
+    Attributes:
+        tokens: of the conversation.
+        limit: what it and its answer may have together.
+    """
+
+    def __init__(self, message: str, tokens: int, limit: int) -> None:
+        super().__init__(message)
+        self.tokens, self.limit = tokens, limit
+
+
 class MissingExtraError(ChatGLMError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

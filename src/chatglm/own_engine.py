@@ -93,7 +93,8 @@ def check_pair(model: Any, tokenizer: Any, call: str) -> None:
             f"tokenizer is {_named(tokenizer)}; it must be the model's ChatGLMTokenizer, as chatglm.load() or "
             f"AutoTokenizer gives it: {call}"
         )
-    rows = int(model.config.get_text_config().vocab_size)
+    config: Any = model.config
+    rows = int(config.get_text_config().vocab_size)
     if len(tokenizer) > rows:
         raise RequestError(f"the tokenizer has {len(tokenizer)} ids and the model {rows}: it is another model's")
 
@@ -161,7 +162,7 @@ def _config(model: Any, tokenizer: Any, kv_dtype: str, changed: dict[str, Any]) 
     known = {field.name for field in fields(EngineConfig)}
     if unknown := sorted(set(changed) - known):
         raise RequestError(f"engine_for has no options {unknown}; it takes draft_model and {', '.join(sorted(known))}")
-    usual = {
+    usual: dict[str, Any] = {
         "num_tokens": len(tokenizer),
         "stop_token_ids": tuple(tokenizer.stop_ids),
         "kv_memory": context_memory(model),

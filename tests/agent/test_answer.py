@@ -75,6 +75,23 @@ def test_stop_tokens_of_the_request_end_the_text_too():
     assert came_to(one, list(one))[1] == Done("stop", ord("c"))
 
 
+def test_stop_tokens_of_the_engine_are_no_text():
+    class Stops(ScriptedEngine):
+        def submit(self, prompt_ids, params=None):
+            request = super().submit(prompt_ids, params)
+            request.stop_ids |= {ord("!")}
+            return request
+
+    one = answer(engine=Stops("\n ab!c"))
+    assert came_to(one, list(one))[:3] == ("ab", Done("stop", ord("!")), "stop")
+
+
+def test_the_last_bytes_may_make_a_stop_string_whole():
+    one = answer([*b"\n a\xe4"], params=SamplingParams(stop=["\ufffd"]))
+    assert came_to(one, list(one))[:3] == ("a", Done("stop", None), "stop")
+    assert one.messages()[0].ids is None
+
+
 def test_log_probabilities_stop_where_the_text_does():
     one = answer(params=SamplingParams(stop=["b"], logprobs=0))
     told = tuple(TokenLogprobs(token, -1.0, ()) for token in b"abc")

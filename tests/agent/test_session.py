@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_engine import CALL, SPECIALS, ByteTokenizer, ScriptedEngine, call, code, say, written
 
-from chatglm.agent.events import FileProduced, ImageProduced, Notice, Observation, TurnDone
+from chatglm.agent.events import FileProduced, ImageProduced, Notice, Observation
 from chatglm.agent.prompts import CODE_PROMPT
 from chatglm.agent.session import Session
 from chatglm.agent.uploads import MAX_BYTES
@@ -71,9 +71,10 @@ def test_a_plain_turn():
     talk = session(say("你好👋"))
     events = list(talk.send("hi"))
     assert text(events) == "你好👋"
-    assert events[-1] == TurnDone(
-        "stop", 0, len(talk.engine.prompts[0]), len("\n 你好👋".encode()) + 1, events[-1].seconds, True
-    )
+    done = events[-1]
+    assert (done.reason, done.rounds, done.kept) == ("stop", 0, True)
+    assert (done.prompt_tokens, done.new_tokens) == (len(talk.engine.prompts[0]), len("\n 你好👋".encode()) + 1)
+    assert 0 <= done.first_token_seconds <= done.first_token_seconds + done.writing_seconds <= done.seconds
     assert spoken(talk.history) == [("user", "", "hi"), ("assistant", "", "你好👋")]
     works_on(talk)
 
@@ -137,16 +138,15 @@ def test_pictures_and_files_become_events():
     picture = Image("image/png", b"png", 4, 3)
     out = Result("ok", (Output("display", "<Figure>", picture),), (FileInfo("out/a.csv", 12, 0.0),))
     events = list(session(code("plot()"), say("see"), sandbox=FakeSandbox(out)).send("plot"))
-    assert only(events, ImageProduced) == [ImageProduced("image/png", b"png")]
-    assert only(events, FileProduced) == [FileProduced("out/a.csv", 12)]
+    assert only(events, ImageProduced) == [ImageProduced(1, "image/png", b"png")]
+    assert only(events, FileProduced) == [FileProduced(1, "out/a.csv", 12)]
     assert "[image 1: 4 x 3 pixels]" in only(events, Observation)[0].text
 
 
 def test_a_dead_kernel_is_told_and_the_turn_goes_on():
     talk = session(code("x"), say("sorry"), sandbox=FakeSandbox(Result("killed", reason="memory: too much")))
     events = list(talk.send("go"))
-    assert only(events, Notice)[0].kind == "restarted"
-    assert "memory: too much" in only(events, Notice)[0].text
+    assert only(events, Notice) == [Notice("restarted", 1, reason="memory: too much")]
     assert only(events, Observation)[0].status == "killed"
     works_on(talk)
 
@@ -303,6 +303,24 @@ def test_leaving_the_iteration_keeps_what_was_said():
     assert talk.engine.aborted == 1
     assert spoken(talk.history)[1][2].startswith("one t")
     works_on(talk)
+
+
+def test_an_error_in_the_midst_of_a_turn_ends_the_request_at_once():
+    talk = session("\n one two three")
+    events = talk.send("count")
+    next(events)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        events.throw(KeyboardInterrupt())
+    assert talk.engine.aborted == 1, "although the error holds every frame of the turn"
+    assert kept.value.__traceback__ is not None
+    works_on(talk)
+
+
+def test_a_session_that_is_closed_before_its_turn_has_begun_to_work():
+    talk = session(say("x"))
+    events = talk.send("go")
+    talk.window.take = lambda prompt: talk.close() or talk._stop.clear() or 0
+    assert list(events)[-1].reason == "abort"
 
 
 def test_a_turn_in_which_nothing_was_said_leaves_no_trace():
@@ -582,7 +600,7 @@ def test_nothing_stays_open_after_a_load_or_a_fork_that_fails(tmp_path, monkeypa
     monkeypatch.setattr(FakeSandbox, "put", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         talk.fork()
-    assert [sandbox.closed for sandbox in opened] == [False, True]
+    assert [sandbox.closed for sandbox in opened] == [False, True, True]
 
 
 # uploads

@@ -1,8 +1,11 @@
 """Sessions over the real engine and the embedded model."""
 
+import json
 import threading
 
 import pytest
+from golden_data import golden_file
+from transformers import AutoModel
 
 import chatglm
 from chatglm.agent.events import TurnDone
@@ -10,6 +13,7 @@ from chatglm.agent.session import Session
 from chatglm.agent.task import run_task
 from chatglm.chat.template import validate
 from chatglm.errors import SessionError
+from chatglm.model.tokenizer import ChatGLMTokenizer
 from chatglm.tools.toolbox import tool
 
 
@@ -102,3 +106,31 @@ def test_a_context_that_is_cut(loaded):
 def test_a_task_ends_whatever_so_small_a_model_does(loaded):
     result = run_task(*loaded, "3 + 5 = ?", max_steps=1, max_new_tokens=60)
     assert result.reason in ("done", "failed", "steps", "tokens")
+
+
+CHATGLM2 = [
+    case
+    for case in json.loads((golden_file("generation") / "chat2.json").read_text())
+    if case["mode"] == "chat" and case["gen_kwargs"].get("do_sample") is False and not case["history"]
+][:2]
+
+
+@pytest.mark.parametrize("case", CHATGLM2, ids=lambda case: case["name"])
+def test_chatglm2_answers_as_officially_and_goes_on(case, tmp_path):
+    model = AutoModel.from_pretrained(golden_file("generation") / "model").eval()
+    tokenizer = ChatGLMTokenizer(str(golden_file("tiny_tokenizer") / "tokenizer.model"), version="chatglm2")
+    engine = chatglm.Engine(model, chatglm.EngineConfig(num_tokens=len(tokenizer), kv_memory=1 << 24))
+    length = case["gen_kwargs"]["max_length"]
+    talk = Session(
+        engine, tokenizer, params=chatglm.SamplingParams(temperature=0), context_length=length, when_full="refuse"
+    )
+    list(talk.send(case["query"]))
+    assert talk.history[-1].content == case["expected"]["response"].strip()
+    counted = talk.count_tokens()
+    talk.save(tmp_path / "talk.json")
+    again = Session.load(tmp_path / "talk.json", engine, tokenizer, max_new_tokens=4)
+    done = list(again.send(case["query"]))[-1]
+    assert counted < done.prompt_tokens
+    assert list(again.regenerate())[-1].prompt_tokens == done.prompt_tokens
+    assert again.undo() == case["query"]
+    assert again.count_tokens() == counted

@@ -3,21 +3,24 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from fake_sandbox import FakeSandbox
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_engine import ByteTokenizer, ScriptedEngine, call, code, say
+from scripted_engine import CALL, ByteTokenizer, ScriptedEngine, call, code, say
 
-from chatglm.agent.events import Observation, PlanMade, StepEnded, TaskDone
+from chatglm.agent.events import ConsentAsked, Observation, PlanMade, StepEnded, TaskDone
 from chatglm.agent.plan import CHINESE, read_plan, why_failed
 from chatglm.agent.replay import replay
 from chatglm.agent.session import Session
 from chatglm.agent.task import AgentTask, run_task
-from chatglm.agent.trace import read_trace
+from chatglm.agent.trace import _read_line, read_trace
+from chatglm.chat.message import ToolCallDone
 from chatglm.chat.template import validate
 from chatglm.errors import GenerationError, SessionError, TraceError
+from chatglm.sandbox.result import FileInfo, Image, Output, Result
 from chatglm.tools.toolbox import tool
 
 
@@ -92,8 +95,6 @@ def test_a_failing_step_changes_the_plan(failing):
 
 
 def Result_error():
-    from chatglm.sandbox.result import Output, Result
-
     return Result("error", (Output("error", "FileNotFoundError: x"),))
 
 
@@ -152,11 +153,19 @@ def test_time_and_stopping(how):
     assert list(task.session.send("and now?"))[-1].reason == "stop"
 
 
+def test_stopping_the_session_stops_its_task():
+    task = work(PLAN, call("add", a=1, b=2), say("3"), PLAN, say("3"), say("6"), say("6"))
+    for event in task:
+        if isinstance(event, ToolCallDone):
+            task.session.stop()
+    assert (task.result.reason, task.result.steps, task.result.answer) == ("abort", 1, "")
+
+
 def test_an_engine_that_fails_leaves_a_trace(tmp_path):
     task = work(PLAN, RuntimeError("out of memory"), trace=tmp_path / "t.jsonl")
     with pytest.raises(GenerationError):
         list(task)
-    assert "out of memory" in read_trace(tmp_path / "t.jsonl")[-1]["text"]
+    assert "out of memory" in read_trace(tmp_path / "t.jsonl")[-1]["reason"]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +246,41 @@ def test_every_line_is_there_at_once(tmp_path):
     assert read_trace(path)
 
 
+def test_a_call_of_an_earlier_step_that_was_not_carried_out_takes_no_result(tmp_path):
+    wrong = "<|assistant|>".join([call("no").removesuffix(CALL)] * 3) + CALL
+    script = [PLAN, wrong, say("1. Add"), call("add", a=1, b=2), say("It is 3."), say("3")]
+    records = read_trace(trace_of(tmp_path, *script, max_errors=0))
+    actions = {record["id"]: record["name"] for record in records if record["kind"] == "action"}
+    observations = {record["id"]: record["name"] for record in records if record["kind"] == "observation"}
+    assert actions == {1: "no", 2: "no", 3: "no", 4: "add"}
+    assert observations == {1: "no", 4: "add"}
+
+
+def test_everything_an_action_brings_has_its_id(tmp_path):
+    shown = Result(
+        "killed", (Output("display", "", Image("image/png", b"png", 4, 3)),), (FileInfo("a", 1, 0.0),), reason="memory"
+    )
+    script = [say("1. go"), code("x"), call("erase"), say("ok"), say("done")]
+    path = tmp_path / "t.jsonl"
+    task = work(*script, trace=path, tools=[erase], sandbox=FakeSandbox(shown), on_dangerous="ask", max_revisions=0)
+    for event in task:
+        if isinstance(event, ConsentAsked):
+            task.session.answer(event.id, False)
+    found = [(record["kind"], record["id"]) for record in read_trace(path) if "id" in record]
+    assert found == [("action", 1), ("observation", 1), ("image", 1), ("file", 1), ("notice", 1), ("action", 2),
+                     ("asked", 2), ("observation", 2)]  # fmt: skip
+    assert [step.same for step in replay(path, sandbox=FakeSandbox(shown)) if step.same is not None] == [True]
+
+
+def test_a_trace_of_the_first_format_is_read():
+    notice = {"kind": "notice", "about": "restarted", "text": "the interpreter was restarted"}
+    path = Path(__file__).resolve().parents[2] / "examples" / "agent_trace.jsonl"
+    records = read_trace(path)
+    assert records[0]["version"] == 1
+    assert [step.record for step in replay(path)] == records
+    assert _read_line(json.dumps(notice), "line 1") == notice
+
+
 @pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x1c", "\n", "\r\n", "\0"])
 def test_odd_characters_in_a_trace(tmp_path, odd):
     path = trace_of(tmp_path, say("1. go"), say(f"a{odd}b"), say("done"))
@@ -268,7 +312,7 @@ HEAD = '{"kind":"task","format":"chatglm-trace","version":1,"task":"t"}\n'
         ("[" * 100_000, "line 1 .* is not JSON"),
         ("[]", "has the kind None"),
         ('{"kind":"task","task":"t"}', "is no trace"),
-        (HEAD.replace("1", "2"), "trace version 2"),
+        (HEAD.replace("1", "3"), "trace version 3"),
         (HEAD + '{"kind":"dance"}', "line 2 .* has the kind 'dance'"),
         (HEAD + '{"kind":"action","name":"x"}', "line 2 .* has no valid 'id'"),
         (HEAD + '{"kind":"thought","text":3}', "line 2 .* has no valid 'text'"),
@@ -305,6 +349,11 @@ def test_a_full_disk_ends_the_task_in_order(tmp_path):
         list(task)
     task.session.engine.script = [say("still here")]
     assert list(task.session.send("and now?"))[-1].kept
+
+
+def test_nobody_could_be_asked_in_run_task():
+    with pytest.raises(SessionError, match="nobody reads the events"):
+        run_task(ScriptedEngine(), ByteTokenizer(), "Add.", on_dangerous="ask")
 
 
 def test_run_task(tmp_path):

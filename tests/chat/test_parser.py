@@ -59,7 +59,7 @@ def test_text_then_a_call(tools):
 @pytest.mark.parametrize("tools", OFFERS)
 def test_code(tools):
     events, parser = parse([*answer(("interpreter", "```python\nprint(1)\n```")), OBSERVATION], tools)
-    assert CodeDone("print(1)", "```python\nprint(1)\n```") in events
+    assert CodeDone("print(1)", "```python\nprint(1)\n```", 1) in events
     assert [segment.kind for segment in parser.segments] == ["code"]
     assert {event.name for event in events if isinstance(event, ToolCallDelta)} == {"interpreter"}
 

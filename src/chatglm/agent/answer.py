@@ -13,6 +13,15 @@ from chatglm.engine.stopping import AnswerStops
 from chatglm.errors import GenerationError
 
 
+def seeded(params: SamplingParams, number: int) -> SamplingParams:
+    """The settings for one answer of a conversation: with a seed, each answer has the seed after the one before.
+
+    The one rule for seeds: answers are counted from 0 through a session, those that call tools, and those that were
+    taken back or answered again, included. So a conversation can be repeated, and answering again says something else.
+    """
+    return params if params.seed is None else replace(params, seed=(params.seed + number) % 2**63)
+
+
 class Answer:
     """The answer to a prompt, while it is made.
 
@@ -54,7 +63,7 @@ class Answer:
         self.logprobs: list[TokenLogprobs] = []
         self.finish_reason: str | None = None
         self.first_token_seconds: float | None = None  # since it was asked for
-        self._began = time.monotonic()
+        self._began = self._last_token = time.monotonic()
 
     # what it came to
 
@@ -65,6 +74,12 @@ class Answer:
     @property
     def new_tokens(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def writing_seconds(self) -> float:
+        """From the first token to the last."""
+        first = self.first_token_seconds
+        return 0.0 if first is None else self._last_token - self._began - first
 
     @property
     def finished(self) -> bool:
@@ -96,7 +111,8 @@ class Answer:
         if self.adapter is not None:
             options["adapter"] = self.adapter
         self._began = time.monotonic()
-        self.request = request = self.engine.submit(self.prompt_ids, self.params, **options)
+        request: Request = self.engine.submit(self.prompt_ids, self.params, **options)
+        self.request = request
         return request
 
     def feed(self, output: Output) -> list[Event]:
@@ -116,7 +132,9 @@ class Answer:
             raise GenerationError(f"generation failed after {self.new_tokens} tokens: {output.error}")
         if output.finish_reason is not None and not self.finished:
             stop_id = self.request.stop_id if self.request is not None else None
-            events += self._push(stop_id) if stop_id is not None else []
+            if stop_id is not None:
+                self.parser.stop_ids |= {stop_id}  # the engine may have stop tokens of its own; they are no text
+                events += self._push(stop_id)
             events += self.finish(output.finish_reason)
         return events
 
@@ -129,8 +147,9 @@ class Answer:
         return events
 
     def _push(self, token_id: int) -> list[Event]:
+        self._last_token = time.monotonic()
         if self.first_token_seconds is None:
-            self.first_token_seconds = time.monotonic() - self._began
+            self.first_token_seconds = self._last_token - self._began
         self.token_ids.append(token_id)
         events = self.parser.feed(token_id)
         if self._stops.found or self.parser.stop_id is not None:

@@ -1,9 +1,12 @@
-"""What a turn tells while it goes on, besides the text and the calls of the answer itself."""
+"""What a turn tells while it goes on, besides the text and the calls of the answer itself. `wire` writes it as JSON.
+
+Calls and code have ids, counted through a session from 1; what came of one carries its id.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from chatglm.chat.message import CodeDone, TextDelta, ToolCallDelta, ToolCallDone
+from chatglm.chat.message import CodeDone, TextDelta, ToolCall, ToolCallDelta, ToolCallDone
 
 NoticeKind = Literal["history_cut", "no_room", "restarted", "failed"]
 TurnReason = Literal["stop", "length", "abort", "rounds", "errors", "seconds"]
@@ -14,6 +17,7 @@ class Observation:
     """The result of a call or of code, as the model is told it.
 
     Attributes:
+        id: of the call or code.
         name: the tool; `interpreter` for code.
         text: what came out, or what was wrong.
         ok: whether it was carried out and did not fail.
@@ -23,6 +27,7 @@ class Observation:
         cut: whether the text is only the beginning of what came out.
     """
 
+    id: int
     name: str
     text: str
     ok: bool
@@ -36,10 +41,12 @@ class ImageProduced:
     """Code has shown a picture.
 
     Attributes:
+        id: of the code.
         mime: "image/png" or "image/jpeg".
         data: its bytes, as a file would hold them.
     """
 
+    id: int
     mime: str
     data: bytes
 
@@ -49,26 +56,47 @@ class FileProduced:
     """Code has written a file; `session.sandbox.get(name)` has its bytes.
 
     Attributes:
+        id: of the code.
         name: its path under /mnt/data.
         size: in bytes.
     """
 
+    id: int
     name: str
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """Something was done that nobody asked for, or left undone.
+class ConsentAsked:
+    """A dangerous tool is to be used: `session.answer(id, True)` allows it, from any thread.
+
+    The turn waits. Any other answer is a no, and so is none before the turn is stopped or its time is over.
 
     Attributes:
-        kind: "history_cut": old turns were left out; "no_room": the turn has filled the context; "restarted": the
-            interpreter began anew; "failed": a task broke off.
-        text: says what, for people.
+        id: of the call.
+        call: with the arguments the tool would get.
+    """
+
+    id: int
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something was done that nobody asked for, or left undone. Data; the words for it are the reader's.
+
+    Attributes:
+        kind: "history_cut": old turns were left out, `count` more of them than before; "no_room": the turn has filled
+            the context, going on would take `count` tokens; "restarted": the interpreter began anew and its variables
+            are gone, after the code `id` and for that `reason`, if one is known; "failed": a task broke off, for that
+            `reason`.
+        id: of the code it is about; 0: of none.
     """
 
     kind: NoticeKind
-    text: str
+    id: int = 0
+    count: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +111,8 @@ class TurnDone:
         new_tokens: tokens written, of all rounds together.
         seconds: how long the turn took.
         kept: whether the turn stands in the history; one in which nothing was said does not.
+        first_token_seconds: how long the first token took, reading the prompt included; None: there was none.
+        writing_seconds: from the first token of each answer to its last, of all rounds together.
     """
 
     reason: TurnReason
@@ -91,10 +121,27 @@ class TurnDone:
     new_tokens: int
     seconds: float
     kept: bool
+    first_token_seconds: float | None = None
+    writing_seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of writing, without reading prompts and waiting for tools; 0 where it was too short to say."""
+        written = self.new_tokens - self.rounds - 1  # the first token of an answer comes with reading its prompt
+        return written / self.writing_seconds if written > 0 and self.writing_seconds > 0 else 0.0
 
 
 Event = (
-    TextDelta | ToolCallDelta | ToolCallDone | CodeDone | Observation | ImageProduced | FileProduced | Notice | TurnDone
+    TextDelta
+    | ToolCallDelta
+    | ToolCallDone
+    | CodeDone
+    | ConsentAsked
+    | Observation
+    | ImageProduced
+    | FileProduced
+    | Notice
+    | TurnDone
 )
 
 

@@ -9,6 +9,15 @@ from chatglm.errors import SessionError
 from chatglm.tools.toolbox import ToolBox
 
 
+def check_parts(engine: Any, tokenizer: Any) -> None:
+    """Refuses what cannot answer, and says what would be right; the commonest slip is a model in the engine's place."""
+    right = "give it as Session(chatglm.engine_for(model, tokenizer), tokenizer)"
+    if not all(callable(getattr(engine, name, None)) for name in ("submit", "stream", "stats")):
+        raise SessionError(f"the engine is a {type(engine).__name__}, which is no engine; {right}")
+    if not all(callable(getattr(tokenizer, name, None)) for name in ("render", "stream_parser")):
+        raise SessionError(f"the tokenizer is a {type(tokenizer).__name__}, which is no ChatGLM tokenizer; {right}")
+
+
 def context_of(engine: Any, wanted: int | None) -> int:
     """Tokens a conversation and its answer may have: the model's context, the engine's cache, and what is wished."""
     most = min(int(engine.context), int(engine.stats().cache_tokens))

@@ -39,6 +39,15 @@ def reopened(saved: Message, tools: Sequence[Any], code: bool) -> Message | None
     return system_message(own_text(saved), tools, code) if tools else saved
 
 
+def reworded(saved: Message | None, text: str | None, code: bool) -> Message | None:
+    """A saved system message with other words of one's own; the tools it offers stay. None where it offers none."""
+    if saved is None or saved.tools is None:
+        return None
+    words = system_message(text, [None], code)
+    assert words is not None
+    return replace(saved, content=words.content)
+
+
 def own_text(system: Message) -> str:
     """One's own words in a system message that `system_message` has made, or anybody else."""
     lines = system.content.split("\n")

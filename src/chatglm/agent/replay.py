@@ -56,9 +56,13 @@ def _replay(records: Sequence[Record], actions: Actions) -> Iterator[Replayed]:
     waiting: dict[int, Observation] = {}
     for record in records:
         if record["kind"] == "action" and record["id"] in carried_out and _can(record, actions):
-            waiting[record["id"]] = actions.carry_out(_segment(record), lambda: False)[0]
+            waiting[record["id"]] = _again(_segment(record), actions)
         observed = waiting.pop(record["id"], None) if _answers(record) else None
         yield Replayed(record, observed, None if observed is None else observed.text == record["text"])
+
+
+def _again(segment: Segment, actions: Actions) -> Observation:
+    return actions.carry_out(segment, actions.allows(segment) is True, lambda: False)[0]
 
 
 def _answers(record: Record) -> bool:
@@ -75,8 +79,9 @@ def _segment(record: Record) -> Segment:
     if name == INTERPRETER:
         if not isinstance(code, str):
             raise TraceError(f"action {record['id']} is code and has none; a record of code must have 'code', a text")
-        return Segment("code", name, code, code, (), code=code)
+        return Segment("code", name, code, code, (), code=code, id=record["id"])
     if arguments is not None and not isinstance(arguments, dict):
         raise TraceError(f"action {record['id']} has the arguments {arguments!r}; they must be an object")
     raw, error = str(record.get("raw", "")), record.get("error")
-    return Segment("tool_call", name, raw, raw, (), call=ToolCall(name, arguments, raw, error and str(error)))
+    call = ToolCall(name, arguments, raw, error and str(error))
+    return Segment("tool_call", name, raw, raw, (), call=call, id=record["id"])

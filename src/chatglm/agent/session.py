@@ -1,29 +1,40 @@
 """A conversation over an engine that can use tools and run code, and always is in order for the next message."""
 
 import asyncio
+import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from chatglm.agent.actions import Actions, Ask
+from chatglm.agent.alone import OneAtATime
+from chatglm.agent.conversation import Conversation
 from chatglm.agent.events import Event
 from chatglm.agent.limits import Limits
-from chatglm.agent.opening import check_tools, check_version, checked_params, context_of, opened
-from chatglm.agent.prompts import reopened, system_message
-from chatglm.agent.turn import ActingTurn
-from chatglm.agent.uploads import Upload, read_uploads, uploaded_text
-from chatglm.agent.window import Window
+from chatglm.agent.opening import check_parts, check_tools, check_version, checked_params, context_of, opened
+from chatglm.agent.turn import Turn
+from chatglm.agent.uploads import Upload, read_uploads
+from chatglm.agent.window import Prompt, Window
 from chatglm.chat.message import Message, Role, check_encodable
-from chatglm.chat.saved import load_file, save_file, vocabulary_of
+from chatglm.chat.saved import SavedConversation, load_file, save_file, vocabulary_of
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import SessionError
 from chatglm.tools.toolbox import Tool, ToolBox
 
 OFFICIAL_SAMPLING = SamplingParams(temperature=0.8, top_p=0.8)  # what the official `model.chat` does
 _END = object()
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What was asked for in the call that began a turn."""
+
+    limits: Limits
+    params: SamplingParams
 
 
 class Session:
@@ -34,21 +45,25 @@ class Session:
     every prompt begins with the one before it and finds it in the engine's prefix cache.
 
     Args:
-        engine: a `chatglm.engine.Engine`, or anything with its `submit`, `stream` and `abort`.
+        engine: of the model, as `chatglm.engine_for(model, tokenizer)` makes it, or anything with its `submit`,
+            `stream`, `abort` and `stats`.
         tokenizer: of the same model.
         system: a system prompt; None: the official words where there are tools or code, else none.
         tools: functions, `chatglm.tools.toolbox.Tool` objects, or one `ToolBox`.
         sandbox: where code runs: "auto" opens the strongest isolation there is and closes it with the session; an
             open `chatglm.sandbox.Sandbox` stays the caller's; None: code is not run.
         max_rounds, max_errors, max_new_tokens, max_seconds: limits of one turn; see `Limits`.
-        params: how tokens are chosen, and what ends an answer. With a seed the whole session can be repeated. A call
-            that a stop string cuts short is not carried out.
-        on_dangerous: asked with the call before a dangerous tool is used; only `True` allows it, without it none is.
-        context_length: tokens prompt and answer may have together; None: as many as the engine has room for. Longer
-            conversations lose their oldest turns in the prompt, with a notice; `history` keeps them.
+        params: how tokens are chosen, and what ends an answer. With a seed the whole session can be repeated, see
+            `chatglm.agent.answer.seeded`. A call that a stop string cuts short is not carried out.
+        on_dangerous: asked with the call before a dangerous tool is used; only `True` allows it. "ask": the turn gives
+            a `ConsentAsked` and waits for `answer`. None: no dangerous tool is used.
+        context_length: tokens prompt and answer may have together; None: as many as the engine has room for.
+        when_full: what becomes of a longer conversation. "cut": the prompt leaves out its oldest turns, with a notice;
+            `history` keeps them. "refuse": `send` raises an error.
 
     Raises:
-        SessionError: tools, code or a system prompt with ChatGLM2, which knows none of them; a wrong limit.
+        SessionError: something that is no engine or no tokenizer; tools, code or a system prompt with ChatGLM2, which
+            knows none of them; a wrong limit.
         SandboxError: the system cannot isolate code; the message says why and what would help.
     """
 
@@ -67,58 +82,97 @@ class Session:
         params: SamplingParams | None = None,
         on_dangerous: Ask | None = None,
         context_length: int | None = None,
+        when_full: Literal["cut", "refuse"] = "cut",
     ) -> None:
         given = locals()
+        check_parts(engine, tokenizer)
+        if when_full not in ("cut", "refuse"):
+            raise SessionError(f'when_full is {when_full!r}; it must be "cut" or "refuse"')
         self.engine, self.tokenizer = engine, tokenizer
         self.limits = Limits(max_rounds, max_errors, max_new_tokens, max_seconds)
         self.params = checked_params(OFFICIAL_SAMPLING if params is None else params)
-        self.window = Window(tokenizer, context_of(engine, context_length))
+        self.window = Window(tokenizer, context_of(engine, context_length), may_cut=when_full == "cut")
         toolbox = tools if isinstance(tools, ToolBox) else ToolBox(tools)
         options = {name: value for name, value in given.items() if name not in ("self", "engine", "tokenizer")}
         self._options = options | {"tools": toolbox}
         check_version(tokenizer, system, toolbox, sandbox)
-        self._system = system_message(system, toolbox.schemas(), sandbox is not None)
         self._owns_sandbox = isinstance(sandbox, str)
         self.actions = Actions(toolbox, opened(sandbox), on_dangerous)
-        self._messages: list[Message] = []  # without the system message
-        self._stop, self._busy = threading.Event(), threading.Lock()
+        self._said = Conversation(system, self.actions)
+        self._stop, self._turns = threading.Event(), OneAtATime()
+        self._new_id = itertools.count(1).__next__
         self._answers = 0
-        self._closed = False
 
     # talking
 
-    def send(self, text: str, files: Sequence[Upload] = ()) -> Iterator[Event]:
+    def send(
+        self,
+        text: str,
+        files: Sequence[Upload] = (),
+        *,
+        params: SamplingParams | None = None,
+        max_new_tokens: int | None = None,
+        max_seconds: float | None = None,
+    ) -> Iterator[Event]:
         """Say something, and give the events of the turn that answers it; the last one is `TurnDone`.
 
-        The turn runs while the iterator is read; leaving it ends the turn and keeps what was said so far. A turn in
-        which nothing was said leaves no trace.
+        What is wrong with the call is an error at once. The turn runs while the iterator is read; leaving it ends the
+        turn and keeps what was said so far. A turn in which nothing was said leaves no trace.
 
         Args:
             text: the user's message.
             files: files for the code interpreter, as paths or (name, bytes) pairs; they are put under /mnt/data.
+            params, max_new_tokens, max_seconds: for this turn; None: those of the session.
 
         Raises:
             SessionError: the session is closed or in the midst of a turn; files without an interpreter.
-            PromptError: the message alone is too long for the context, or no Unicode text.
-            GenerationError: the engine failed.
+            ContextFullError: the message alone is too long for the context; with `when_full="refuse"` also with
+                everything before it.
+            PromptError: the message is no Unicode text.
+            GenerationError: while the events are read: the engine failed.
         """
         check_encodable(text, "the message")
-        uploads = read_uploads(files)
-        if uploads and self.actions.sandbox is None:
-            raise SessionError("files were given and no code interpreter can read them; open one: sandbox='auto'")
-        return self._send(text, uploads)
+        uploads = self._read_uploads(files)
+        order = self._ordered(params, max_new_tokens, max_seconds)
+        self._turns.check()
+        question, told = self._said.question(text, {name: len(content) for name, content in uploads})
+        asked = [*self.history, question]
+        return self._send(asked, uploads, told, order, self.window.prompt(asked))
 
-    def _send(self, text: str, uploads: Sequence[tuple[str, bytes]]) -> Iterator[Event]:
-        self._begin()
-        with self._busy:
+    def _send(
+        self,
+        asked: Sequence[Message],
+        uploads: Sequence[tuple[str, bytes]],
+        told: Collection[str],
+        order: _Order,
+        prompt: Prompt,
+    ) -> Iterator[Event]:
+        """`prompt` is that of the messages `asked`, if nothing is changed until the turn is read."""
+        with self._alone():
             for name, content in uploads:
-                self.actions.sandbox.put(name, content)
-            text = uploaded_text([(name, len(content)) for name, content in uploads], text)
-            yield from self._answer(self._messages, Message(Role.USER, text))
+                self._put(name, content)
+            before = self._said.messages
+            now = [*before, asked[-1]]
+            try:
+                yield from self._answer(now, order, prompt if self._said.after_system(now) == asked else None)
+            finally:
+                if self._said.messages is not before:
+                    self._said.told(told)
 
-    async def asend(self, text: str, files: Sequence[Upload] = ()) -> AsyncIterator[Event]:
+    def asend(
+        self,
+        text: str,
+        files: Sequence[Upload] = (),
+        *,
+        params: SamplingParams | None = None,
+        max_new_tokens: int | None = None,
+        max_seconds: float | None = None,
+    ) -> AsyncIterator[Event]:
         """`send` for asyncio: the model, tools and code run in a thread. Cancelling it stops the turn in order."""
-        events = self.send(text, files)
+        how = {"params": params, "max_new_tokens": max_new_tokens, "max_seconds": max_seconds}
+        return self._asend(self.send(text, files, **how))  # type: ignore[arg-type]
+
+    async def _asend(self, events: Iterator[Event]) -> AsyncIterator[Event]:
         pending: asyncio.Task[Any] | None = None
         try:
             while True:
@@ -133,25 +187,90 @@ class Session:
                 await asyncio.wait([pending])
             await asyncio.to_thread(events.close)  # type: ignore[attr-defined]
 
-    def regenerate(self) -> Iterator[Event]:
+    def regenerate(
+        self,
+        *,
+        params: SamplingParams | None = None,
+        max_new_tokens: int | None = None,
+        max_seconds: float | None = None,
+    ) -> Iterator[Event]:
         """Have the last message answered again; the events of the new answer, which takes the place of the old one.
 
-        The old answer stays if nothing new is said. What tools and code have changed in the world stays changed.
+        The last message is the one that is last when the events are read. The old answer stays if nothing new is said.
+        What tools and code have changed in the world stays changed.
+
+        Args:
+            params, max_new_tokens, max_seconds: as for `send`.
 
         Raises:
             SessionError: nothing was said yet; also as for `send`.
         """
-        start = self._last_turn()
-        return self._regenerate(start)
+        order = self._ordered(params, max_new_tokens, max_seconds)
+        self._turns.check()
+        self._said.last_turn()
+        return self._regenerate(order)
 
-    def _regenerate(self, start: int) -> Iterator[Event]:
-        self._begin()
-        with self._busy:
-            yield from self._answer(self._messages[:start], self._messages[start])
+    def _regenerate(self, order: _Order) -> Iterator[Event]:
+        with self._alone():
+            yield from self._answer(self._said.messages[: self._said.last_turn() + 1], order)
 
     def stop(self) -> None:
         """End the turn that is going on, from any thread; what was said so far stays. Does nothing between turns."""
         self._stop.set()
+
+    def answer(self, call_id: int, allowed: bool) -> None:
+        """Say whether a dangerous tool may be used that a `ConsentAsked` asks about; from any thread.
+
+        Args:
+            call_id: the `id` of the event.
+            allowed: only `True` allows it.
+
+        Raises:
+            SessionError: nothing waits for this answer any more.
+        """
+        self.actions.consents.answer(call_id, allowed)
+
+    def upload(self, file: Upload) -> tuple[str, int]:
+        """Put a file before the code interpreter now; the model is told with the next message.
+
+        Returns:
+            Its name there and its size in bytes.
+
+        Raises:
+            SessionError: there is no interpreter, the file cannot be read, or the session is in the midst of a turn.
+        """
+        [(name, content)] = self._read_uploads([file])
+        with self._alone():
+            self._put(name, content)
+        return name, len(content)
+
+    # the conversation
+
+    @property
+    def history(self) -> list[Message]:
+        """All messages of finished turns, the system message first."""
+        return self._said.after_system(self._said.messages)
+
+    @property
+    def system(self) -> str | None:
+        """The user's own words in the system message; None where there are none."""
+        return self._said.own
+
+    def set_system(self, text: str | None) -> None:
+        """Give the system message other words of one's own; None: the official ones, where there are tools or code.
+
+        Raises:
+            SessionError: with ChatGLM2, which knows no system message; or in the midst of a turn.
+        """
+        check_encodable(text or "", "the system prompt")
+        check_version(self.tokenizer, text or None, self.actions.tools, self.sandbox)
+        with self._alone():
+            self._said.reword(text)
+
+    def clear(self) -> None:
+        """Forget everything that was said; the system message stays, and so does what the interpreter holds."""
+        with self._alone():
+            self._said.messages, self.window.left_out = [], 0
 
     def undo(self) -> str:
         """Take back the last message and everything that answered it; returns its text.
@@ -159,25 +278,27 @@ class Session:
         Raises:
             SessionError: nothing was said yet, or the session is in the midst of a turn.
         """
-        self._begin()
-        with self._busy:
-            start = self._last_turn()
-            question = self._messages[start]
-            del self._messages[start:]
-            self.window.left_out = 0
+        with self._alone():
+            start = self._said.last_turn()
+            question = self._said.messages[start]
+            self._said.messages, self.window.left_out = self._said.messages[:start], 0
         return question.content
 
-    # state
+    def count_tokens(self) -> int:
+        """Tokens of the conversation as the model reads it, up to where its next answer begins; 0 while it is empty."""
+        return self.window.count(self.history) if self._said.messages else 0
 
     @property
-    def history(self) -> list[Message]:
-        """All messages of finished turns, the system message first."""
-        return [*([self._system] if self._system else []), *self._messages]
+    def context_length(self) -> int:
+        """Tokens the conversation and an answer may have together."""
+        return self.window.context_length
 
     @property
     def sandbox(self) -> Any:
         """The code interpreter; None where there is none."""
         return self.actions.sandbox
+
+    # keeping it
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the history to a JSON file, which `chatglm chat --load` reads too.
@@ -187,27 +308,60 @@ class Session:
         """
         save_file(Path(path), self.history, vocabulary_of(self.tokenizer))
 
-    @classmethod
-    def load(cls, path: str | PathLike[str], engine: Any, tokenizer: Any, **options: Any) -> "Session":
-        """A session that goes on with a saved history; the options are those of the class.
+    def reopen(self, saved: SavedConversation | str | PathLike[str], *, other_tools: bool = False) -> bool:
+        """Go on with a saved conversation instead of this one, its system message included.
 
-        The system prompt is the saved one unless another is given. Token ids of another vocabulary are dropped and
-        their text encoded anew. Variables of the code interpreter are not saved.
+        Variables of the code interpreter are not saved. Token ids of another vocabulary are dropped and their text
+        encoded anew.
+
+        Args:
+            saved: a file, or what `chatglm.chat.saved.load_file` has read.
+            other_tools: go on although tools the conversation offers are not there; the model is told of those that
+                are, or of the old ones where there are none.
+
+        Returns:
+            Whether token ids could be kept.
 
         Raises:
             ConversationError: the file cannot be read, or holds no conversation.
-            SessionError: the conversation offers tools that were not given.
+            SessionError: the conversation offers tools that are not there; or in the midst of a turn.
         """
-        messages, _ = load_file(Path(path)).open(vocabulary_of(tokenizer))
-        saved = messages[0] if messages and messages[0].role is Role.SYSTEM else None
-        tools = options.get("tools", ())
-        options["tools"] = toolbox = tools if isinstance(tools, ToolBox) else ToolBox(tools)
-        if saved is not None:
-            check_tools(saved, toolbox)
-        session = cls(engine, tokenizer, **options)
-        session._messages = list(messages[1:] if saved else messages)
-        if saved is not None and options.get("system") is None:
-            session._system = reopened(saved, toolbox.schemas(), session.sandbox is not None)
+        document = saved if isinstance(saved, SavedConversation) else load_file(Path(saved))
+        messages, same = document.open(vocabulary_of(self.tokenizer))
+        system = messages[0] if messages and messages[0].role is Role.SYSTEM else None
+        if system is not None:
+            check_version(self.tokenizer, system.content, self.actions.tools, self.sandbox)
+            if not other_tools:
+                check_tools(system, self.actions.tools)
+        with self._alone():
+            self._said.reopen(messages)
+            self.window.left_out = 0
+        return same
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        engine: Any,
+        tokenizer: Any,
+        *,
+        system: str | None = None,
+        other_tools: bool = False,
+        **options: Any,
+    ) -> "Session":
+        """A session that goes on with a saved history; see `reopen`. The options are those of the class.
+
+        The system prompt is the saved one unless another is given.
+        """
+        saved = load_file(Path(path))
+        session = cls(engine, tokenizer, system=system, **options)
+        try:
+            session.reopen(saved, other_tools=other_tools)
+            if system is not None:
+                session._said.replace_system(system)
+        except BaseException:  # nobody would close the interpreter it has opened
+            session.close()
+            raise
         return session
 
     def fork(self, *, sandbox: Any = None) -> "Session":
@@ -226,7 +380,7 @@ class Session:
             raise SessionError("the sandbox was given to this session; give the fork another one: fork(sandbox=...)")
         options = self._options if sandbox is None else {**self._options, "sandbox": sandbox}
         other = type(self)(self.engine, self.tokenizer, **options)
-        other._system, other._messages = self._system, list(self._messages)
+        other._said.like(self._said)
         other.window.left_out, other._answers = self.window.left_out, self._answers
         try:
             for file in self.sandbox.list() if self.sandbox is not None else ():
@@ -238,7 +392,7 @@ class Session:
 
     def close(self) -> None:
         """Stop a turn that is going on and close the interpreter the session has opened."""
-        self._closed = True
+        self._turns.closed = True
         self.stop()
         if self._owns_sandbox:
             self.sandbox.close()
@@ -251,35 +405,44 @@ class Session:
 
     # one turn
 
-    def _begin(self) -> None:
-        """Before `with self._busy`: a lock taken by hand would stay taken after a Ctrl-C in the wrong moment."""
-        if self._closed:
-            raise SessionError("the session is closed; open another one, or load() what save() has written")
-        if self._busy.locked():
-            raise SessionError("the session is in the midst of a turn; read its events to the end, or close() them")
-        self._stop.clear()
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._turns.alone():
+            self._stop.clear()
+            yield
 
-    def _answer(self, before: Sequence[Message], question: Message) -> Iterator[Event]:
-        """Has the question answered; whatever happens, the history then ends with a whole turn."""
-        asked = [*before, question]
-        system = [self._system] if self._system else []
-        turn = ActingTurn(
-            self.engine, [*system, *asked], self.window, self.actions, self.limits, self._seeded(), self._stop.is_set
+    def _ordered(self, params: SamplingParams | None, max_new_tokens: int | None, max_seconds: float | None) -> _Order:
+        given = {"max_new_tokens": max_new_tokens, "max_seconds": max_seconds}
+        limits: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return _Order(replace(self.limits, **limits), checked_params(self.params if params is None else params))
+
+    def _answer(self, asked: Sequence[Message], order: _Order, prompt: Prompt | None = None) -> Iterator[Event]:
+        """Has the last message answered; whatever happens, the history then ends with a whole turn."""
+        turn = Turn(
+            self.engine,
+            self._said.after_system(asked),
+            self.window,
+            self.actions,
+            order.limits,
+            order.params,
+            lambda: self._stop.is_set() or self._turns.closed,
+            number=self._answers,
+            new_id=self._new_id,
+            prompt=prompt,
         )
         try:
             yield from turn
         finally:
             self._answers += turn.rounds + 1
             if not turn.is_empty:
-                self._messages = [*asked, *turn.messages()]
+                self._said.messages = [*asked, *turn.messages()]
 
-    def _seeded(self) -> SamplingParams:
-        """Every answer has a seed of its own, so that `regenerate` says something else."""
-        seed = self.params.seed
-        return self.params if seed is None else replace(self.params, seed=(seed + self._answers) % 2**63)
+    def _read_uploads(self, files: Sequence[Upload]) -> list[tuple[str, bytes]]:
+        uploads = read_uploads(files)
+        if uploads and self.sandbox is None:
+            raise SessionError("files were given and no code interpreter can read them; open one: sandbox='auto'")
+        return uploads
 
-    def _last_turn(self) -> int:
-        asked = [index for index, message in enumerate(self._messages) if message.role is Role.USER]
-        if not asked:
-            raise SessionError("nothing was said yet, so there is no turn to take back or to answer again")
-        return asked[-1]
+    def _put(self, name: str, content: bytes) -> None:
+        self.sandbox.put(name, content)
+        self._said.uploaded(name, len(content))

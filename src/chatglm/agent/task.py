@@ -3,8 +3,6 @@
 import inspect
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -97,7 +95,7 @@ class AgentTask:
                 self.trace.add(event)
                 yield event
         except Exception as error:
-            self.trace.add(Notice("failed", f"{type(error).__name__}: {error}"))
+            self.trace.add(Notice("failed", reason=f"{type(error).__name__}: {error}"))
             raise
         finally:
             self.trace.close()
@@ -177,31 +175,24 @@ class AgentTask:
         """One turn of the session, within what is left of the task's limits."""
         if self._over():
             return
-        with self._limited():
-            files, self._files = self._files, ()
-            for event in self.session.send(prompt, files):
-                spoken.hear(event)
-                if isinstance(event, TurnDone):
-                    self._tokens += event.new_tokens
-                    self._stopped = self._stopped or event.reason == "abort"
-                yield event
+        files, self._files = self._files, ()
+        for event in self.session.send(prompt, files, **self._left()):
+            spoken.hear(event)
+            if isinstance(event, TurnDone):
+                self._tokens += event.new_tokens
+                self._stopped = self._stopped or event.reason == "abort"
+            yield event
 
     # limits
 
-    @contextmanager
-    def _limited(self) -> Iterator[None]:
-        usual = self.session.limits
-        most, tokens = self.limits.max_seconds, self.limits.max_new_tokens
-        left = None if most is None else max(0.001, most - (time.monotonic() - self._began))
-        self.session.limits = replace(
-            usual,
-            max_seconds=_least(usual.max_seconds, left),
-            max_new_tokens=_least(usual.max_new_tokens, None if tokens is None else tokens - self._tokens),
-        )
-        try:
-            yield
-        finally:
-            self.session.limits = usual
+    def _left(self) -> dict[str, Any]:
+        """The limits of a turn: the session's, and what is left of the task's."""
+        usual, most, tokens = self.session.limits, self.limits.max_seconds, self.limits.max_new_tokens
+        seconds = None if most is None else max(0.001, most - (time.monotonic() - self._began))
+        return {
+            "max_seconds": _least(usual.max_seconds, seconds),
+            "max_new_tokens": _least(usual.max_new_tokens, None if tokens is None else tokens - self._tokens),
+        }
 
     def _over(self) -> str | None:
         if self._stopped:
@@ -251,7 +242,14 @@ def run_task(engine: Any, tokenizer: Any, task: str, **options: Any) -> TaskDone
         engine, tokenizer: as for `Session`.
         task: what is to be done.
         options: those of `AgentTask`; all others are those of `Session`. Limits that both have are the task's.
+
+    Raises:
+        SessionError: `on_dangerous="ask"`, which nobody could answer here; as `Session` and `AgentTask` besides.
     """
+    if options.get("on_dangerous") == "ask":
+        raise SessionError(
+            'on_dangerous is "ask" and nobody reads the events; give a function, or iterate an AgentTask'
+        )
     own = {name: options.pop(name) for name in _TASK_OPTIONS & options.keys()}
     with Session(engine, tokenizer, **options) as session:
         work = AgentTask(session, task, **own)

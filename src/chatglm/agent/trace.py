@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
 
 from chatglm.agent.events import (
+    ConsentAsked,
     FileProduced,
     ImageProduced,
     Notice,
@@ -25,7 +25,8 @@ from chatglm.chat.message import INTERPRETER, CodeDone, TextDelta, ToolCallDone
 from chatglm.errors import TraceError
 
 FORMAT = "chatglm-trace"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)  # 1: notices hold a sentence, `text`; calls are numbered from 1 in each trace
 
 Record = dict[str, Any]
 
@@ -33,8 +34,9 @@ Record = dict[str, Any]
 class TraceWriter:
     """Turns the events of a task into records, and writes each to a file at once.
 
-    Every record has `kind` and `time`, seconds since the beginning. Kinds: task, plan, step, thought, action,
-    observation, image, file, notice, result (of a step), answer.
+    Every record has `kind` and `time`, seconds since the beginning. Kinds: task, plan, step, thought, action, asked
+    (whether a call is allowed), observation, image, file, notice, result (of a step), answer. What belongs to an action
+    has its `id`.
 
     Args:
         path: the file; None: the records are only collected. An existing file must be a trace.
@@ -47,8 +49,6 @@ class TraceWriter:
         self.records: list[Record] = []
         self._began = time.monotonic()
         self._text: list[str] = []
-        self._num_actions = 0
-        self._open: deque[int] = deque()  # actions whose observation has not come
         self._file = None if path is None else _create(Path(path))
 
     def begin(self, task: str, tools: Sequence[str], code: bool) -> None:
@@ -75,24 +75,24 @@ class TraceWriter:
 
     def _record(self, event: TaskEvent) -> Record | None:
         if isinstance(event, (ToolCallDone, CodeDone)):
-            return {"kind": "action", "id": self._next_action()} | _action(event)
+            return {"kind": "action", "id": event.id} | _action(event)
+        if isinstance(event, ConsentAsked):
+            return {"kind": "asked", "id": event.id}
         if isinstance(event, Observation):
-            number = self._open.popleft() if self._open else None
             told = {"name": event.name, "text": event.text, "ok": event.ok, "status": event.status}
-            return {"kind": "observation", "id": number, **told, "seconds": round(event.seconds, 4)}
+            return {"kind": "observation", "id": event.id, **told, "seconds": round(event.seconds, 4)}
         if isinstance(event, ImageProduced):
-            return {"kind": "image", "mime": event.mime, "size": len(event.data)}
+            return {"kind": "image", "id": event.id, "mime": event.mime, "size": len(event.data)}
         if isinstance(event, FileProduced):
-            return {"kind": "file", "name": event.name, "size": event.size}
+            return {"kind": "file", "id": event.id, "name": event.name, "size": event.size}
         if isinstance(event, Notice):
-            return {"kind": "notice", "about": event.kind, "text": event.text}
+            return {"kind": "notice", "about": event.kind, "id": event.id, "count": event.count, "reason": event.reason}
         return self._task_record(event)
 
     def _task_record(self, event: TaskEvent) -> Record | None:
         if isinstance(event, PlanMade):
             return {"kind": "plan", "steps": list(event.steps), "revision": event.revision}
         if isinstance(event, StepBegun):
-            self._open.clear()  # what was not carried out in the step before never will be
             return {"kind": "step", "number": event.number, "text": event.text}
         if isinstance(event, StepEnded):
             return {"kind": "result", "number": event.number, "ok": event.ok, "text": event.text}
@@ -100,11 +100,6 @@ class TraceWriter:
             counts = {"reason": event.reason, "steps": event.steps, "revisions": event.revisions}
             return {"kind": "answer", "text": event.answer, **counts, "seconds": round(event.seconds, 4)}
         return None
-
-    def _next_action(self) -> int:
-        self._num_actions += 1
-        self._open.append(self._num_actions)
-        return self._num_actions
 
     def _flush(self) -> None:
         text = "".join(self._text).strip()
@@ -141,8 +136,8 @@ def read_trace(path: str | PathLike[str]) -> list[Record]:
     head = records[0] if records else {}
     if head.get("kind") != "task" or head.get("format") != FORMAT:
         raise TraceError(f'{path} is no trace; its first line must have "kind": "task" and "format": "{FORMAT}"')
-    if head.get("version") != VERSION:
-        raise TraceError(f"{path} has trace version {head.get('version')!r}; this program reads version {VERSION}")
+    if head.get("version") not in READABLE:
+        raise TraceError(f"{path} has trace version {head.get('version')!r}; this program reads versions 1 and 2")
     return records
 
 
@@ -153,10 +148,11 @@ _NEEDED: Mapping[str, Mapping[str, Any]] = {
     "step": {"number": int, "text": str},
     "thought": {"text": str},
     "action": {"id": int, "name": str},
+    "asked": {"id": int},
     "observation": {"name": str, "text": str, "ok": bool, "status": str},
     "image": {"mime": str},
     "file": {"name": str},
-    "notice": {"text": str},
+    "notice": {},
     "result": {"number": int, "ok": bool, "text": str},
     "answer": {"text": str, "reason": str},
 }

@@ -1,24 +1,27 @@
 """One turn: the model writes, what it asks for is carried out, it is told the result and goes on, until it is done."""
 
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 from chatglm.agent.actions import Actions
-from chatglm.agent.answer import Answer
-from chatglm.agent.events import Event, Notice, TurnDone, TurnReason
+from chatglm.agent.answer import Answer, seeded
+from chatglm.agent.events import ConsentAsked, Event, Notice, TurnDone, TurnReason
 from chatglm.agent.limits import Limits
-from chatglm.agent.window import Window
+from chatglm.agent.window import Prompt, Window
 from chatglm.chat.message import Done, Message, Role
 from chatglm.chat.parser import Segment
+from chatglm.chat.template import tool_names
 from chatglm.engine.request import SamplingParams
-from chatglm.errors import PromptError
+from chatglm.errors import ContextFullError
 
 NOT_CARRIED_OUT = "This was not carried out: the turn had ended."
 
 
-class ActingTurn:
+class Turn:
     """The answer to a conversation, with everything it takes.
 
     Iterating it runs the model, tools and code, and gives events; the last one is `TurnDone`. `messages()` is right at
@@ -31,8 +34,11 @@ class ActingTurn:
         window: makes prompts; its tokenizer also makes the parsers.
         actions: the tools and the code interpreter.
         limits: how far the turn may go.
-        params: how tokens are chosen; each round has the seed after the one before.
+        params: how tokens are chosen; with a seed, each answer has its own, see `seeded`.
         stopped: asked after every token and while tools work; once true the turn ends.
+        number: of its first answer in the conversation.
+        new_id: gives the ids of calls and code; None: counted from 1.
+        prompt: the first one, where `window` has made it already.
     """
 
     def __init__(
@@ -44,12 +50,19 @@ class ActingTurn:
         limits: Limits,
         params: SamplingParams,
         stopped: Callable[[], bool],
+        *,
+        number: int = 0,
+        new_id: Callable[[], int] | None = None,
+        prompt: Prompt | None = None,
     ) -> None:
         self.engine, self.window, self.actions = engine, window, actions
-        self.limits, self.params = limits, params
+        self.limits, self.params, self.number = limits, params, number
         self.rounds = self.prompt_tokens = self.new_tokens = 0
+        self.first_token_seconds: float | None = None
+        self.writing_seconds = 0.0
         self._conversation, self._said = list(messages), list[Message]()
-        self._stopped = stopped
+        self._stopped, self._new_id = stopped, new_id or itertools.count(1).__next__
+        self._prompt = prompt
         self._answer: Answer | None = None
         self._began = time.monotonic()
         self._errors = 0
@@ -70,18 +83,29 @@ class ActingTurn:
         reason: TurnReason | None = None
         while reason is None:
             try:
-                prompt_ids, cut = self.window.prompt([*self._conversation, *self._said])
-            except PromptError as error:
+                prompt, self._prompt = self._prompt or self.window.prompt([*self._conversation, *self._said]), None
+            except ContextFullError as error:
                 if not self._said:
                     raise
-                yield Notice("no_room", str(error))
+                yield Notice("no_room", count=error.tokens)
                 reason = "length"
                 break
-            if cut:
-                yield Notice("history_cut", f"the {cut} oldest turns were left out: the context is full")
-            reason = yield from self._round(prompt_ids)
-        seconds = time.monotonic() - self._began
-        yield TurnDone(reason, self.rounds, self.prompt_tokens, self.new_tokens, seconds, not self.is_empty)
+            if cut := self.window.take(prompt):
+                yield Notice("history_cut", count=cut)
+            reason = yield from self._round(prompt.ids)
+        yield self._done(reason)
+
+    def _done(self, reason: TurnReason) -> TurnDone:
+        return TurnDone(
+            reason,
+            self.rounds,
+            self.prompt_tokens,
+            self.new_tokens,
+            time.monotonic() - self._began,
+            not self.is_empty,
+            self.first_token_seconds,
+            self.writing_seconds,
+        )
 
     # one round
 
@@ -107,27 +131,32 @@ class ActingTurn:
         return (yield from self._act(calls))
 
     def _asked(self, prompt_ids: list[int], left: int) -> Answer:
-        params = self.params
+        params = seeded(self.params, self.number + self.rounds)
         most = left if params.max_tokens is None else min(left, params.max_tokens)
-        params = replace(
-            params,
-            seed=None if params.seed is None else (params.seed + self.rounds) % 2**63,
-            max_tokens=most,
-            min_tokens=min(params.min_tokens, most),
-        )
-        parser = self.window.tokenizer.stream_parser(self.actions.tools.names)
+        params = replace(params, max_tokens=most, min_tokens=min(params.min_tokens, most))
+        parser = self.window.tokenizer.stream_parser(self._offered())
+        parser.new_id = self._new_id
         return Answer(self.engine, prompt_ids, parser, params, stopped=lambda: self._over() is not None)
 
+    def _offered(self) -> set[str]:
+        """Names the model may call: of what there is, and of what the conversation says there is."""
+        system = self._conversation[0]
+        return {*self.actions.tools.names, *(tool_names(system.tools) if system.role is Role.SYSTEM else ())}
+
     def _write(self, answer: Answer) -> Generator[Event, None, str]:
-        reason = "abort"
+        reason, before = "abort", time.monotonic() - self._began
         try:
-            for event in answer:
-                if isinstance(event, Done):
-                    reason = event.reason
-                else:
-                    yield event
+            with closing(iter(answer)) as events:  # at once, not when an error that holds it is forgotten
+                for event in events:
+                    if isinstance(event, Done):
+                        reason = event.reason
+                    else:
+                        yield event
         finally:
             self.new_tokens += answer.new_tokens
+            self.writing_seconds += answer.writing_seconds
+            if self.first_token_seconds is None and answer.first_token_seconds is not None:
+                self.first_token_seconds = before + answer.first_token_seconds
         return reason
 
     def _act(self, calls: Sequence[Segment]) -> Generator[Event, None, TurnReason | None]:
@@ -135,13 +164,27 @@ class ActingTurn:
             over = self._over() or self._too_many_errors()
             if over:
                 return over
-            observation, more = self.actions.carry_out(segment, lambda: self._over() is not None)
+            allowed = self.actions.allows(segment)
+            if allowed is None:
+                allowed = yield from self._consent(segment)
+            observation, more = self.actions.carry_out(segment, allowed, lambda: self._over() is not None)
             self._said.append(Message(Role.OBSERVATION, observation.text))
             yield observation
             yield from more
             self._errors = self._errors + 1 if observation.status == "invalid" else 0
         self.rounds += 1
         return self._too_many_errors() or self._over()
+
+    def _consent(self, segment: Segment) -> Generator[Event, None, bool]:
+        """Asks about a call and waits; stopping the turn, or its time, is a no."""
+        assert segment.call is not None
+        consents = self.actions.consents
+        question = consents.ask(segment.id)
+        try:
+            yield ConsentAsked(segment.id, segment.call)
+            return question.wait(lambda: self._over() is not None)
+        finally:
+            consents.close(segment.id)
 
     def _too_many_errors(self) -> TurnReason | None:
         return "errors" if self._errors > self.limits.max_errors else None

@@ -2,13 +2,22 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from chatglm.chat.message import Message, Role
-from chatglm.errors import PromptError
+from chatglm.errors import ContextFullError
 
 ROOM = 256  # tokens an answer should find, where the context is large enough
 SHARE = 0.75  # of the context is left after a cut, so that the next turns need none and find their prefix cached
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads: token ids, and how many turns of the conversation stand before them, left out."""
+
+    ids: list[int]
+    left_out: int
 
 
 class Window:
@@ -22,43 +31,55 @@ class Window:
 
     def __init__(self, tokenizer: Any, context_length: int, *, may_cut: bool = True) -> None:
         self.tokenizer, self.context_length, self.may_cut = tokenizer, context_length, may_cut
-        self.left_out = 0  # turns at the beginning
+        self.left_out = 0  # turns at the beginning that prompts so far were made without
+        self._counted: tuple[list[Message], Prompt] | None = None  # the last conversation `count` was asked about
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
-        """The prompt for the conversation, and how many more turns had to be left out for it.
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt for the conversation; `take` it where it is used.
 
         Raises:
-            PromptError: even the last turn alone leaves no room for an answer.
+            ContextFullError: even the last turn alone leaves no room for an answer.
         """
         turns = _beginnings(messages)
-        before = self.left_out = min(self.left_out, max(0, len(turns) - 1))
-        ids = self._render(messages, turns)
-        if self.may_cut and len(ids) + min(ROOM, self.context_length // 8) > self.context_length:
-            ids = self._cut(messages, turns)
-        if len(ids) >= self.context_length:
-            what = "its last turn alone has" if self.left_out else "the conversation has"
-            raise PromptError(
-                f"{what} {len(ids)} tokens and there is room for {self.context_length}, the answer included; "
-                "shorten it, or allow more"
-            )
-        return ids, self.left_out - before
+        prompt = self._render(messages, turns, self._left_out(turns))
+        if self.may_cut and len(prompt.ids) + min(ROOM, self.context_length // 8) > self.context_length:
+            prompt = self._cut(messages, turns, prompt.left_out)
+        tokens, limit = len(prompt.ids), self.context_length
+        if tokens >= limit:
+            what = "its last turn alone has" if prompt.left_out else "the conversation has"
+            message = f"{what} {tokens} tokens and there is room for {limit}, the answer included; "
+            raise ContextFullError(message + "shorten it, or allow more", tokens, limit)
+        return prompt
 
-    def _cut(self, messages: Sequence[Message], turns: Sequence[int]) -> list[int]:
+    def take(self, prompt: Prompt) -> int:
+        """Remembers what a prompt leaves out; returns how many turns more than the one before."""
+        more, self.left_out = prompt.left_out - self.left_out, prompt.left_out
+        return max(0, more)
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of a conversation without what is left out, up to where the next answer begins."""
+        asked = list(messages)
+        if self._counted is None or self._counted[0] != asked or self._counted[1].left_out != self.left_out:
+            turns = _beginnings(asked)
+            self._counted = asked, self._render(asked, turns, self._left_out(turns))
+        return len(self._counted[1].ids)
+
+    def _left_out(self, turns: Sequence[int]) -> int:
+        return min(self.left_out, max(0, len(turns) - 1))
+
+    def _cut(self, messages: Sequence[Message], turns: Sequence[int], left_out: int) -> Prompt:
         """Leaves out as few turns as bring the prompt down to its share of the context; never the last one."""
 
         def fits(left_out: int) -> bool:
-            self.left_out = left_out
-            return len(self._render(messages, turns)) <= self.context_length * SHARE
+            return len(self._render(messages, turns, left_out).ids) <= self.context_length * SHARE
 
-        candidates = range(self.left_out, max(self.left_out, len(turns) - 1))
-        self.left_out = candidates.start + bisect_left(candidates, True, key=fits)
-        return self._render(messages, turns)
+        candidates = range(left_out, max(left_out, len(turns) - 1))
+        return self._render(messages, turns, candidates.start + bisect_left(candidates, True, key=fits))
 
-    def _render(self, messages: Sequence[Message], turns: Sequence[int]) -> list[int]:
+    def _render(self, messages: Sequence[Message], turns: Sequence[int], left_out: int) -> Prompt:
         head = [message for message in messages[:1] if message.role is Role.SYSTEM]
-        kept = list(messages[turns[self.left_out] :]) if self.left_out else list(messages[len(head) :])
-        ids: list[int] = self.tokenizer.render([*head, *kept]).ids
-        return ids
+        kept = messages[turns[left_out] :] if left_out else messages[len(head) :]
+        return Prompt(self.tokenizer.render([*head, *kept]).ids, left_out)
 
 
 def _beginnings(messages: Sequence[Message]) -> list[int]:

@@ -185,10 +185,12 @@ class ToolCallDelta:
     Attributes:
         name: the tool; `interpreter` for code.
         text: as it is written, fences and all.
+        id: of the call or the code.
     """
 
     name: str
     text: str
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ class ToolCallDone:
     """A call is complete."""
 
     call: ToolCall
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +208,12 @@ class CodeDone:
     Attributes:
         code: without its fences.
         raw: as it was written.
+        id: of the code.
     """
 
     code: str
     raw: str
+    id: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ lines looks like a tool's name. What was offered decides:
 An answer of one line is always text. Nothing raises, whatever the ids, and no text is lost.
 """
 
+import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -70,6 +71,7 @@ class Segment:
         ids: its token ids.
         call: the parsed call, for a tool call.
         code: the code without fences, for code.
+        id: of a call or code, the one its events carry; 0 for text.
     """
 
     kind: Literal["text", "tool_call", "code"]
@@ -79,6 +81,7 @@ class Segment:
     ids: tuple[int, ...]
     call: ToolCall | None = None
     code: str | None = None
+    id: int = 0
 
     @property
     def display(self) -> str:
@@ -98,6 +101,8 @@ class StreamParser:
         assistant_id: the id of `<|assistant|>`; None for ChatGLM2, whose answers are plain text without metadata.
         stop_ids: ids that end the turn.
         tools: what was offered; see the module.
+
+    `new_id` gives the ids of calls and code, counted from 1; who joins several answers puts a counter of its own there.
     """
 
     def __init__(
@@ -114,11 +119,12 @@ class StreamParser:
         self.names = None if tools is None or tools is True else frozenset(tools or ())
         self.segments: list[Segment] = []
         self.stop_id: int | None = None
+        self.new_id: Callable[[], int] = itertools.count(1).__next__
         self._finished = False
         self._open: _Writing | None = self._new_segment()
 
     def _new_segment(self) -> "_Writing":
-        return _Writing(self.names, plain=self.assistant_id is None)
+        return _Writing(self.names, plain=self.assistant_id is None, new_id=lambda: self.new_id())
 
     def feed(self, token_id: int) -> list[Event]:
         """The events that became certain with this token. Tokens after one that ended the turn are no part of it."""
@@ -154,8 +160,9 @@ class StreamParser:
 class _Writing:
     """A segment while it is being written."""
 
-    def __init__(self, names: frozenset[str] | None, plain: bool) -> None:
-        self.names = names
+    def __init__(self, names: frozenset[str] | None, plain: bool, new_id: Callable[[], int]) -> None:
+        self.names, self.new_id = names, new_id
+        self.id = 0
         self.ids: list[int] = []
         self.raw: list[str] = []
         self.held: list[str] = []  # text whose kind is not known yet
@@ -187,11 +194,11 @@ class _Writing:
             return segment, events + _deltas(self.display.end())
         if self.kind == "code":
             code = extract_code(content)
-            events.append(CodeDone(code, content))
-            return Segment("code", self.metadata, content, raw, tuple(self.ids), code=code), events
+            events.append(CodeDone(code, content, self.id))
+            return Segment("code", self.metadata, content, raw, tuple(self.ids), code=code, id=self.id), events
         call = parse_tool_call(content, self.metadata)
-        events.append(ToolCallDone(call))
-        return Segment("tool_call", self.metadata, content, raw, tuple(self.ids), call=call), events
+        events.append(ToolCallDone(call, self.id))
+        return Segment("tool_call", self.metadata, content, raw, tuple(self.ids), call=call, id=self.id), events
 
     def _decide(self, held: str) -> str | None:
         """Sets the kind if it is known by now, and returns what of the held text belongs to the content."""
@@ -211,6 +218,7 @@ class _Writing:
         if not is_call:
             self.kind = "text"
             return held
+        self.id = self.new_id()
         self.kind, self.metadata = ("code" if name == INTERPRETER else "tool_call"), name
         return rest
 
@@ -240,7 +248,7 @@ class _Writing:
             # The content is encoded by a call of its own: one leading blank is the mark of that and not content.
             text = text.removeprefix(" ")
         self.content.append(text)
-        return [ToolCallDelta(self.metadata, text)] if text else []
+        return [ToolCallDelta(self.metadata, text, self.id)] if text else []
 
 
 def _deltas(text: str) -> list[Event]:

@@ -143,12 +143,18 @@ class ChatGLMTokenizer(PieceTokenizer):
             schema, prefix = response_template(marked), prefix if marked else ""
         return super().parse_response(response, schema, prefix=prefix, tools=tools)
 
-    def _decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
+    def _decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> str:
         """Without special tokens, an answer is without the line that stands for its metadata too."""
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         if skip_special_tokens and self.version == "chatglm3":
             ids = ids[self._lead(ids) :]
-        return super()._decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        return super()._decode(ids, skip_special_tokens, clean_up_tokenization_spaces, **kwargs)
 
     def _lead(self, ids: Sequence[int]) -> int:
         """How many ids every plain answer begins with, if these do: an empty first line, before a blank."""

@@ -99,7 +99,6 @@ def stream_chat(
         yield said, exchange.history(), *extra
 
 
-@torch.no_grad()
 def stream_generate(
     model: Any,
     input_ids: Tensor,

@@ -150,8 +150,8 @@ class Options:
         return self.options.get("seed")
 
     def _least(self, prompt_tokens: int, room: int) -> int:
-        options = self.options
-        return min(room, max(0, options.get("min_new_tokens", 0), options.get("min_length", 0) - prompt_tokens))
+        least, length = int(self.options.get("min_new_tokens", 0)), int(self.options.get("min_length", 0))
+        return min(room, max(0, least, length - prompt_tokens))
 
     def generation(
         self, prompt_tokens: int, room: int, stop_ids: Sequence[int], without_text: Sequence[int]

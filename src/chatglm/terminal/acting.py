@@ -16,7 +16,7 @@ from chatglm.terminal.workbench import Workbench, WorkbenchError
 
 if TYPE_CHECKING:
     from chatglm.agent.actions import Ask
-    from chatglm.agent.turn import ActingTurn
+    from chatglm.agent.turn import Turn
     from chatglm.engine.request import SamplingParams
 
 SHOWN = 2000  # characters of a result on the screen; the model is told more
@@ -47,16 +47,16 @@ class ActingResponder:
 
     def reply(
         self, messages: Sequence[Message], sampling: Sampling, *, seed: int | None, stop: threading.Event
-    ) -> ActingTurn:
-        """Begin a turn; see `chatglm.agent.turn.ActingTurn`."""
+    ) -> Turn:
+        """Begin a turn; see `chatglm.agent.turn.Turn`."""
         from chatglm.agent.limits import Limits
         from chatglm.agent.opening import context_of
-        from chatglm.agent.turn import ActingTurn
+        from chatglm.agent.turn import Turn
         from chatglm.agent.window import Window
 
         engine = self.model.engine()
         length = min(context_of(engine, None), self.context_length, sampling.max_length or self.context_length)
-        return ActingTurn(
+        return Turn(
             engine,
             self._with_tools(messages),
             Window(self.model.tokenizer, length, may_cut=False),
@@ -119,7 +119,8 @@ class ActingScreen(Screen):
         elif isinstance(event, FileProduced):
             self.remark(self.texts.produced.format(name=printable(event.name), size=event.size))
         elif isinstance(event, Notice):
-            self.remark(self.texts.notice.format(text=printable(event.text)))
+            told = f"{event.kind.replace('_', ' ')} {event.reason or event.count or ''}".strip()
+            self.remark(self.texts.notice.format(text=printable(told)))
 
     def remark(self, text: str) -> None:
         """A sentence beside the answer."""
