@@ -201,6 +201,9 @@ class _Exchange:
         self.before: History = _checked_history(history, self.pairs)
         self.query, self.role = query, role
         self.offers_tools = bool(self.before) and not self.pairs and "tools" in self.before[0]
+        config = options.get("generation_config")
+        if (options.get("max_new_tokens") or getattr(config, "max_new_tokens", None)) is not None:
+            options = options | {"max_length": None}  # as in transformers
         self.answer = reply(model, tokenizer, self._messages(), **options)
         self.shown = ""  # all text deltas so far
 

@@ -70,8 +70,6 @@ class Options:
     def __init__(self, model: Any, given: Mapping[str, Any]) -> None:
         given = {name: value for name, value in given.items() if value is not None}
         options = _defaults(model, given.pop("generation_config", None)) | given
-        if "max_new_tokens" in options:
-            options.pop("max_length", None)
         self.options = options = {name: options[name] for name in options if _says_something(name, options)}
         for name in sorted(_OTHER_RESULTS & set(options)):
             raise PromptError(f"{name}={options[name]!r} has no meaning in a conversation, whose result is one text")
