@@ -27,7 +27,6 @@ from chatglm import native
 from chatglm.demo import WEIGHTS
 from chatglm.demo.conversation import stream
 from chatglm.demo.encoding import Encoder
-from chatglm.engine.engine import Engine
 from chatglm.engine.request import SamplingParams
 from chatglm.evaluate.perplexity import perplexity, read_text
 from chatglm.model.config import ChatGLMConfig
@@ -164,9 +163,8 @@ def answers(quantize: str | None, examples: int) -> list[list[int]]:
     """The embedded model's answers to held-out questions, greedily chosen through the engine and its kernels."""
     model, tokenizer = chatglm.load(quantize=quantize, dtype="float32", device="cpu")
     questions = [one.turns[0].user for one in islice(stream(77, "phrasing"), examples)]
-    stops = {tokenizer.eos_token_id, *(tokenizer.get_command(name) for name in ("<|user|>", "<|observation|>"))}
-    engine = Engine(model)
-    params = SamplingParams(temperature=0, max_tokens=64, stop_token_ids=tuple(stops))
+    engine = chatglm.engine_for(model, tokenizer)
+    params = SamplingParams(temperature=0, max_tokens=64)
     prompts = [tokenizer.render([chatglm.Message("user", question)]).ids for question in questions]
     requests = [engine.submit(list(prompt), params) for prompt in prompts]
     while not all(request.finished for request in requests):

@@ -11,7 +11,7 @@ from chatglm.agent.task import run_task
 from chatglm.tools import builtin_tools
 
 model, tokenizer = chatglm.load()
-engine = chatglm.Engine(model, chatglm.EngineConfig(num_tokens=tokenizer.vocab_size))
+engine = chatglm.engine_for(model, tokenizer)
 tools = builtin_tools(["calculator", "current_time"])
 print(run_task(engine, tokenizer, "3 + 5 = ?", tools=tools, params=chatglm.SamplingParams(temperature=0), max_steps=2))
 

@@ -3,11 +3,7 @@
 import chatglm
 
 model, tokenizer = chatglm.load()
-engine = chatglm.Engine(
-    model,
-    chatglm.EngineConfig(num_tokens=tokenizer.vocab_size, stop_token_ids=tokenizer.stop_ids),
-    new_decoder=lambda: chatglm.StreamDecoder(tokenizer),
-)
+engine = chatglm.engine_for(model, tokenizer)
 questions = ["你好", "Who are you?", "法国的首都是哪里？", "3 + 5 = ?"]
 requests = [
     engine.submit(

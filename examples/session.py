@@ -12,7 +12,7 @@ def roll(sides: int = 6) -> int:
 
 
 model, tokenizer = chatglm.load()
-engine = chatglm.Engine(model, chatglm.EngineConfig(num_tokens=tokenizer.vocab_size))
+engine = chatglm.engine_for(model, tokenizer)
 with Session(engine, tokenizer, tools=[roll], params=chatglm.SamplingParams(temperature=0)) as session:
     for question in ("你好", "Roll a die for me."):
         for event in session.send(question):

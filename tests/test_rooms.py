@@ -47,6 +47,7 @@ RULES = Rules(
         ),
         "loading": Room(
             may=names("model quant native errors"),
+            inside=names("engine"),  # a model's own
             third_party=names("torch transformers safetensors huggingface_hub"),
         ),
         "folders": Room(
@@ -55,8 +56,8 @@ RULES = Rules(
         "registration": Room(inside=names("model"), third_party=names("transformers")),
         "agent": Room(may=names("chat tools sandbox engine errors")),
         "official": Room(
-            may=names("chat errors"),
-            inside=names("agent engine quant model native"),
+            may=names("chat loading errors"),
+            inside=names("agent engine quant model"),
             third_party=names("torch transformers"),
         ),
         "demo": Room(
@@ -86,7 +87,7 @@ RULES = Rules(
         ),
     },
     files={
-        **dict.fromkeys(("loading", "hub"), "loading"),
+        **dict.fromkeys(("loading", "hub", "own_engine"), "loading"),
         "_registration": "registration",
         "__main__": "cli",
     },

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from chatglm.model.stream_decoder import StreamDecoder
     from chatglm.model.tokenizer import ChatGLMTokenizer
+    from chatglm.own_engine import engine_for
     from chatglm.tools.definition import tool
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ _HOMES = {
     "Session": "chatglm.agent.session",
     "StreamDecoder": "chatglm.model.stream_decoder",
     "ToolCall": "chatglm.chat.message",
+    "engine_for": "chatglm.own_engine",
     "load": "chatglm.loading",
     "run_task": "chatglm.agent.task",
     "tool": "chatglm.tools.definition",
@@ -68,6 +70,7 @@ __all__ = [
     "StreamDecoder",
     "ToolCall",
     "__version__",
+    "engine_for",
     "load",
     "run_task",
     "tool",

@@ -71,6 +71,7 @@ def load(
         HubError: the name leads nowhere. CheckpointError: damaged or unfitting files. ConfigError: contradictory
         options, or a device that is not here. MissingExtraError: an option needs a package that is not installed.
     """
+    _check_paths(name_or_folder=name_or_folder, adapter=adapter, prefix=prefix, tokenizer=tokenizer)
     scheme = None if quantize is None else QuantScheme.parse(quantize)
     if device_map is not None and (device is not None or scheme is not None):
         raise ConfigError("device_map cannot be combined with device or quantize; give one of them")
@@ -179,12 +180,18 @@ def _has_native_bfloat16() -> bool:
 def _choose_dtype(dtype: torch.dtype | str | None, folder: Path, place: torch.device | None) -> torch.dtype | str:
     if dtype is None:
         return default_dtype(folder, place)
-    if isinstance(dtype, str) and dtype != "auto":
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise ConfigError(f'dtype is {dtype!r}; it must be "float32", "float16", "bfloat16" or "auto"')
-        return found
-    return dtype
+    if dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ConfigError(f'dtype is {dtype!r}; it must be "float32", "float16", "bfloat16" or "auto"')
+    return found
+
+
+def _check_paths(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None and not isinstance(value, (str, Path)):
+            raise ConfigError(f"{name} is {value!r:.200}; it must be a folder or a hub name")
 
 
 def _split_adapter(folder: Path, adapter: str | Path | None, hub: str | None) -> tuple[Path, str | Path | None]:

@@ -14,8 +14,8 @@ from chatglm.chat.message import Done
 from chatglm.errors import PromptError
 from chatglm.model.tokenizer import ChatGLMTokenizer
 from chatglm.official.chat import EarlierTurns
-from chatglm.official.own_engine import engine_for
-from chatglm.official.reply import Reply
+from chatglm.official.reply import reply
+from chatglm.own_engine import engine_for
 
 FOLDER = golden_file("generation")
 TOKENIZER = golden_file("tiny_tokenizer")
@@ -48,8 +48,8 @@ def official_history(history: list[Any]) -> list[Any]:
 
 def ended_by_length(model: Any, tokenizer: Any, case: dict[str, Any]) -> bool:
     history = [*case["history"], {"role": case["role"], "content": case["query"]}]
-    reply = Reply(model, tokenizer, history, **case["gen_kwargs"])
-    return [event for event in reply if isinstance(event, Done)][-1].reason == "length"
+    answer = reply(model, tokenizer, history, **case["gen_kwargs"])
+    return [event for event in answer if isinstance(event, Done)][-1].reason == "length"
 
 
 DEFECTS = {"chat_bad_words_official_bug", "chat_prompt_at_max_length_tf430_only"}

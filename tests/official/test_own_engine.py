@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from chatglm.errors import PromptError
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.model.tokenizer import ChatGLMTokenizer
-from chatglm.official.own_engine import engine_for
+from chatglm.own_engine import engine_for
 
 TOKENIZER = ChatGLMTokenizer(str(golden_file("tiny_tokenizer/tokenizer.model")), version="chatglm3")
 QUESTIONS = ["你好", "What is ChatGLM3?", "1 + 1 = ?", "介绍一下清华大学"]
@@ -65,7 +65,7 @@ def test_threads_get_the_answers_they_would_get_alone(model: Any) -> None:
 
     def chat(index: int) -> None:
         for _ in range(4):
-            options = {"length_penalty": 1.5} if index == 3 else {}  # through generate()
+            options = {"renormalize_logits": True} if index == 3 else {}  # through generate()
             text = answer(model, QUESTIONS[index], **options)
             if text != expected[index]:
                 wrong.append((index, text))
@@ -88,7 +88,7 @@ def test_threads_get_the_answers_they_would_get_alone(model: Any) -> None:
 
 def test_an_open_stream_blocks_nobody(model: Any) -> None:
     expected = answer(model, "1 + 1 = ?")
-    for options in ({}, {"length_penalty": 1.5}):
+    for options in ({}, {"renormalize_logits": True}):
         stream = model.stream_chat(TOKENIZER, "你好", **GREEDY, **options)
         next(stream)
         assert answer(model, "1 + 1 = ?") == expected
@@ -158,7 +158,7 @@ def test_the_global_seed_repeats_an_answer(model: Any) -> None:
 
 def test_other_stop_tokens(model: Any) -> None:
     ids = [token for token in TOKENIZER.tokenizer.encode(answer(model)) if token > 300]
-    for options in ({}, {"length_penalty": 1.5}):
+    for options in ({}, {"renormalize_logits": True}):
         cut = answer(model, eos_token_id=ids[2], **options)
         assert cut
         assert answer(model).startswith(cut)

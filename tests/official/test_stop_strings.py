@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 import chatglm
+from chatglm.agent.answer import Answer
 from chatglm.chat.message import Done, TextDelta
-from chatglm.errors import PromptError
-from chatglm.official.reply import Reply
+from chatglm.errors import RequestError
+from chatglm.official.reply import reply
 
 
 @pytest.fixture(scope="module")
@@ -15,11 +16,11 @@ def pair() -> tuple[Any, Any]:
     return chatglm.load()
 
 
-def answer(pair: tuple[Any, Any], **options: Any) -> tuple[str, str, Reply]:
-    reply = Reply(*pair, [{"role": "user", "content": "你好"}], do_sample=False, max_new_tokens=40, **options)
-    events = list(reply)
+def answer(pair: tuple[Any, Any], **options: Any) -> tuple[str, str, Answer]:
+    said = reply(*pair, [{"role": "user", "content": "你好"}], do_sample=False, max_new_tokens=40, **options)
+    events = list(said)
     assert isinstance(events[-1], Done)
-    return "".join(event.text for event in events if isinstance(event, TextDelta)), events[-1].reason, reply
+    return "".join(event.text for event in events if isinstance(event, TextDelta)), events[-1].reason, said
 
 
 @pytest.mark.parametrize("options", [{}, {"no_repeat_ngram_size": 50}], ids=["engine", "generate"])
@@ -47,9 +48,9 @@ def test_a_conversation_goes_on_after_a_stop(pair: tuple[Any, Any]) -> None:
     assert second
 
 
-@pytest.mark.parametrize("stop_strings", ["x", [""], [1]])
+@pytest.mark.parametrize("stop_strings", ["", [""], [1], 1])
 def test_what_is_no_list_of_texts_is_refused(pair: tuple[Any, Any], stop_strings: Any) -> None:
-    with pytest.raises(PromptError):
+    with pytest.raises(RequestError, match="stop is"):
         answer(pair, stop_strings=stop_strings)
 
 

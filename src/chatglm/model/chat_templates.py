@@ -92,44 +92,71 @@ CHATGLM2_TEMPLATE = (
 """
 )
 
+
+class ResponseTemplate(dict[str, Any]):
+    """A response template that is false: transformers' pipelines ask for its truth before they leave special tokens in
+    every text they give; its servers, which parse calls with it, ask whether it is None."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
 # What transformers' `parse_response` needs to find calls in an answer. A pattern can only approximate Python's
 # literals (True, False and None arrive as text unless the tool's schema says what they are); `StreamParser` is exact.
 _BEGIN = r"(?:\A|<\|assistant\|>)[ ]*"
+_BEGIN_IN_TEXT = r"(?:\A|(?<=[ \n]))"  # where special tokens were left out
 _VALUE = (
     r"(?P<value>'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
     r"|(?P<nested>[\[{(](?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[^\[\]{}()'\"]|(?&nested))*[\]})])|[^\s,()]+)"
 )
-RESPONSE_TEMPLATE: dict[str, Any] = {
-    "version": 1,
-    "defaults": {"role": "assistant"},
-    "start_anchor": "<|assistant|>",
-    "fields": {
-        "code": {
-            "open_pattern": _BEGIN + r"interpreter[ ]*\n[ ]*```(?:python)?[ ]*\n",
-            "close_pattern": r"\n```[ ]*(?:<\|observation\|>)?",
-            "content": "text",
-            "content_args": {"strip": False},
-        },
-        "tool_calls": {
-            "open_pattern": _BEGIN
-            + r"(?P<name>(?!interpreter[ ]*\n)[\w.-]+)[ ]*\n[ ]*```(?:python)?[ ]*\n[ ]*tool_call\(",
-            "close_pattern": r"\)[ ]*\n```[ ]*(?:<\|observation\|>)?",
-            "repeats": True,
-            "content": "xml-inline",
-            "content_args": {
-                "tag_pattern": r"(?P<key>[^\W\d][\w.-]*)\s*=\s*" + _VALUE,
-                "value_parser": {"name": "json", "args": {"string_delims": [["'", "'"]], "allow_non_json": True}},
+RESPONSE_TEMPLATE = ResponseTemplate(
+    {
+        "version": 1,
+        "defaults": {"role": "assistant"},
+        "start_anchor": "<|assistant|>",
+        "fields": {
+            "code": {
+                "open_pattern": _BEGIN + r"interpreter[ ]*\n[ ]*```(?:python)?[ ]*\n",
+                "close_pattern": r"\n```[ ]*(?:<\|observation\|>)?",
+                "content": "text",
+                "content_args": {"strip": False},
             },
-            "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+            "tool_calls": {
+                "open_pattern": _BEGIN
+                + r"(?P<name>(?!interpreter[ ]*\n)[\w.-]+)[ ]*\n[ ]*```(?:python)?[ ]*\n[ ]*tool_call\(",
+                "close_pattern": r"\)[ ]*\n```[ ]*(?:<\|observation\|>)?",
+                "repeats": True,
+                "content": "xml-inline",
+                "content_args": {
+                    "tag_pattern": r"(?P<key>[^\W\d][\w.-]*)\s*=\s*" + _VALUE,
+                    "value_parser": {"name": "json", "args": {"string_delims": [["'", "'"]], "allow_non_json": True}},
+                },
+                "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+            },
+            "content": {
+                "close_pattern": r"<\|(?:assistant|user|observation)\|>",
+                "repeats": True,
+                "join": "\n",
+                "content": "text",
+            },
         },
-        "content": {
-            "close_pattern": r"<\|(?:assistant|user|observation)\|>",
-            "repeats": True,
-            "join": "\n",
-            "content": "text",
-        },
-    },
-}
+    }
+)
+
+
+def response_template(marked: bool) -> dict[str, Any]:
+    """The template for answers with their special tokens, or for those that lost them (`skip_special_tokens`)."""
+    if marked:
+        return RESPONSE_TEMPLATE
+    fields = {
+        name: {key: _in_text(value) for key, value in field.items()}
+        for name, field in RESPONSE_TEMPLATE["fields"].items()
+    }
+    return ResponseTemplate(RESPONSE_TEMPLATE | {"fields": fields})
+
+
+def _in_text(value: Any) -> Any:
+    return value.replace(_BEGIN, _BEGIN_IN_TEXT) if isinstance(value, str) else value
 
 
 def is_exact(template: Any) -> bool:

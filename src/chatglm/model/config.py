@@ -114,6 +114,12 @@ class ChatGLMConfig(PreTrainedConfig):
         """Key/value heads per layer: the groups of multi-query attention, otherwise one per query head."""
         return self.multi_query_group_num if self.multi_query_attention else self.num_attention_heads
 
+    @num_key_value_heads.setter
+    def num_key_value_heads(self, value: int) -> None:
+        self.multi_query_attention = value != self.num_attention_heads
+        if self.multi_query_attention:
+            self.multi_query_group_num = value
+
     @property
     def qkv_size(self) -> int:
         """Rows of the fused `query_key_value` projection: (heads + 2 * key/value heads) * kv_channels."""
@@ -164,9 +170,14 @@ class ChatGLMConfig(PreTrainedConfig):
             config_dict["rope_ratio_meaning"] = _rope_ratio_evidence(original) or _rope_ratio_evidence(folder)
         return super().from_dict(config_dict, **kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every key, and `num_key_value_heads`, which peft sizes a prefix by."""
+        return super().to_dict() | {"num_key_value_heads": self.num_key_value_heads}
+
     def to_diff_dict(self) -> dict[str, Any]:
         """What is saved: every official key, and `torch_dtype` beside `dtype` (the name official readers know)."""
         result: dict[str, Any] = super().to_diff_dict()
+        result.pop("num_key_value_heads", None)  # official readers know it by its groups
         if result.get("dtype") is not None:
             result["torch_dtype"] = result["dtype"]
         result.update({key: getattr(self, key) for key in _ALWAYS_WRITTEN})

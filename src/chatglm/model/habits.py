@@ -1,47 +1,59 @@
 """The official calls as methods of the language model. What they do lives in `chatglm.official`, the room above."""
 
-from typing import Any
+import sys
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chatglm.official import chat as official
+
+
+class _Official:
+    """A method that is the function of the same name in `chatglm.official.chat`, opened when it is first looked up.
+
+    So signature and help are the function's. Looked up through a peft wrapper, which hands on what it lacks, it is
+    bound to the wrapper: only that one knows the adapters which lie beside the modules of the model.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, model: Any, owner: type | None = None) -> Any:
+        from chatglm.official import chat
+
+        function: FunctionType = getattr(chat, self.name)
+        return function if model is None else MethodType(function, _asked_for(model))
+
+
+def _asked_for(model: Any) -> Any:
+    """The outermost peft wrapper whose `__getattr__` led here, or the model itself."""
+    frame, found = sys._getframe(2), model
+    while frame is not None and frame.f_code.co_name == "__getattr__":
+        wrapper = frame.f_locals.get("self")
+        if hasattr(type(wrapper), "get_base_model"):
+            found = wrapper
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
 
 
 class OfficialHabits:
-    """Mixin of the language model; each method is the function of the same name in `chatglm.official.chat`."""
+    """Mixin of the language model."""
 
-    def chat(self, *args: Any, **kwargs: Any) -> Any:
-        from chatglm.official import chat
-
-        return chat.chat(self, *args, **kwargs)
-
-    def stream_chat(self, *args: Any, **kwargs: Any) -> Any:
-        from chatglm.official import chat
-
-        return chat.stream_chat(self, *args, **kwargs)
-
-    def stream_generate(self, *args: Any, **kwargs: Any) -> Any:
-        from chatglm.official import chat
-
-        return chat.stream_generate(self, *args, **kwargs)
-
-    def forget_earlier_turns(self, *args: Any, **kwargs: Any) -> Any:
-        from chatglm.official import chat
-
-        return chat.forget_earlier_turns(self, *args, **kwargs)
-
-    def process_response(self, *args: Any, **kwargs: Any) -> Any:
-        from chatglm.official import chat
-
-        return chat.process_response(self, *args, **kwargs)
-
-    def build_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        from chatglm.official import chat
-
-        return chat.build_inputs(self, *args, **kwargs)
-
-    def build_stream_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        from chatglm.official import chat
-
-        return chat.build_stream_inputs(self, *args, **kwargs)
-
-    def quantize(self, *args: Any, **kwargs: Any) -> Any:
-        from chatglm.official import chat
-
-        return chat.quantize(self, *args, **kwargs)
+    if TYPE_CHECKING:
+        chat = official.chat
+        stream_chat = official.stream_chat
+        stream_generate = official.stream_generate
+        forget_earlier_turns = official.forget_earlier_turns
+        process_response = official.process_response
+        build_inputs = official.build_inputs
+        build_stream_inputs = official.build_stream_inputs
+        quantize = official.quantize
+    else:
+        chat = _Official()
+        stream_chat = _Official()
+        stream_generate = _Official()
+        forget_earlier_turns = _Official()
+        process_response = _Official()
+        build_inputs = _Official()
+        build_stream_inputs = _Official()
+        quantize = _Official()

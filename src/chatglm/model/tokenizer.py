@@ -13,12 +13,18 @@ from chatglm.chat.openai import from_openai
 from chatglm.chat.parser import StreamParser
 from chatglm.chat.template import Rendered, build_prompt, render
 from chatglm.errors import CheckpointError, PromptError
-from chatglm.model.chat_templates import CHATGLM2_TEMPLATE, CHATGLM3_TEMPLATE, RESPONSE_TEMPLATE, is_exact
+from chatglm.model.chat_templates import (
+    CHATGLM2_TEMPLATE,
+    CHATGLM3_TEMPLATE,
+    RESPONSE_TEMPLATE,
+    is_exact,
+    response_template,
+)
 from chatglm.model.marked_text import MarkedText
 from chatglm.model.piece_tokenizer import PieceTokenizer
 from chatglm.model.stream_decoder import StreamDecoder
 from chatglm.model.tokenizer_version import VERSIONS, find_version
-from chatglm.model.vocabulary import Vocabulary
+from chatglm.model.vocabulary import BLANK, Vocabulary
 
 __all__ = ["ChatGLMTokenizer", "StreamDecoder"]
 
@@ -70,7 +76,7 @@ class ChatGLMTokenizer(PieceTokenizer):
         chatglm3 = version == "chatglm3"
         if is_exact(kwargs.get("chat_template")):
             kwargs["chat_template"] = CHATGLM3_TEMPLATE if chatglm3 else CHATGLM2_TEMPLATE
-        if chatglm3 and kwargs.get("response_template") is None:
+        if chatglm3 and kwargs.get("response_template") in (None, RESPONSE_TEMPLATE):
             kwargs["response_template"] = RESPONSE_TEMPLATE
         self.vocab_file = str(vocab_file)
         self.version = version
@@ -127,6 +133,36 @@ class ChatGLMTokenizer(PieceTokenizer):
         if self.version != "chatglm3":
             raise PromptError("ChatGLM2 has no roles; use build_prompt or apply_chat_template")
         return Message(role, "").role.value  # type: ignore[arg-type]
+
+    def parse_response(
+        self, response: Any, schema: dict[str, Any] | None = None, *, prefix: Any = None, tools: Any = None
+    ) -> Any:
+        """A generated answer as an OpenAI message, as in transformers; also of texts without their special tokens."""
+        if schema is None and isinstance(prefix, str) and self.response_template == RESPONSE_TEMPLATE:
+            marked = Role.ASSISTANT.marker in prefix
+            schema, prefix = response_template(marked), prefix if marked else ""
+        return super().parse_response(response, schema, prefix=prefix, tools=tools)
+
+    def _decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Without special tokens, an answer is without the line that stands for its metadata too."""
+        ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
+        if skip_special_tokens and self.version == "chatglm3":
+            ids = ids[self._lead(ids) :]
+        return super()._decode(ids, skip_special_tokens, clean_up_tokenization_spaces, **kwargs)
+
+    def _lead(self, ids: Sequence[int]) -> int:
+        """How many ids every plain answer begins with, if these do: an empty first line, before a blank."""
+        begin = [self.surface(token_id) for token_id in ids[:3]]
+        lead = 2 if begin[:1] == [BLANK] else 1
+        newline, content = begin[lead - 1 : lead], "".join(map(str, begin[lead : lead + 1]))
+        single = content.startswith(BLANK) and not content.startswith(BLANK * 2)
+        return lead if newline in ([10], ["\n"]) and single else 0
 
     # The chat format
 

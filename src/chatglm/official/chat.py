@@ -5,8 +5,7 @@ in `docs/models.md`: nothing is evaluated, the caller's history and lists are le
 the length limit ends an answer, tools can be streamed, and every turn sees the whole conversation.
 """
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from chatglm.chat.message import CodeDone, Message, Role, TextDelta, ToolCallDon
 from chatglm.chat.parser import Segment
 from chatglm.errors import PromptError
 from chatglm.official import streaming
-from chatglm.official.own_engine import forget_engine
-from chatglm.official.reply import Reply
+from chatglm.official.options import refuse
+from chatglm.official.reply import reply
+from chatglm.own_engine import check_pair, forget_engine, unwrapped
 
 History = list[Any]  # ChatGLM3: official dicts; ChatGLM2: (query, answer) pairs
 
@@ -60,8 +60,8 @@ def chat(
         PromptError: no room for an answer within `max_length`, or an unknown role.
     """
     options = _options(locals(), "max_length", "num_beams", "do_sample", "top_p", "temperature", "logits_processor")
-    turn = _Turn(model, tokenizer, query, history, role, options | kwargs)
-    return turn.finish(), turn.history()
+    exchange = _Exchange(model, tokenizer, query, history, role, options | kwargs)
+    return exchange.finish(), exchange.history()
 
 
 def stream_chat(
@@ -93,13 +93,12 @@ def stream_chat(
             "by themselves. Pass history= alone, or what stream_chat returned"
         )
     options = _options(locals(), "max_length", "do_sample", "top_p", "temperature", "logits_processor")
-    turn = _Turn(model, tokenizer, query, history, role, options | kwargs)
+    exchange = _Exchange(model, tokenizer, query, history, role, options | kwargs)
     extra = (EarlierTurns(),) if return_past_key_values else ()
-    for said in turn.responses():
-        yield said, turn.history(), *extra
+    for said in exchange.responses():
+        yield said, exchange.history(), *extra
 
 
-@torch.no_grad()
 def stream_generate(
     model: Any,
     input_ids: Tensor,
@@ -121,6 +120,9 @@ def stream_generate(
     options = {key: value for key, value in options.items() if value is not None}
     if kwargs.get("num_beams", 1) != 1:
         raise PromptError(f"num_beams={kwargs['num_beams']} cannot be streamed; call generate()")
+    refuse(kwargs)
+    if not isinstance(input_ids, Tensor):
+        raise PromptError(f"input_ids is {input_ids!r:.200}; it must be a tensor of ids [B, tokens]")
     ids = input_ids.repeat_interleave(kwargs.get("num_return_sequences", 1), dim=0)
     for step in streaming.stream_generate(model, {"input_ids": input_ids}, **options, **kwargs):
         ids = torch.cat((ids, step.to(ids.device)[:, None]), dim=1)
@@ -145,6 +147,7 @@ def process_response(
 
 def build_inputs(model: Any, tokenizer: Any, query: str, history: Sequence[tuple[str, str]] | None = None) -> Any:
     """ChatGLM2's prompt as tensors on the model's device."""
+    check_pair(model, tokenizer, "model.build_inputs(tokenizer, query)")
     prompt = tokenizer.build_prompt(query, history=history)
     return tokenizer([prompt], return_tensors="pt").to(_device(model))
 
@@ -153,6 +156,7 @@ def build_stream_inputs(
     model: Any, tokenizer: Any, query: str, history: Sequence[tuple[str, str]] | None = None
 ) -> Any:
     """ChatGLM2's piece for one more turn over an old cache; the whole prompt where there is no history."""
+    check_pair(model, tokenizer, "model.build_stream_inputs(tokenizer, query)")
     if not history:
         return tokenizer([f"[Round 1]\n\n问：{query}\n\n答："], return_tensors="pt").to(_device(model))
     ids = tokenizer.tokenizer.encode(f"\n\n[Round {len(history) + 1}]\n\n问：{query}\n\n答：")[1:]
@@ -175,30 +179,32 @@ def quantize(model: Any, bits: int | str, empty_init: bool = False, device: Any 
         raise PromptError("empty_init=True makes a model without weights; load a quantized folder instead")
     if kwargs:
         raise TypeError(f"quantize() got unknown options {sorted(kwargs)}; it takes bits and device")
-    assert isinstance(model, nn.Module)
+    network = unwrapped(model)
+    assert isinstance(network, nn.Module)
     if isinstance(bits, str):
-        quantize_model(model, bits)
+        quantize_model(network, bits)
     else:
-        quantize_rowwise(model, bits)
+        quantize_rowwise(network, bits)
     return model if device is None else model.to(device)
 
 
-class _Turn:
+class _Exchange:
     """One query and its answer in the official form of a conversation."""
 
     def __init__(
         self, model: Any, tokenizer: Any, query: str, history: Sequence[Any] | None, role: str, options: dict[str, Any]
     ) -> None:
+        check_pair(model, tokenizer, "model.chat(tokenizer, query)")
+        if not isinstance(query, str):
+            raise PromptError(f"query is {query!r:.200}; it must be a text. A conversation so far is history=")
         self.pairs = tokenizer.version == "chatglm2"
-        self.before: History = [_checked(item, self.pairs) for item in history or ()]
+        self.before: History = _checked_history(history, self.pairs)
         self.query, self.role = query, role
         self.offers_tools = bool(self.before) and not self.pairs and "tools" in self.before[0]
-        options = {key: value for key, value in options.items() if value is not None}
-        options = _defaults(model, options.pop("generation_config", None)) | options
-        if "max_new_tokens" in options:
-            options.pop("max_length", None)
-        seed, stop = options.pop("seed", None), threading.Event()
-        self.reply = Reply(model, tokenizer, self._messages(), stop=stop, seed=seed, **options)
+        config = options.get("generation_config")
+        if (options.get("max_new_tokens") or getattr(config, "max_new_tokens", None)) is not None:
+            options = options | {"max_length": None}  # as in transformers
+        self.answer = reply(model, tokenizer, self._messages(), **options)
         self.shown = ""  # all text deltas so far
 
     def _messages(self) -> list[Any]:
@@ -213,7 +219,7 @@ class _Turn:
 
     def responses(self) -> Iterator[str | dict[str, Any]]:
         """The response after each event that changed it."""
-        for event in self.reply:
+        for event in self.answer:
             if isinstance(event, TextDelta):
                 self.shown += event.text
             if isinstance(event, (TextDelta, ToolCallDone, CodeDone)):
@@ -227,20 +233,20 @@ class _Turn:
     @property
     def open_text(self) -> str:
         """What has been shown of the segment being written: deltas of a segment join to its displayed text."""
-        closed = sum(len(segment.display) for segment in self.reply.segments if segment.kind == "text")
+        closed = sum(len(segment.display) for segment in self.answer.segments if segment.kind == "text")
         return self.shown[closed:]
 
     def response(self) -> str | dict[str, Any]:
-        if self.open_text or not self.reply.segments:
+        if self.open_text or not self.answer.segments:
             return self.open_text
-        last = self.reply.segments[-1]
+        last = self.answer.segments[-1]
         return last.display if last.kind == "text" else _called(last, self.offers_tools)
 
     def history(self) -> History:
         """The conversation as far as it has come, never the caller's own list."""
         if self.pairs:
             return [*self.before, (self.query, self.response())]
-        written = [(segment.metadata, segment.content) for segment in self.reply.segments]
+        written = [(segment.metadata, segment.content) for segment in self.answer.segments]
         if self.open_text:
             written.append(("", self.open_text))
         return [
@@ -248,6 +254,14 @@ class _Turn:
             {"role": self.role, "content": self.query},
             *({"role": "assistant", "metadata": metadata, "content": content} for metadata, content in written),
         ]
+
+
+def _checked_history(history: Any, pairs: bool) -> History:
+    if history is None:
+        return []
+    if isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Iterable):
+        raise PromptError(f"history is {history!r:.200}; it must be a list, as chat returns it")
+    return [_checked(item, pairs) for item in history]
 
 
 def _checked(item: Any, pairs: bool) -> Any:
@@ -261,22 +275,6 @@ def _checked(item: Any, pairs: bool) -> Any:
     if isinstance(item, Mapping):
         return dict(item)
     raise PromptError(f"a ChatGLM3 history holds dicts with role and content; this item is {item!r:.200}")
-
-
-# Not for a conversation: ids the tokenizer knows better, lengths `chat` has a default of its own for, forms of output.
-_NOT_DEFAULTS = {
-    "transformers_version", "bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens", "use_cache",
-    "return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
-    "do_sample", "temperature", "top_p",
-}  # fmt: skip
-
-
-def _defaults(model: Any, given: GenerationConfig | None) -> dict[str, Any]:
-    """Settings in force below the explicit ones: those of a `generation_config`, and transformers' own top_k of 50."""
-    config = (given if given is not None else model.generation_config).to_diff_dict()
-    keys = {key for key in config if not key.startswith("_")}
-    keys -= _NOT_DEFAULTS if given is None else {"transformers_version"}
-    return {"top_k": 50} | {key: config[key] for key in keys if config[key] is not None}
 
 
 def _called(segment: Segment, offers_tools: bool) -> dict[str, Any]:

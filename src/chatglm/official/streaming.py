@@ -6,29 +6,34 @@ reads from a queue. Closing the iterator, or setting `stop`, ends the generation
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 
 class _QueueStreamer(BaseStreamer):
-    """Puts the tokens of each step [B] into a queue; the first call, which carries the prompt, is left out."""
+    """Puts new tokens into a queue, one [B] after the other; the first call, which carries the prompt, is left out.
+
+    With assistants and lookups a step may bring several tokens at once, as [1, tokens].
+    """
 
     def __init__(self, other: BaseStreamer | None) -> None:
         self.other = other  # the caller's own
         self.items: queue.SimpleQueue[Tensor | BaseException | None] = queue.SimpleQueue()
-        self.prompt_seen = False
+        self.rows: int | None = None  # B
 
     def put(self, value: Tensor) -> None:
         if self.other is not None:
             self.other.put(value)
-        if self.prompt_seen:
-            self.items.put(value.reshape(-1).clone())
-        self.prompt_seen = True
+        if self.rows is None:
+            self.rows = len(value)
+            return
+        for tokens in value.reshape(self.rows, -1).T.clone():
+            self.items.put(tokens)
 
     def end(self) -> None:
         """Only the caller's streamer ends here: an error must have its chance to be reported after it."""
@@ -45,14 +50,14 @@ class _StopWhenSet(StoppingCriteria):
 
 
 def stream_generate(
-    model: PreTrainedModel,
+    model: Any,
     inputs: dict[str, Any],
     *,
     stop: threading.Event | None = None,
     seed: int | None = None,
     **generation: Any,
-) -> Iterator[Tensor]:
-    """The new tokens [B] of each step of `model.generate(**inputs, **generation)`, as they are made.
+) -> Generator[Tensor, None, None]:
+    """The new tokens [B] one after the other as `model.generate(**inputs, **generation)` makes them.
 
     Raises:
         Whatever `generate()` raises, at the step where it happens.
@@ -60,7 +65,7 @@ def stream_generate(
     streamer, stop = _QueueStreamer(generation.pop("streamer", None)), stop or threading.Event()
     criteria = StoppingCriteriaList([*(generation.pop("stopping_criteria", None) or ()), _StopWhenSet(stop)])
 
-    generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
+    generate: Callable[..., Any] = model.generate
 
     def run() -> None:
         try:

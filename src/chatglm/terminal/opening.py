@@ -105,7 +105,7 @@ def load_model(options: argparse.Namespace) -> Loaded:
 
     disable_progress_bar()  # of reading weights: bars are for downloads, which take minutes
     from chatglm.loading import load
-    from chatglm.official.own_engine import engine_for
+    from chatglm.own_engine import engine_for
 
     model, tokenizer = load(
         options.model,
