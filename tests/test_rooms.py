@@ -94,7 +94,6 @@ RULES = Rules(
     file_inside={
         "model.habits": names("official"),  # the one way back up: the official calls are methods of the model
         "model.checkpoint": names("quant"),  # a packed folder holds other tensors
-        "perplexity": names("engine"),  # which computes the likelihoods
         "model.pretrained": names("quant"),  # an official INT4 folder says itself that it is one
     },
     file_third_party={
