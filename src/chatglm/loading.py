@@ -180,7 +180,7 @@ def _choose_dtype(dtype: torch.dtype | str | None, folder: Path, place: torch.de
     if dtype is None:
         return default_dtype(folder, place)
     if isinstance(dtype, str) and dtype != "auto":
-        found = getattr(torch, dtype, None)
+        found = getattr(torch, dtype.removeprefix("torch."), None)
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise ConfigError(f'dtype is {dtype!r}; it must be "float32", "float16", "bfloat16" or "auto"')
         return found

@@ -18,8 +18,8 @@ from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.model.saving import Source, save_tensors
 from chatglm.model.weights import WeightFolder
 from chatglm.quant.calibrate import cut, quantize_calibrated
-from chatglm.quant.linear import quantize_rowwise, quantized_bits
-from chatglm.quant.model import quantize_model
+from chatglm.quant.linear import quantized_bits
+from chatglm.quant.model import quantize_model, quantize_rowwise
 from chatglm.quant.scheme import QuantScheme
 
 TEXT = "The capital of France is Paris. 你好，世界！ What is your name? 我叫小明。 def f(x): return x\n" * 12

@@ -16,23 +16,14 @@ from torch import Tensor
 
 from chatglm.errors import CheckpointError, ConfigError, MissingExtraError
 from chatglm.folders.disk import check_room
+from chatglm.folders.fast_tokenizer import tokenizer_config
 from chatglm.folders.gguf_vocabulary import read_tokens
-from chatglm.model.checkpoint import (
-    EMBEDDING,
-    FINAL_NORM,
-    INV_FREQ,
-    LAYERS,
-    OUTPUT,
-    stored_tensors,
-    unpacked_tensors,
-    verify_folder,
-)
+from chatglm.folders.packing import PARTS, split_rows
+from chatglm.folders.stock_glm import has_roles
+from chatglm.model.checkpoint import stored_tensors, unpacked_tensors, verify_folder
 from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config
-from chatglm.model.fast_tokenizer import tokenizer_config
-from chatglm.model.packing import PARTS, split_rows
+from chatglm.model.layout import EMBEDDING, FINAL_NORM, INV_FREQ, LAYERS, OUTPUT
 from chatglm.model.saving import Source, make_folder
-from chatglm.model.stock_glm import has_roles
-from chatglm.quant import rowwise
 
 DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
 _HALF_LIMIT = 65504.0  # the largest float16
@@ -166,8 +157,7 @@ def _read_config(source: Path, rope_ratio_meaning: RopeRatioMeaning | None) -> C
 def _tensors(config: ChatGLMConfig, source: Path, dtype: str) -> list[_Tensor]:
     """Every tensor of the file, checked, none of them read."""
     weights = verify_folder(source, config)
-    bits = config.quantization_bit
-    stored = stored_tensors(weights, bits=bits, dequantize=rowwise.dequantize if bits else None)
+    stored = stored_tensors(weights, bits=config.quantization_bit)
     stored = unpacked_tensors(stored, config, torch.float32)
     found = [_tensor(config, name, tensor, dtype) for name, tensor in stored.items() if name != INV_FREQ]
     for tensor in found:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chatglm.errors import CheckpointError
-from chatglm.model.fast_tokenizer import SPECIAL_TOKENS, stock_tokenizer
+from chatglm.folders.fast_tokenizer import SPECIAL_TOKENS, stock_tokenizer
 from chatglm.model.vocabulary import ROLE_TOKENS, Vocabulary
 
 # Token types of the GGUF format.
