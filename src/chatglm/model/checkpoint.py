@@ -60,6 +60,15 @@ def verify_folder(
     return weights
 
 
+def is_foreign(folder: Path, config: ChatGLMConfig) -> bool:
+    """Whether a folder's weight files hold not one tensor of the model.
+
+    Raises:
+        CheckpointError: as for `WeightFolder`.
+    """
+    return select(WeightFolder(folder)).tensors.keys().isdisjoint(expected_shapes(config))
+
+
 def stored_tensors(weights: WeightFolder, *, bits: int = 0, dtype: torch.dtype | None = None) -> dict[str, Source]:
     """Every tensor of a folder, read when asked for: nothing is in memory before.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from chatglm.errors import CheckpointError
-from chatglm.model.checkpoint import Head, stored_tensors, verify_folder
+from chatglm.model.checkpoint import Head, is_foreign, stored_tensors, verify_folder
 from chatglm.model.config import ChatGLMConfig, parse_dtype, read_json
 from chatglm.model.layout import CLASSIFIER, PREFIX, SCALE, is_packed, is_storage
 from chatglm.model.model_tensors import keep_inv_freq, official_sources
@@ -60,7 +60,12 @@ class OfficialCheckpoints(PreTrainedModel):
         if name is None or any(kwargs.get(key) is not None for key in _FOREIGN_WEIGHTS):
             return super().from_pretrained(name, *model_args, config=config, **kwargs)
         config = cls._resolve_config(name, config, kwargs)
-        weights = cls._verify(Path(name) / kwargs.get("subfolder", ""), config, kwargs)
+        # For a hub name, and an adapter, whose base model it looks up, transformers judges the weights.
+        folder = Path(name) / kwargs.get("subfolder", "")
+        local = folder.is_dir() and not (folder / "adapter_config.json").is_file()
+        if local and kwargs.get("output_loading_info") and is_foreign(folder, config):  # the report says it all
+            return super().from_pretrained(name, *model_args, config=config, **kwargs)
+        weights = cls._verify(folder, config, kwargs) if local else None
         options = kwargs | {"output_loading_info": True}
         packed = is_packed(config)
         if weights is not None and (dequantize and not packed or _needs_sources(weights, config, kwargs)):
@@ -108,6 +113,15 @@ class OfficialCheckpoints(PreTrainedModel):
             self.generation_config.save_pretrained(save_directory)
         save_tensors(save_directory, sources, max_shard_size)
 
+    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, which looks for the magnitudes of DoRA under a name that files do not have."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+
+        mapping = getattr(kwargs.get("load_config"), "weight_mapping", None) or get_model_conversion_mapping(self)
+        magnitudes = WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
+        return super().load_adapter(*args, **kwargs, weight_mapping=[*mapping, magnitudes])
+
     @classmethod
     def _resolve_config(
         cls, name: str | Path, config: ChatGLMConfig | str | Path | None, kwargs: dict[str, Any]
@@ -123,10 +137,7 @@ class OfficialCheckpoints(PreTrainedModel):
         return result
 
     @classmethod
-    def _verify(cls, folder: Path, config: ChatGLMConfig, kwargs: dict[str, Any]) -> WeightFolder | None:
-        """None for a hub name, and for an adapter folder, whose base model transformers looks up."""
-        if not folder.is_dir() or (folder / "adapter_config.json").is_file():
-            return None
+    def _verify(cls, folder: Path, config: ChatGLMConfig, kwargs: dict[str, Any]) -> WeightFolder:
         ignore = bool(kwargs.get("ignore_mismatched_sizes"))
         return verify_folder(folder, config, head=cls.checkpoint_head, ignore_shapes=ignore)
 
