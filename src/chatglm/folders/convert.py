@@ -14,7 +14,7 @@ import torch
 
 from chatglm.errors import CheckpointError, ConfigError
 from chatglm.folders.disk import check_target, new_folder
-from chatglm.folders.fast_tokenizer import stock_tokenizer, tokenizer_config
+from chatglm.folders.fast_tokenizer import read_added_tokens, stock_tokenizer, tokenizer_config
 from chatglm.folders.packing import PARTS, merge_rows, part_size, split_rows
 from chatglm.folders.stock_glm import check_expressible, check_stock, end_ids, glm_config, has_roles, official_config
 from chatglm.model.checkpoint import stored_tensors, unpacked_tensors, verify_folder
@@ -287,7 +287,17 @@ def _read_if(folder: Path, name: str) -> dict[str, Any] | None:
 def _stock_tokenizer(source: Path, config: ChatGLMConfig) -> "Tokenizer | None":
     """The tokenizer for programs without this package, where the folder has one at all."""
     model_file = source / "tokenizer.model"
-    return stock_tokenizer(model_file, roles=has_roles(source, config)) if model_file.is_file() else None
+    if not model_file.is_file():
+        return None
+    roles = has_roles(source, config)
+    added = read_added_tokens(source, roles=roles)
+    tokenizer = stock_tokenizer(model_file, roles=roles, added=added)
+    if added and (count := tokenizer.get_vocab_size()) > config.padded_vocab_size:
+        raise CheckpointError(
+            f"{source} has {count} tokens with those that were added, and its embedding {config.padded_vocab_size} "
+            "rows; resize the model to its tokenizer (resize_token_embeddings) and save it again"
+        )
+    return tokenizer
 
 
 def _write_stock_tokenizer(source: Path, target: Path, config: ChatGLMConfig, tokenizer: "Tokenizer") -> None:
@@ -298,7 +308,18 @@ def _write_stock_tokenizer(source: Path, target: Path, config: ChatGLMConfig, to
 
 
 def _write_official_tokenizer(source: Path, target: Path, side: Mapping[str, Any] | None) -> None:
-    if (source / "tokenizer.model").is_file():
-        shutil.copyfile(source / "tokenizer.model", target / "tokenizer.model")
+    if not (source / "tokenizer.model").is_file():
+        return
+    shutil.copyfile(source / "tokenizer.model", target / "tokenizer.model")
     if side and side.get("tokenizer_config") is not None:
         write_json(target / "tokenizer_config.json", side["tokenizer_config"])
+    elif added := _stock_added_tokens(source):
+        config = {"tokenizer_class": "ChatGLMTokenizer", "added_tokens_decoder": added}
+        write_json(target / "tokenizer_config.json", config)
+
+
+def _stock_added_tokens(source: Path) -> dict[str, Any]:
+    """The tokens somebody added to a stock folder's tokenizer, as `tokenizer_config.json` lists them."""
+    known = Vocabulary.from_file(source / "tokenizer.model").n_words
+    stock = (_read_if(source, "tokenizer.json") or {}).get("added_tokens", [])
+    return {str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in stock if token["id"] >= known}

@@ -76,7 +76,7 @@ def to_gguf(
     config = _read_config(source, rope_ratio_meaning)
     tensors = _tensors(config, source, dtype)
     roles = has_roles(source, config)
-    tokens = read_tokens(source / "tokenizer.model", config.padded_vocab_size, roles=roles)
+    tokens = read_tokens(source, config.padded_vocab_size, roles=roles)
     make_folder(target.parent)
     check_room(target.parent, sum(tensor.num_bytes(gguf) for tensor in tensors))
     part = target.with_name(f".{target.name}.part")

@@ -39,8 +39,8 @@ Rounding = Callable[[str], Parts]
 _SHARD_SIZE = "1GB"
 _CHUNK = 2**20  # numbers rounded at a time
 _SIDE_FILES = (
-    "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "LICENSE",
-    "MODEL_LICENSE",
+    "tokenizer.model", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
+    "generation_config.json", "LICENSE", "MODEL_LICENSE",
 )  # fmt: skip
 
 
