@@ -188,7 +188,8 @@ def test_weights_that_are_not_finite_and_a_full_disk(
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(CheckpointError, match="1,000 are free"):
         quantize_folder(small, tmp_path / "r", "int4")
-    assert not list((tmp_path / "r").iterdir())
+    assert not (tmp_path / "q").exists()
+    assert not (tmp_path / "r").exists()
 
 
 MEASURE = """

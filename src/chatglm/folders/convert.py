@@ -69,7 +69,6 @@ def convert(
         model or cannot be written. ConfigError: already in that form, or a configuration it cannot express.
     """
     source, target = _existing_folder(source), Path(target)
-    check_target(source, target)
     _check_source(source, to, rope_ratio_meaning)
     if to == "glm":
         return to_glm(source, target, rope_ratio_meaning=rope_ratio_meaning)
@@ -121,22 +120,23 @@ def to_glm(
         ConfigError: the configuration has a feature stock GLM cannot express; the message names the key.
         CheckpointError: another kind of model, damaged or unfitting files; `target` is `source`.
     """
-    source, target = _two_folders(source, target)
+    source, target = Path(source), Path(target)
+    check_target(source, target)
     config = read_exportable(source, rope_ratio_meaning)
     weights = verify_folder(source, config)
     official = stored_tensors(weights, bits=config.quantization_bit)
     official = unpacked_tensors(official, config)
     eos, tokenizer = end_ids(source, config), _stock_tokenizer(source, config)
     tensors = _glm_sources(config, official)
-    with new_folder(target, _num_bytes(tensors)):
-        save_tensors(target, tensors, max_shard_size or _shard_size(weights))
-        write_json(target / "config.json", glm_config(config, official[EMBEDDING].dtype, eos))
+    with new_folder(target, _num_bytes(tensors)) as folder:
+        save_tensors(folder, tensors, max_shard_size or _shard_size(weights))
+        write_json(folder / "config.json", glm_config(config, official[EMBEDDING].dtype, eos))
         generation = {"eos_token_id": eos, "pad_token_id": config.pad_token_id, "do_sample": True}
-        write_json(target / GENERATION, generation | {"top_p": 0.8, "temperature": 0.8})
+        write_json(folder / GENERATION, generation | {"top_p": 0.8, "temperature": 0.8})
         if not config.quantization_bit and not is_packed(config):
-            write_json(target / SIDE_FILE, _side_file(source, config, weights))
+            write_json(folder / SIDE_FILE, _side_file(source, config, weights))
         if tokenizer is not None:
-            _write_stock_tokenizer(source, target, config, tokenizer)
+            _write_stock_tokenizer(source, folder, config, tokenizer)
     return target
 
 
@@ -161,7 +161,8 @@ def to_official(source: str | Path, target: str | Path, *, max_shard_size: int |
         ConfigError: the folder is no GLM folder, or has a feature the official layout cannot express.
         CheckpointError: damaged, missing or unfitting weights; `target` is `source`.
     """
-    source, target = _two_folders(source, target)
+    source, target = Path(source), Path(target)
+    check_target(source, target)
     stock = read_settings(source)
     check_stock(stock)
     side = _read_side_file(source)
@@ -173,12 +174,12 @@ def to_official(source: str | Path, target: str | Path, *, max_shard_size: int |
         official[INV_FREQ] = Source.of(torch.tensor(side["inv_freq"], dtype=DTYPES[side["inv_freq_dtype"]]))
     layout = side["files"] if side and max_shard_size is None else None
     generation = side["generation_config"] if side and "generation_config" in side else _read_if(source, GENERATION)
-    with new_folder(target, _num_bytes(official)):
-        save_tensors(target, official, max_shard_size or _shard_size(weights), layout=layout)
-        write_json(target / "config.json", options)
+    with new_folder(target, _num_bytes(official)) as folder:
+        save_tensors(folder, official, max_shard_size or _shard_size(weights), layout=layout)
+        write_json(folder / "config.json", options)
         if generation is not None:
-            write_json(target / GENERATION, generation)
-        _write_official_tokenizer(source, target, side)
+            write_json(folder / GENERATION, generation)
+        _write_official_tokenizer(source, folder, side)
     return target
 
 
@@ -236,13 +237,6 @@ def _official_source(config: ChatGLMConfig, name: str, stock: Mapping[str, Sourc
     query, key, value = (take(f"{prefix}self_attn.{part}_proj.{rest.rpartition('.')[2]}") for part in PARTS)
     shape = (query.shape[0] + key.shape[0] + value.shape[0], *query.shape[1:])
     return Source(shape, query.dtype, lambda: merge_rows(config, query.read(), key.read(), value.read()))
-
-
-def _two_folders(source: str | Path, target: str | Path) -> tuple[Path, Path]:
-    source, target = Path(source), Path(target)
-    if source.resolve() == target.resolve():
-        raise CheckpointError(f"source and target are both {source}; give another folder to write to")
-    return source, target
 
 
 def _shard_size(weights: WeightFolder) -> int:

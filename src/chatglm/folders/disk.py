@@ -1,5 +1,6 @@
 """The folder to write: room on its disk asked for before the work, no model written over, nothing left of a failure."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,23 +29,26 @@ def check_target(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def new_folder(target: Path, needed: int) -> Iterator[None]:
-    """Make the folder, with room for `needed` bytes; if what is done inside fails, everything new goes again.
+def new_folder(target: Path, needed: int) -> Iterator[Path]:
+    """A place to write `needed` bytes to, whose files are in `target` afterwards; of a failure nothing stays.
 
     Raises:
-        CheckpointError: it cannot be made, the disk is too small, or something cannot be read or written.
+        CheckpointError: the folder cannot be made, its disk is too small, or something cannot be read or written.
     """
     with _told(target):
         made = [path for path in (target, *target.parents) if not path.exists()]
         make_folder(target)
-        before = set(target.iterdir())
+        part = target / f".part-{os.getpid()}"
         try:
             check_room(target, needed)
-            yield
+            part.mkdir()
+            yield part
+            for path in part.iterdir():
+                os.replace(path, target / path.name)
+            part.rmdir()
         except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
             with suppress(OSError):
-                for path in set(target.iterdir()) - before:
-                    path.unlink()
                 for path in made:
                     path.rmdir()
             raise

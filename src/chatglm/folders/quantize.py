@@ -20,6 +20,7 @@ from chatglm.folders.disk import check_target, new_folder
 from chatglm.model.checkpoint import stored_tensors, verify_folder
 from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_settings, write_json
 from chatglm.model.layout import SCALE
+from chatglm.model.lfs import refuse_pointer
 from chatglm.model.saving import Source, save_tensors
 from chatglm.quant import packing, rowwise
 from chatglm.quant.files import SCALES, VALUES, ZEROS
@@ -84,6 +85,9 @@ def quantize_folder(
     config = _read_config(source, scheme, rope_ratio_meaning)
     tensors = stored_tensors(verify_folder(source, config))
     scheme = effective_scheme(_Configured(config), scheme)
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        if (source / name).is_file():
+            refuse_pointer(source / name)
     names = _names(tensors, scheme)
     count = _Count(len(names), progress)
     finish = partial(_finish, tensors, scheme, format)
@@ -92,10 +96,10 @@ def quantize_folder(
     for name, tensor in tensors.items():
         layer = name.removesuffix(".weight")
         result |= _sources(layer, tensor, names[layer], format, rounding, count) if layer in names else {name: tensor}
-    with new_folder(target, sum(tensor.num_bytes for tensor in result.values())):
-        save_tensors(target, result, max_shard_size)
-        _write_config(source, target, scheme, format)
-        _copy_side_files(source, target)
+    with new_folder(target, sum(tensor.num_bytes for tensor in result.values())) as folder:
+        save_tensors(folder, result, max_shard_size)
+        _write_config(source, folder, scheme, format)
+        _copy_side_files(source, folder)
     return target
 
 
