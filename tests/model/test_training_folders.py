@@ -50,12 +50,13 @@ NAMES: dict[str, Callable[[str], str]] = {
 }
 EXTRAS: dict[str, Callable[[Tensors], Tensors]] = {
     "lm_head": lambda tensors: {"lm_head.weight": tensors[HEAD].clone()},
+    "rounded lm_head": lambda tensors: {"lm_head.weight": tensors[HEAD].half()},
     "value head of trl": lambda _: {"v_head.summary.weight": torch.ones(1, 64), "v_head.summary.bias": torch.ones(1)},
     "value head": lambda _: {"v_head.weight": torch.ones(1, 64)},
     "reward head": lambda _: {"score.weight": torch.ones(1, 64)},
     "optimizer": lambda _: {"optimizer.state.0.exp_avg": torch.ones(3), "optimizer.state.0.step": torch.tensor(4.0)},
     "computed": lambda _: {"transformer.encoder.layers.0.self_attention.rotary_emb.inv_freq": torch.ones(4)},
-    "second name": lambda tensors: {f"module.{HEAD}": tensors[HEAD].clone()},
+    "second name": lambda tensors: {f"model.{HEAD}": tensors[HEAD].clone()},
 }
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from chatglm import hub as hubs
 from chatglm.model.checkpoint import verify_folder
-from chatglm.model.config import ChatGLMConfig, read_config, read_json
+from chatglm.model.config import ChatGLMConfig, read_config
+from chatglm.model.files import read_json
 from chatglm.model.layout import INV_FREQ, PACKED, SCALE, expected_shapes
 from chatglm.model.vocabulary import Vocabulary
 from chatglm.model.weights import TensorInfo

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from chatglm.errors import ConfigError
 from chatglm.folders.disk import check_target, new_folder
 from chatglm.model.checkpoint import stored_tensors, verify_folder
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_settings, write_json
+from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_settings
+from chatglm.model.files import refuse_pointer, write_json
 from chatglm.model.layout import SCALE
-from chatglm.model.lfs import refuse_pointer
 from chatglm.model.saving import Source, save_tensors
 from chatglm.quant import packing, rowwise
 from chatglm.quant.files import SCALES, VALUES, ZEROS

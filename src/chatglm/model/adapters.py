@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.errors import CheckpointError, MissingExtraError
-from chatglm.model.config import ChatGLMConfig, read_json
+from chatglm.model.config import ChatGLMConfig
+from chatglm.model.files import read_json
 from chatglm.model.layout import PREFIX, prefix_shapes
 from chatglm.model.weights import INDEX_FILES, TensorInfo, WeightFolder, read_file, read_header
 

@@ -5,7 +5,6 @@ What this file does not do: it never opens weights, and it never guesses what `r
 
 import json
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -13,7 +12,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from chatglm.errors import CheckpointError, ConfigError
-from chatglm.model.lfs import refuse_pointer
+from chatglm.model.files import read_json
 
 RopeRatioMeaning = Literal["base", "position"]
 RopePrecision = Literal["float32", "model"]
@@ -257,31 +256,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
         names = ", ".join(sorted(found.name for found in folder.iterdir())[:20])
         raise CheckpointError(f"{folder} has no config.json; found {names or 'an empty folder'}")
     return read_json(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        CheckpointError: the file cannot be read, is not valid JSON or holds something else; names it.
-    """
-    try:
-        refuse_pointer(path)
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; it must be an object {{...}}")
-    return value
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object, indented and in the characters it is made of."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _rope_ratio_evidence(name_or_folder: str) -> RopeRatioMeaning | None:

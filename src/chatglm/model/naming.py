@@ -72,11 +72,16 @@ def _unwrapped(name: str) -> str:
 
 def _check_copy(weights: WeightFolder, first: str, second: str) -> None:
     one, other = weights.tensors[first], weights.tensors[second]
-    if one.shape != other.shape or not torch.equal(weights.read(first), weights.read(second)):
+    if one.shape != other.shape or not _same(weights.read(first), weights.read(second)):
         raise CheckpointError(
             f"{other.file.name}: tensor {second!r} {list(other.shape)} stands for the same part of the model as "
             f"{first!r} {list(one.shape)}, and they differ; remove the one that is not meant"
         )
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal, or one is the other rounded to its dtype."""
+    return torch.equal(one.to(other.dtype), other) or torch.equal(one, other.to(one.dtype))
 
 
 def _listed(names: list[str]) -> str:

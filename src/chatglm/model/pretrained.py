@@ -10,7 +10,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from chatglm.errors import CheckpointError
 from chatglm.model.checkpoint import Head, is_foreign, stored_tensors, verify_folder
-from chatglm.model.config import ChatGLMConfig, parse_dtype, read_json
+from chatglm.model.config import ChatGLMConfig, parse_dtype
+from chatglm.model.files import read_json
 from chatglm.model.layout import CLASSIFIER, PREFIX, SCALE, is_packed, is_storage
 from chatglm.model.model_tensors import keep_inv_freq, official_sources
 from chatglm.model.naming import read_by_others

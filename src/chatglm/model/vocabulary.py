@@ -12,7 +12,7 @@ import sentencepiece
 
 from chatglm.chat.message import check_encodable
 from chatglm.errors import CheckpointError, PromptError
-from chatglm.model.lfs import refuse_pointer
+from chatglm.model.files import refuse_pointer
 
 COMMON_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")

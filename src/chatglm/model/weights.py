@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from chatglm.errors import CheckpointError
-from chatglm.model.lfs import refuse_pointer
+from chatglm.model.files import refuse_pointer
 
 # In the order they are looked for, which is that of transformers.
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
