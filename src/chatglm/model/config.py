@@ -222,6 +222,13 @@ def read_config(folder: str | Path, **overrides: Any) -> ChatGLMConfig:
     if kind.get("model_type") != "chatglm":
         path = folder / "config.json"
         raise CheckpointError(f"{path} has model_type {kind.get('model_type')!r}; a ChatGLM folder has 'chatglm'")
+    for key in ("dtype", "torch_dtype"):
+        try:
+            parse_dtype(kind.get(key))
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{folder / 'config.json'} has {key} {kind[key]!r}; it must be one like 'float16'"
+            ) from error
     generation = folder / "generation_config.json"
     if generation.is_file():
         read_json(generation)
@@ -239,7 +246,7 @@ def parse_dtype(dtype: Any) -> Any:
         return dtype
     found = getattr(torch, dtype.removeprefix("torch."), None)
     if not isinstance(found, torch.dtype):
-        raise ConfigError(f"dtype is {dtype!r}; it must be one like 'float16'")
+        raise ConfigError(f"{dtype!r} is no dtype; it must be one like 'float16'")
     return found
 
 
