@@ -18,7 +18,7 @@ from common import hardware, six_b
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
 from chatglm.engine.request import SamplingParams
-from chatglm.model.stock_glm import glm_config
+from chatglm.folders.stock_glm import glm_config
 
 WEIGHTS_READ = 6.24e9  # parameters a token of the 28-layer model reads: all but the input embedding
 

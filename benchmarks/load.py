@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from chatglm.model.checkpoint import expected_shapes
 from chatglm.model.config import ChatGLMConfig
+from chatglm.model.layout import expected_shapes
 from chatglm.model.saving import Source, save_tensors
 
 OFFICIAL = {

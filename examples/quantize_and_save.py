@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 
 import chatglm
-from chatglm.folders.describe import convert, info_text
+from chatglm.folders.convert import convert
+from chatglm.folders.describe import info_text
 
 model, tokenizer = chatglm.load(quantize="int4")
 with tempfile.TemporaryDirectory() as name:

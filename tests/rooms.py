@@ -115,10 +115,9 @@ def cycles(edges: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def file_edges(tree: Mapping[str, list[Import]]) -> dict[str, set[str]]:
-    """Which file imports which while it is being imported itself (a cycle here can break at run time)."""
+    """Which file imports which, in whatever way: at import, inside a function, for type checkers."""
     return {
-        module: {item.target for item in imports if item.at_import and item.target in tree}
-        for module, imports in tree.items()
+        module: {item.target for item in imports if item.target in tree} - {module} for module, imports in tree.items()
     }
 
 

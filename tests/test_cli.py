@@ -75,7 +75,7 @@ def test_values_are_checked_before_a_model_is_loaded(capsys, arguments, message)
 
 
 def handler_that(monkeypatch, action):
-    monkeypatch.setattr(cli.weights, "_info", lambda options: action())
+    monkeypatch.setattr(cli.folders, "_info", lambda options: action())
 
 
 def raise_(error):
@@ -108,7 +108,7 @@ def test_ctrl_c(capsys, monkeypatch):
 
 def test_a_closed_pipe_is_no_error():
     code = (
-        "from chatglm.cli import main as m, weights as c; c._info = lambda options: print('x' * 100_000) or 0; "
+        "from chatglm.cli import main as m, folders as c; c._info = lambda options: print('x' * 100_000) or 0; "
         "raise SystemExit(m(['info', 'x']))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -43,7 +43,7 @@ RULES = Rules(
         "model": Room(
             may=names("chat errors"),
             inside=names("native"),
-            third_party=names("torch transformers safetensors sentencepiece tokenizers jinja2"),
+            third_party=names("torch transformers safetensors sentencepiece jinja2"),
         ),
         "loading": Room(
             may=names("model quant native errors"),
@@ -51,9 +51,10 @@ RULES = Rules(
             third_party=names("torch transformers safetensors huggingface_hub"),
         ),
         "folders": Room(
-            may=names("loading model quant native errors"), third_party=names("torch transformers safetensors")
+            may=names("loading model quant native errors"),
+            third_party=names("torch transformers sentencepiece tokenizers"),
         ),
-        "registration": Room(inside=names("model"), third_party=names("transformers")),
+        "registration": Room(inside=names("model quant"), third_party=names("transformers")),
         "agent": Room(may=names("chat tools sandbox engine errors")),
         "official": Room(
             may=names("chat loading errors"),
@@ -93,8 +94,6 @@ RULES = Rules(
     },
     file_inside={
         "model.habits": names("official"),  # the one way back up: the official calls are methods of the model
-        "model.checkpoint": names("quant"),  # a packed folder holds other tensors
-        "model.pretrained": names("quant"),  # an official INT4 folder says itself that it is one
     },
     file_third_party={
         "quant.hf": names("transformers"),  # the registered quantization config
@@ -108,6 +107,8 @@ RULES = Rules(
     optional=optional_packages(PYPROJECT),
 )
 WAY_BACK = "chatglm.model.habits"
+# Type-only circles that go when these files do: both are about an engine, which is about them.
+UNTIL_MERGED = {("chatglm.engine.checks", "chatglm.engine.engine"), ("chatglm.engine.scoring", "chatglm.engine.engine")}
 DOORS = names("cli terminal serve train evaluate")
 
 
@@ -115,8 +116,12 @@ def test_every_import_is_in_the_table():
     assert violations(read_tree(SOURCE), RULES) == []
 
 
-def test_no_file_needs_itself_to_be_imported():
-    assert cycles(file_edges(read_tree(SOURCE))) == []
+def test_no_file_reaches_itself():
+    edges = file_edges(read_tree(SOURCE))
+    del edges[WAY_BACK]
+    for importer, target in UNTIL_MERGED:
+        edges.get(importer, set()).discard(target)
+    assert cycles(edges) == []
 
 
 def test_no_room_reaches_itself():
@@ -212,18 +217,18 @@ def test_each_rule_can_fail(tree, file, text, message):
     assert message in found[0]
 
 
-def test_type_checking_imports_count_as_edges_but_do_not_run(tree):
+def test_type_checking_imports_are_edges_but_do_not_run(tree):
     files = tree({**LEGAL, "door": "if TYPE_CHECKING:\n    from chatglm import high\n    import peft"})
     assert violations(files, TOY) == []
     assert "high" in room_edges(files, TOY)["door"]
-    assert file_edges(files)["chatglm.door"] == set()
 
 
-def test_a_file_cycle_is_found(tree):
-    files = tree({"high/a": "from chatglm.high import b", "high/b": "from . import c", "high/c": "from .a import x"})
+@pytest.mark.parametrize(
+    "back", ["from .a import x", "def f():\n    from .a import x", "if TYPE_CHECKING:\n    from . import a"]
+)
+def test_a_file_cycle_is_found_however_it_is_closed(tree, back):
+    files = tree({"high/a": "from chatglm.high import b", "high/b": "def f():\n    from . import c", "high/c": back})
     assert cycles(file_edges(files)) == [["chatglm.high.a", "chatglm.high.b", "chatglm.high.c", "chatglm.high.a"]]
-    broken = tree({"high/c": "def f():\n    from .a import x"})
-    assert cycles(file_edges(broken)) == []
 
 
 def test_a_room_cycle_is_found_even_inside_functions(tree):

@@ -1,21 +1,13 @@
 """The options of `quantize`, `perplexity` and `convert --to gguf`, and what they come to."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatglm.cli.weight_commands import (
-    GGUF_DTYPES,
-    ROUNDINGS,
-    add_perplexity_arguments,
-    add_quantize_arguments,
-    run_gguf,
-    run_perplexity,
-    run_quantize,
-)
+from chatglm.cli import build_parser
+from chatglm.cli.folders import GGUF_DTYPES, ROUNDINGS
 from chatglm.demo import WEIGHTS
 from chatglm.errors import ConfigError
 from chatglm.evaluate.perplexity import perplexity
@@ -23,11 +15,15 @@ from chatglm.folders.gguf import DTYPES
 from chatglm.quant.rounding import METHODS
 
 
+def run(*arguments: str) -> int:
+    """A command, its errors not yet turned into lines."""
+    options = build_parser().parse_args(arguments)
+    status: int = options.handler(options)
+    return status
+
+
 def quantize(source: Path, target: Path, *arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_quantize_arguments(parser)
-    parser.add_argument("--rope-ratio-meaning")
-    return run_quantize(parser.parse_args([str(source), str(target), *arguments]))
+    return run("quantize", str(source), str(target), *arguments)
 
 
 def test_the_choices_are_those_of_the_functions() -> None:
@@ -80,19 +76,17 @@ def test_perplexity_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     file = tmp_path / "text.txt"
     file.write_text("The capital of France is Paris. 你好。")
-    parser = argparse.ArgumentParser()
-    add_perplexity_arguments(parser)
-    assert run_perplexity(parser.parse_args(["--text", str(file)]), dtype="float32", device="cpu") == 0
+    command = ("perplexity", "--text", str(file), "--device", "cpu")
+    assert run(*command, "--dtype", "float32") == 0
     expected = perplexity(*chatglm.load(dtype="float32", device="cpu"), file.read_text())
     assert f"perplexity     {expected.value:.4f}\n" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="context is 0"):
-        run_perplexity(parser.parse_args(["--text", str(file), "--context", "0"]), device="cpu")
+        run(*command, "--context", "0")
 
 
 def test_gguf_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gguf = pytest.importorskip("gguf")
     file = tmp_path / "tiny.gguf"
-    options = argparse.Namespace(source=str(WEIGHTS), destination=str(file), dtype=None, rope_ratio_meaning=None)
-    assert run_gguf(options) == 0
+    assert run("convert", str(WEIGHTS), str(file), "--to", "gguf") == 0
     assert capsys.readouterr().out == f"Wrote {file}\n"
     assert gguf.GGUFReader(file).fields["general.file_type"].contents() == 1  # f16

@@ -16,6 +16,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chatglm.model.storage import SmallerWeights
 
 _AUTO = "transformers.models.auto."
 
@@ -66,6 +70,12 @@ _NEEDED = frozenset(
     f"transformers.{name}"
     for name in ("modeling_layers", "modeling_utils", "modeling_outputs", "cache_utils", "masking_utils", "generation")
 )
+
+
+def _smaller_weights() -> "SmallerWeights":
+    from chatglm.quant import files
+
+    return files
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
@@ -122,7 +132,11 @@ class _AfterLoading(importlib.abc.Loader):
 
 
 def install() -> None:
-    """Watch for transformers' auto modules; register at once where they are loaded already. Idempotent."""
+    """Tell `chatglm.model` where quantized weights are known, and watch for transformers' auto modules; register at
+    once where they are loaded already. Idempotent."""
+    from chatglm.model import storage
+
+    storage.provide(_smaller_weights)
     if any(isinstance(finder, _Watcher) for finder in sys.meta_path):
         return
     watcher = _Watcher()

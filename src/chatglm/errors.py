@@ -12,8 +12,8 @@ class ConfigError(ChatGLMError, ValueError):
     """A model configuration is contradictory, incomplete or ambiguous."""
 
 
-class CheckpointError(ChatGLMError, ValueError):
-    """A weight file is missing, damaged, or does not fit the model."""
+class CheckpointError(ChatGLMError, ValueError, RuntimeError):
+    """A weight file is missing, damaged, or does not fit the model (of which transformers makes a RuntimeError)."""
 
 
 class HubError(ChatGLMError, OSError):

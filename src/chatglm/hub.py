@@ -41,6 +41,10 @@ def resolve(name_or_folder: str | Path, *, hub: str | None = None, revision: str
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder
+    if folder.suffix == ".gguf":
+        raise HubError(
+            f"{name!r} is a GGUF file, which llama.cpp and its relatives run; give the model folder it was made of"
+        )
     if folder.exists():
         raise HubError(f"{name!r} is a file; give the folder it lies in ({str(folder.parent)!r})")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):

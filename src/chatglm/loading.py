@@ -18,7 +18,8 @@ from chatglm import hub as hubs
 from chatglm import native
 from chatglm.errors import CheckpointError, ConfigError, HubError
 from chatglm.model.adapters import attach_lora, load_prefix
-from chatglm.model.config import RopeRatioMeaning, read_config, read_json
+from chatglm.model.config import RopeRatioMeaning, read_config
+from chatglm.model.files import read_json
 from chatglm.model.weights import WeightFolder
 from chatglm.quant.scheme import QuantScheme
 

@@ -12,8 +12,8 @@ from chatglm.engine.cache import KVCache
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
 from chatglm.engine.request import SamplingParams
+from chatglm.folders.convert import to_glm
 from chatglm.model.config import ChatGLMConfig
-from chatglm.model.export import to_glm
 from chatglm.model.network import ChatGLMForConditionalGeneration
 
 SHAPE = {

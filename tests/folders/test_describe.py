@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,10 +14,14 @@ from safetensors.torch import load_file
 from transformers import GlmForCausalLM
 
 from chatglm.cli import main
-from chatglm.errors import CheckpointError, ConfigError
-from chatglm.folders.describe import convert, describe, guess_variant, info_text, size_text
+from chatglm.errors import ChatGLMError, CheckpointError, ConfigError
+from chatglm.folders.convert import convert
+from chatglm.folders.describe import FolderInfo, describe, full_shapes, guess_variant, info_text, size_text
+from chatglm.folders.quantize import quantize_folder
 from chatglm.loading import demo_folder
 from chatglm.model.config import ChatGLMConfig
+from chatglm.model.network import ChatGLMForConditionalGeneration
+from chatglm.model.weights import WeightFolder
 
 OFFICIAL: dict[str, Any] = {
     "add_qkv_bias": True, "multi_query_attention": True, "multi_query_group_num": 2, "num_layers": 28,
@@ -34,35 +39,34 @@ def test_a_full_and_a_quantized_folder() -> None:
     assert info.dtypes == {"float32": len(stored)}
     small = describe(golden_file("quantization/model_int4"))
     assert small.quantization_bit == 4
-    linears = sum(
-        2 * t.numel() for n, t in load_file(golden_file("quantization/model_int4") / "model.safetensors").items()
-        if t.dtype == torch.int8
-    )  # fmt: skip
-    assert small.linear_parameters == linears
-    # What is stored is what int4 is said to need, but for inv_freq and the header of the file.
-    assert 0 < small.bytes_on_disk - small.weight_bytes("int4") < 64 + 4096
+    assert small.num_parameters == count_full(golden_file("quantization/model_int4"))
 
 
-def test_the_six_billion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The official sizes: 6,243,584,000 parameters, 28 KiB of cache a token, 12.49, 6.78 and 3.92 GB of weights."""
-    from chatglm.folders.describe import FolderInfo, full_shapes
+def count_full(folder: Path) -> int:
+    """Parameters of a folder's model, counted in one with full weights."""
+    model = ChatGLMForConditionalGeneration.from_pretrained(folder, dequantize=True)
+    return sum(parameter.numel() for parameter in model.parameters())
 
+
+@pytest.mark.parametrize("precision", ["int4", "int8"])
+def test_the_memory_told_is_that_of_what_quantize_writes(precision: str, tmp_path: Path) -> None:
+    written = WeightFolder(quantize_folder(demo_folder(), tmp_path / "small", precision))
+    assert describe(demo_folder()).weight_bytes(precision) == written.num_bytes
+
+
+def test_the_six_billion(tmp_path: Path) -> None:
+    """The official sizes: 6,243,584,000 parameters, 28 KiB of cache a token, 12.49 GB of weights."""
     config = ChatGLMConfig(seq_length=8192, **OFFICIAL)
-    shapes = full_shapes(config)
-    total = sum(torch.Size(shape).numel() for name, shape in shapes.items() if "inv_freq" not in name)
-    linears = {n: s for n, s in shapes.items() if n.endswith((".weight",)) and ("dense" in n or "query_key" in n)}
+    total = sum(torch.Size(shape).numel() for name, shape in full_shapes(config).items() if "inv_freq" not in name)
     info = FolderInfo(
         folder=tmp_path, variant="", reason="", config=config, num_parameters=total, quantization_bit=0, scheme=None,
-        dtypes={},
-        files={}, linear_parameters=sum(torch.Size(s).numel() for s in linears.values()),
-        linear_rows=sum(s[0] for s in linears.values()),
+        dtypes={}, files={},
     )  # fmt: skip
     assert total == 6_243_584_000
-    assert info.linear_parameters == 5_710_544_896
     assert info.cache_bytes_per_token == 28 * 1024
     assert size_text(info.weight_bytes("bfloat16")) == "12.49 GB"
-    assert size_text(info.weight_bytes("int8")) == "6.78 GB"
-    assert size_text(info.weight_bytes("int4")) == "3.92 GB"
+    assert size_text(info.weight_bytes("int8")) == "6.25 GB"
+    assert size_text(info.weight_bytes("int4")) == "3.75 GB"
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,7 @@ def test_variants(name: str, settings: dict[str, Any], variant: str, tmp_path: P
 
 def test_the_text_names_what_people_ask_for() -> None:
     text = info_text(golden_file("quantization/model_int4"))
+    assert re.search("tokenizer +missing: copy tokenizer.model there", text)
     for words in ("parameters", "729,888", "row-wise INT4", "128 tokens", "model.safetensors", "int4", "a token"):
         assert words in text
     assert all(len(line.rstrip()) == len(line) for line in text.splitlines())
@@ -104,10 +109,31 @@ def test_what_is_no_model(damage: str, tmp_path: Path) -> None:
         shutil.copytree(golden_file("numerics/a_base"), target, copy_function=shutil.copyfile)
         (target / "model.safetensors").write_bytes((target / "model.safetensors").read_bytes()[:-9])
     with pytest.raises(
-        CheckpointError,
-        match="truncated" if damage == "truncated" else "is a file" if damage == "file" else "not a folder",
+        ChatGLMError,
+        match="truncated" if damage == "truncated" else "is a file" if damage == "file" else "no folder",
     ):
         describe(target)
+
+
+def test_a_hub_name_is_looked_up_as_by_chat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def download(repository: str, revision: str | None, patterns: list[str]) -> str:
+        asked.append(repository)
+        return str(demo_folder())
+
+    monkeypatch.setattr("chatglm.hub._from_modelscope", download)
+    assert main(["info", "chatglm3-6b", "--hub", "modelscope"]) == 0
+    assert set(asked) == {"ZhipuAI/chatglm3-6b"}
+
+
+@pytest.mark.parametrize("command", [["info"], ["convert", "DST", "--to", "glm"], ["chat", "--greedy", "x", "--model"]])
+def test_a_gguf_file_is_told_from_a_model(command: list[str], tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF" + bytes(40))
+    arguments = [command[0], str(file), *command[1:]] if command[0] != "chat" else [*command, str(file)]
+    assert main(arguments) != 0
+    assert "is a GGUF file" in capsys.readouterr().err
 
 
 def with_tokenizer(source: str, target: Path) -> Path:
@@ -128,6 +154,25 @@ def test_convert_there_and_back(source: str, tmp_path: Path) -> None:
         assert json.loads((tmp_path / "back/config.json").read_text()) == json.loads(
             (folder / "config.json").read_text()
         )
+
+
+@pytest.mark.parametrize("at", ["before", "while writing"])
+@pytest.mark.parametrize("command", ["convert", "quantize"])
+def test_a_full_disk_leaves_nothing_behind(command: str, at: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Neither a folder that was made for the result nor its parents, and nothing new in one that was there."""
+    folder = with_tokenizer("numerics/a_base", tmp_path / "official")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "note.txt").write_text("mine")
+    if at == "before":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 0))  # type: ignore[attr-defined]
+    else:
+        monkeypatch.setattr("shutil.copyfile", Mock(side_effect=OSError(28, "No space left on device")))
+    for target in (tmp_path / "new" / "below", kept):
+        with pytest.raises(CheckpointError, match="free on the disk" if at == "before" else "No space left"):
+            convert(folder, target, to="glm") if command == "convert" else quantize_folder(folder, target, "int8")
+    assert not (tmp_path / "new").exists()
+    assert [path.name for path in kept.iterdir()] == ["note.txt"]
 
 
 def test_convert_overwrites_no_model(tmp_path: Path) -> None:
@@ -183,14 +228,13 @@ def test_a_place_that_cannot_be_written(place: str, tmp_path: Path, capsys: pyte
     assert (tmp_path / "file").read_text() == "x"
 
 
-@pytest.mark.parametrize("command", [["info"], ["convert", "--to", "glm"], ["convert", "--to", "official"]])
+@pytest.mark.parametrize("command", [["convert", "--to", "glm"], ["convert", "--to", "official"]])
 @pytest.mark.parametrize("name", ["THUDM/chatglm3-6b", "", "FILE"])
 def test_what_is_no_folder(command: list[str], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if name == "FILE":
         (tmp_path / "README.md").write_text("x")
         name = str(tmp_path / "README.md")
-    target = [str(tmp_path / "new")] if command[0] == "convert" else []
-    assert main([*command, name, *target]) == 1
+    assert main([*command, name, str(tmp_path / "new")]) == 1
     errors = capsys.readouterr().err
     assert f"`chatglm {command[0]}` takes a folder on this machine" in errors
     assert ("is a file; give the folder it lies in" in errors) == name.endswith("README.md")

@@ -15,12 +15,12 @@ from chatglm.demo import WEIGHTS
 from chatglm.demo.conversation import stream
 from chatglm.errors import CheckpointError, ConfigError
 from chatglm.folders.gguf import DTYPES, to_gguf
+from chatglm.folders.packing import split_rows
 from chatglm.folders.quantize import quantize_folder
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
-from chatglm.model.packing import split_rows
 from chatglm.model.tokenizer import ChatGLMTokenizer
-from chatglm.quant.linear import quantize_rowwise
+from chatglm.quant.model import quantize_rowwise
 
 gguf = pytest.importorskip("gguf")
 

@@ -14,7 +14,7 @@ from tiny_folders import WITH_WEIGHTS, as_bin, base_folder, golden_folder, rewri
 from chatglm.errors import CheckpointError, MissingExtraError
 from chatglm.model.adapters import attach_lora, load_prefix, read_prefix
 from chatglm.model.network import ChatGLMForConditionalGeneration
-from chatglm.quant.linear import quantize_rowwise
+from chatglm.quant.model import quantize_rowwise
 
 PREFIXES = [case for case in ("e_prefix", "e_prefix_proj") if case in WITH_WEIGHTS]
 IDS = torch.arange(30, 44)[None]

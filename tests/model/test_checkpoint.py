@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from tiny_folders import WITH_WEIGHTS, as_bin, base_folder, edit_config, golden_folder, rewrite, shard
 
 from chatglm.errors import CheckpointError
-from chatglm.model.checkpoint import canonical_name, expected_shapes, stored_tensors, verify_folder
+from chatglm.model.checkpoint import stored_tensors, verify_folder
 from chatglm.model.config import ChatGLMConfig
+from chatglm.model.layout import canonical_name, expected_shapes
 from chatglm.model.network import ChatGLMForConditionalGeneration, ChatGLMForSequenceClassification
 from chatglm.model.saving import Source, parse_size, save_tensors, write_safetensors
 from chatglm.model.weights import WeightFolder
@@ -270,7 +271,7 @@ def test_sources_announce_what_they_make(tmp_path: Path) -> None:
     weights = verify_folder(source, ChatGLMConfig.from_pretrained(source))
     bits = int(QUANTIZED[0].removeprefix("model_int"))
     for dtype in (None, torch.float32):
-        for name, item in stored_tensors(weights, bits=bits, dequantize=rowwise.dequantize, dtype=dtype).items():
+        for name, item in stored_tensors(weights, bits=bits, dtype=dtype).items():
             tensor = item[...]
             assert (tuple(tensor.shape), tensor.dtype) == (item.shape, item.dtype), name
     assert canonical_name("encoder.x") == "transformer.encoder.x"

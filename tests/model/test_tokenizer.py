@@ -224,7 +224,7 @@ def test_files_that_are_no_tokenizer(tmp_path):
     with pytest.raises(CheckpointError, match=r"'nowhere/tokenizer.model' cannot be read"):
         ChatGLMTokenizer("nowhere/tokenizer.model", version="chatglm3")
     path = tmp_path / "tokenizer.model"
-    for content in (b"", b"version https://git-lfs.github.com/spec/v1\n", FILES["tiny"].read_bytes()[:1000]):
+    for content in (b"", b"<html>", FILES["tiny"].read_bytes()[:1000]):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"tokenizer.model'.*not a SentencePiece model"):
             ChatGLMTokenizer(path, version="chatglm3")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from chatglm.errors import ConfigError
-from chatglm.model.checkpoint import expected_shapes
 from chatglm.model.config import ChatGLMConfig
+from chatglm.model.layout import expected_shapes
 from chatglm.model.network import ChatGLMForConditionalGeneration
 
 # The values all official config.json files share.

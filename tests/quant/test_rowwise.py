@@ -16,9 +16,9 @@ from chatglm.quant.linear import (
     RowwiseLinear,
     dequantize_model,
     quantize_empty,
-    quantize_rowwise,
     quantized_bits,
 )
+from chatglm.quant.model import quantize_rowwise
 
 GOLDEN = load_file(golden_file("quantization/matrices.safetensors"))
 MATRICES = sorted(

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from chatglm.cli import machine, talk, weights
+from chatglm.cli import folders, machine, perplexity, talk
 from chatglm.cli.parser import Parser
 from chatglm.cli.streams import Streams
 from chatglm.errors import ChatGLMError
@@ -60,10 +60,10 @@ def build_parser() -> Parser:
         talk.add_agent,
         machine.add_sandbox,
         machine.add_doctor,
-        weights.add_info,
-        weights.add_convert,
-        weights.add_quantize,
-        weights.add_perplexity,
+        folders.add_info,
+        folders.add_convert,
+        folders.add_quantize,
+        perplexity.add_perplexity,
     ):
         add(commands)
     return parser

@@ -10,7 +10,7 @@ from chatglm.cli.parser import Parser
 
 def add_loading(command: Parser) -> None:
     group = command.add_argument_group("loading")
-    group.add_argument("--hub", choices=("huggingface", "modelscope"), help="where hub names are looked up")
+    add_hub(group)
     group.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (default: the best there is)")
     group.add_argument(
         "--dtype",
@@ -26,6 +26,10 @@ def add_loading(command: Parser) -> None:
     group.add_argument("--adapter", metavar="FOLDER", help="LoRA folder or hub name to attach")
     group.add_argument("--prefix", metavar="FILE", help="P-Tuning v2 file or folder")
     add_rope_ratio_meaning(group)
+
+
+def add_hub(target: Any) -> None:
+    target.add_argument("--hub", choices=("huggingface", "modelscope"), help="where hub names are looked up")
 
 
 def _scheme(text: str) -> str:

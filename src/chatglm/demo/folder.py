@@ -10,8 +10,9 @@ import torch
 
 from chatglm.demo.encoding import Encoder
 from chatglm.demo.recipe import SHAPE, VOCAB_MULTIPLE
-from chatglm.model.checkpoint import INV_FREQ, official_inv_freq, official_sources
 from chatglm.model.config import ChatGLMConfig
+from chatglm.model.layout import INV_FREQ, official_inv_freq
+from chatglm.model.model_tensors import official_sources
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.model.saving import Source, save_tensors
 

@@ -227,7 +227,13 @@ class ModelRunner:
     ) -> Tensor:
         """ids and positions [1, N] -> logits [kept, vocab]; `kept` 0: all N."""
         outputs = self.model(
-            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=kept, paged=batch, **extra
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=kept,
+            paged=batch,
+            return_dict=True,  # whatever the configuration says
+            **extra,
         )
         logits: Tensor = outputs.logits[0]
         return logits

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from chatglm.errors import ConfigError
 from chatglm.loading import parse_device
-from chatglm.model.checkpoint import EMBEDDING, FINAL_NORM, stored_tensors, verify_folder
+from chatglm.model.checkpoint import stored_tensors, verify_folder
 from chatglm.model.config import ChatGLMConfig
+from chatglm.model.layout import EMBEDDING, FINAL_NORM
 from chatglm.model.tokenizer import ChatGLMTokenizer
 from chatglm.quant.calibrate import Calibration, calibrate_layers, cut
 from chatglm.quant.rounding import Method, Numbers

@@ -1,7 +1,4 @@
-"""What the model in a folder is, told from its configuration and headers alone; and rewriting folders.
-
-Behind `chatglm info` and `chatglm convert`. Nothing is loaded.
-"""
+"""What the model in a folder is, told from its configuration and headers alone: `chatglm info`. Nothing is loaded."""
 
 import copy
 import json
@@ -10,16 +7,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from chatglm.errors import CheckpointError, ConfigError
-from chatglm.model.checkpoint import INV_FREQ, PACKED, SCALE, canonical_name, expected_shapes, verify_folder
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_json, read_settings
+from chatglm import hub as hubs
+from chatglm.model.checkpoint import verify_folder
+from chatglm.model.config import ChatGLMConfig, read_config
+from chatglm.model.files import read_json
+from chatglm.model.layout import INV_FREQ, PACKED, SCALE, expected_shapes
 from chatglm.model.vocabulary import Vocabulary
-from chatglm.model.weights import INDEX_FILES, SINGLE_FILES, TensorInfo
-from chatglm.quant.model import scheme_of_config
+from chatglm.model.weights import TensorInfo
+from chatglm.quant.model import EMBEDDINGS, HEADS, scheme_of_config, scheme_of_layer
+from chatglm.quant.packing import Shapes
+from chatglm.quant.scheme import QuantScheme
 
-Layout = Literal["glm", "official"]
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 
 
@@ -36,19 +35,16 @@ class FolderInfo:
     scheme: str | None  # of a packed folder
     dtypes: dict[str, int]  # dtype as stored -> number of tensors
     files: dict[str, int]  # weight file -> size
-    linear_parameters: int  # in the four linears of every layer, which quantization makes smaller
-    linear_rows: int
 
     @property
     def bytes_on_disk(self) -> int:
         return sum(self.files.values())
 
     def weight_bytes(self, precision: str) -> int:
-        """Memory of the weights; int8 and int4 are the row-wise form, with everything else in 16 bits."""
+        """Memory of the weights; int8 and int4 are what `chatglm quantize` writes, with everything else in 16 bits."""
         if precision in ("float32", "bfloat16"):
             return self.num_parameters * (4 if precision == "float32" else 2)
-        linears = self.linear_parameters * (8 if precision == "int8" else 4) // 8 + 2 * self.linear_rows
-        return linears + 2 * (self.num_parameters - self.linear_parameters)
+        return _quantized_bytes(self.config, QuantScheme.parse(precision))
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -57,20 +53,20 @@ class FolderInfo:
         return self.config.num_layers * 2 * self.config.num_key_value_heads * self.config.kv_channels * 2
 
 
-def describe(folder: str | Path) -> FolderInfo:
-    """Read a model folder's configuration and headers.
+def describe(name_or_folder: str | Path, *, hub: str | None = None) -> FolderInfo:
+    """Read a model's configuration and headers; a folder, or a name as for `chatglm.load`.
 
     Raises:
-        CheckpointError: no model of this family in there, or damaged or unfitting weights.
+        HubError: the name leads nowhere. CheckpointError: no model of this family in there, or damaged or unfitting
+        weights.
     """
-    folder = _existing_folder(folder, "info")
+    folder = hubs.resolve(name_or_folder, hub=hub)
     config = read_config(folder)
     if (words := folder / "tokenizer_config.json").is_file():
         read_json(words)
     weights = verify_folder(folder, config)
     full = full_shapes(config)
-    linears = {n: s for n, s in full.items() if n.endswith(_LINEARS)}
-    stored = {canonical_name(name): info for name, info in weights.tensors.items()}
+    stored = weights.tensors
     variant, reason = guess_variant(folder, config)
     return FolderInfo(
         folder=folder,
@@ -82,8 +78,6 @@ def describe(folder: str | Path) -> FolderInfo:
         scheme=None if (scheme := scheme_of_config(config)) is None else scheme.name,
         dtypes=dict(Counter(str(info.dtype).removeprefix("torch.") for info in stored.values())),
         files={file.name: file.stat().st_size for file in weights.files},
-        linear_parameters=sum(_size(shape) for shape in linears.values()),
-        linear_rows=sum(shape[0] for shape in linears.values()),
     )
 
 
@@ -110,9 +104,9 @@ def guess_variant(folder: Path, config: ChatGLMConfig) -> tuple[str, str]:
     return f"{generation}-6B{suffix}", reason
 
 
-def info_text(folder: str | Path) -> str:
-    """The description of a folder as aligned lines, ready to print."""
-    info = describe(folder)
+def info_text(name_or_folder: str | Path, *, hub: str | None = None) -> str:
+    """The description of a model as aligned lines, ready to print."""
+    info = describe(name_or_folder, hub=hub)
     config = info.config
     rows = [
         ("folder", str(info.folder)),
@@ -126,6 +120,7 @@ def info_text(folder: str | Path) -> str:
         ("quantized", info.scheme or (f"row-wise INT{info.quantization_bit}" if info.quantization_bit else "no")),
         ("files", f"{len(info.files)}, together {size_text(info.bytes_on_disk)}"),
         *[("", f"{name}  {size_text(size)}") for name, size in info.files.items()],
+        ("tokenizer", _tokenizer_text(info.folder)),
         ("memory for weights", "  ".join(f"{p} {size_text(info.weight_bytes(p))}" for p in PRECISIONS)),
         ("memory for context", f"{size_text(info.cache_bytes_per_token)} a token, "
                                f"{size_text(info.cache_bytes_per_token * config.seq_length)} when full (16 bits)"),
@@ -134,48 +129,11 @@ def info_text(folder: str | Path) -> str:
     return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
 
 
-def convert(
-    source: str | Path, target: str | Path, *, to: Layout, rope_ratio_meaning: RopeRatioMeaning | None = None
-) -> Path:
-    """Rewrite a model folder as stock GLM ("glm") or in the official layout ("official"). Returns the new folder.
-
-    Quantized official folders are dequantized exactly as stored on their way to stock GLM. `rope_ratio_meaning`
-    ("base" or "position") is for official folders that set `rope_ratio` and do not tell.
-
-    Raises:
-        CheckpointError: another kind of model, damaged files, no tokenizer.model, or a target that already holds a
-        model or cannot be written. ConfigError: already in that form, or a configuration it cannot express.
-    """
-    from chatglm.model.export import to_glm, to_official
-    from chatglm.quant.rowwise import dequantize
-
-    source, target = _existing_folder(source, "convert"), Path(target)
-    _check_source(source, to, rope_ratio_meaning)
-    try:
-        taken = [name for name in ("config.json", *SINGLE_FILES, *INDEX_FILES) if (target / name).exists()]
-        if taken:
-            raise CheckpointError(f"{target} already holds a model ({', '.join(taken)}); give a new folder to write to")
-        if to == "glm":
-            return to_glm(source, target, dequantize=dequantize, rope_ratio_meaning=rope_ratio_meaning)
-        return to_official(source, target)
-    except OSError as error:
-        raise CheckpointError(f"{error.filename or target} cannot be read or written: {error.strerror}") from error
-
-
-def _check_source(source: Path, to: Layout, rope_ratio_meaning: RopeRatioMeaning | None) -> None:
-    """What the command asks of a folder before anything is written; a conversion in Python may lack a tokenizer."""
-    from chatglm.model.export import read_exportable
-    from chatglm.model.stock_glm import check_stock
-
-    if to == "glm":
-        read_exportable(source, rope_ratio_meaning)
-    else:
-        check_stock(read_settings(source))
-    if to == "official" and rope_ratio_meaning is not None:
-        raise ConfigError("rope_ratio_meaning is for converting to stock GLM; a stock folder says what its rotation is")
-    if not (source / "tokenizer.model").is_file():
-        raise CheckpointError(f"{source} has no tokenizer.model; copy it there from the base model, then convert")
-    Vocabulary.from_file(source / "tokenizer.model")
+def _tokenizer_text(folder: Path) -> str:
+    path = folder / "tokenizer.model"
+    if not path.is_file():
+        return "missing: copy tokenizer.model there from the base model; without it the model loads, and cannot chat"
+    return f"{Vocabulary.from_file(path).sp_size:,} pieces"
 
 
 def size_text(num_bytes: int) -> str:
@@ -186,28 +144,28 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes} bytes"
 
 
-def _existing_folder(folder: str | Path, command: str) -> Path:
-    path = Path(folder)
-    if not str(folder).strip() or not path.is_dir():
-        what = f"is a file; give the folder it lies in ({str(path.parent)!r})" if path.is_file() else "is not a folder"
-        raise CheckpointError(
-            f"{str(folder)!r} {what}; `chatglm {command}` takes a folder on this machine with config.json and weight "
-            "files, and looks no hub names up"
-        )
-    return path
-
-
-_LINEARS = (
-    ".query_key_value.weight", ".self_attention.dense.weight", ".dense_h_to_4h.weight", ".dense_4h_to_h.weight",
-)  # fmt: skip
-
-
 def full_shapes(config: ChatGLMConfig) -> dict[str, tuple[int, ...]]:
     """`expected_shapes` of the same network in full precision."""
     config = copy.deepcopy(config)
     config.quantization_bit = 0
     config.__dict__.pop("quantization_config", None)
     return expected_shapes(config)
+
+
+def _quantized_bytes(config: ChatGLMConfig, scheme: QuantScheme) -> int:
+    """Of all tensors of a packed folder."""
+    total = 0
+    for name, shape in full_shapes(config).items():
+        layer, _, part = name.rpartition(".")
+        tied = config.tie_word_embeddings and layer.endswith((*HEADS, *EMBEDDINGS))
+        wanted = scheme_of_layer(layer, scheme) if part == "weight" and not tied else None
+        if wanted is None:
+            total += 2 * _size(shape)
+            continue
+        packed = Shapes(shape[0], shape[1], wanted)
+        total += _size(packed.values) * packed.values_dtype.itemsize
+        total += _size(packed.scales) * packed.scales_dtype.itemsize
+    return total
 
 
 def _is_parameter(name: str) -> bool:

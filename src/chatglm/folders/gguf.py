@@ -4,7 +4,6 @@ llama.cpp knows this network as "chatglm"; what it expects was read from its sou
 are read, converted and written one tensor at a time. What tokens the file gets is `gguf_vocabulary.py`'s knowledge.
 """
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,24 +14,15 @@ import torch
 from torch import Tensor
 
 from chatglm.errors import CheckpointError, ConfigError, MissingExtraError
-from chatglm.folders.disk import check_room
+from chatglm.folders.disk import new_folder
+from chatglm.folders.fast_tokenizer import tokenizer_config
 from chatglm.folders.gguf_vocabulary import read_tokens
-from chatglm.model.checkpoint import (
-    EMBEDDING,
-    FINAL_NORM,
-    INV_FREQ,
-    LAYERS,
-    OUTPUT,
-    stored_tensors,
-    unpacked_tensors,
-    verify_folder,
-)
+from chatglm.folders.packing import PARTS, split_rows
+from chatglm.folders.stock_glm import has_roles
+from chatglm.model.checkpoint import stored_tensors, unpacked_tensors, verify_folder
 from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config
-from chatglm.model.fast_tokenizer import tokenizer_config
-from chatglm.model.packing import PARTS, split_rows
-from chatglm.model.saving import Source, make_folder
-from chatglm.model.stock_glm import has_roles
-from chatglm.quant import rowwise
+from chatglm.model.layout import EMBEDDING, FINAL_NORM, INV_FREQ, LAYERS, OUTPUT
+from chatglm.model.saving import Source
 
 DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
 _HALF_LIMIT = 65504.0  # the largest float16
@@ -85,22 +75,15 @@ def to_gguf(
     config = _read_config(source, rope_ratio_meaning)
     tensors = _tensors(config, source, dtype)
     roles = has_roles(source, config)
-    tokens = read_tokens(source / "tokenizer.model", config.padded_vocab_size, roles=roles)
-    make_folder(target.parent)
-    check_room(target.parent, sum(tensor.num_bytes(gguf) for tensor in tensors))
-    part = target.with_name(f".{target.name}.part")
-    writer = gguf.GGUFWriter(part, "chatglm")
-    try:
-        _add_settings(writer, gguf, config, source.resolve().name, dtype)
-        tokens.add_to(writer, tokenizer_config(config.seq_length, roles=roles)["chat_template"])
-        _write(writer, gguf, tensors, progress)
-        writer.close()
-        os.replace(part, target)
-    except OSError as error:
-        raise CheckpointError(f"{target} cannot be written: {error.strerror}") from error
-    finally:
-        writer.close()
-        part.unlink(missing_ok=True)
+    tokens = read_tokens(source, config.padded_vocab_size, roles=roles)
+    with new_folder(target.parent, sum(tensor.num_bytes(gguf) for tensor in tensors)) as folder:
+        writer = gguf.GGUFWriter(folder / target.name, "chatglm")
+        try:
+            _add_settings(writer, gguf, config, source.resolve().name, dtype)
+            tokens.add_to(writer, tokenizer_config(config.seq_length, roles=roles)["chat_template"])
+            _write(writer, gguf, tensors, progress)
+        finally:
+            writer.close()
     return target
 
 
@@ -166,8 +149,7 @@ def _read_config(source: Path, rope_ratio_meaning: RopeRatioMeaning | None) -> C
 def _tensors(config: ChatGLMConfig, source: Path, dtype: str) -> list[_Tensor]:
     """Every tensor of the file, checked, none of them read."""
     weights = verify_folder(source, config)
-    bits = config.quantization_bit
-    stored = stored_tensors(weights, bits=bits, dequantize=rowwise.dequantize if bits else None)
+    stored = stored_tensors(weights, bits=config.quantization_bit)
     stored = unpacked_tensors(stored, config, torch.float32)
     found = [_tensor(config, name, tensor, dtype) for name, tensor in stored.items() if name != INV_FREQ]
     for tensor in found:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from chatglm.errors import CheckpointError
-from chatglm.model.fast_tokenizer import SPECIAL_TOKENS, stock_tokenizer
+from chatglm.folders.fast_tokenizer import SPECIAL_TOKENS, read_added_tokens, stock_tokenizer
 from chatglm.model.vocabulary import ROLE_TOKENS, Vocabulary
 
 # Token types of the GGUF format.
-_NORMAL, _UNKNOWN, _CONTROL, _UNUSED, _BYTE = 1, 2, 3, 5, 6
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
 
 @dataclass(frozen=True)
@@ -41,28 +41,31 @@ class Tokens:
         writer.add_chat_template(chat_template)
 
 
-def read_tokens(model_file: Path, size: int, *, roles: bool = True) -> Tokens:
-    """The tokens of a `tokenizer.model`, padded with unused ones to `size`.
+def read_tokens(folder: Path, size: int, *, roles: bool = True) -> Tokens:
+    """The tokens of a folder's tokenizer, those that were added included, padded with unused ones to `size`.
 
     Args:
+        folder: holds `tokenizer.model` and, for added tokens, `tokenizer_config.json`.
         size: rows of the embedding.
         roles: the role tokens of ChatGLM3 are among them. `<|user|>` and `<|observation|>` then end an answer.
 
     Raises:
         CheckpointError: no such file, rules llama.cpp does not have, or more tokens than the embedding has rows.
     """
+    model_file = folder / "tokenizer.model"
     vocabulary = Vocabulary.from_file(model_file, role_tokens=roles)
     _check_rules(model_file, roles)
-    if vocabulary.n_words > size:
+    added = _added_tokens(folder, roles)
+    if (count := vocabulary.n_words + len(added)) > size:
         raise CheckpointError(
-            f"{model_file} has {vocabulary.n_words} tokens, the model's embedding {size} rows; "
-            "they must come from one release"
+            f"{model_file} has {count} tokens, the model's embedding {size} rows; they must come from one release"
         )
     specials = SPECIAL_TOKENS + (ROLE_TOKENS if roles else ())
     pieces, first = vocabulary.sp_model, vocabulary.sp_size
-    spellings = [pieces.id_to_piece(index) for index in range(first)] + list(specials)
+    spellings = [pieces.id_to_piece(index) for index in range(first)]
+    spellings += [*specials, *(token.content for token in added)]
     if len(set(spellings)) != len(spellings):
-        doubled = next(name for name in specials if spellings.count(name) > 1)
+        doubled = next(name for name in spellings[first:] if spellings.count(name) > 1)
         raise CheckpointError(
             f"{model_file} has a piece spelled {doubled!r}, like a special token; llama.cpp takes one"
         )
@@ -73,7 +76,10 @@ def read_tokens(model_file: Path, size: int, *, roles: bool = True) -> Tokens:
     return Tokens(
         spellings + [f"[PAD{len(spellings) + index}]" for index in range(unused)],
         [pieces.get_score(index) for index in range(first)] + [0.0] * (size - first),
-        [_type(pieces, index) for index in range(first)] + [_CONTROL] * len(specials) + [_UNUSED] * unused,
+        [_type(pieces, index) for index in range(first)]
+        + [_CONTROL] * len(specials)
+        + [_CONTROL if token.special else _USER_DEFINED for token in added]
+        + [_UNUSED] * unused,
         {
             "bos": vocabulary.bos_id,
             "eos": vocabulary.eos_id,
@@ -82,6 +88,18 @@ def read_tokens(model_file: Path, size: int, *, roles: bool = True) -> Tokens:
             **ends,
         },
     )
+
+
+def _added_tokens(folder: Path, roles: bool) -> list[Any]:
+    """llama.cpp finds them in texts as they are written, and leaves the blanks around them alone."""
+    added = read_added_tokens(folder, roles=roles)
+    for token in added:
+        if options := [name for name in ("lstrip", "rstrip", "single_word") if getattr(token, name)]:
+            raise CheckpointError(
+                f"the added token {token.content!r} of {folder} has {options[0]} set, which llama.cpp's tokenizer does "
+                "not know; add it without, or convert to glm"
+            )
+    return added
 
 
 def _check_rules(model_file: Path, roles: bool) -> None:

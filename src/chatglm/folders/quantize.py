@@ -4,7 +4,6 @@ Weights are read, rounded and written matrix by matrix. Memory holds one matrix 
 written of the file at hand; with text to calibrate on, one decoder layer (see `calibrated_folder.py`).
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,12 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from chatglm.errors import CheckpointError, ConfigError
-from chatglm.folders.disk import check_room
-from chatglm.model.checkpoint import SCALE, stored_tensors, verify_folder
+from chatglm.errors import ConfigError
+from chatglm.folders.disk import check_target, new_folder
+from chatglm.model.checkpoint import stored_tensors, verify_folder
 from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_settings
-from chatglm.model.saving import Source, make_folder, save_tensors
-from chatglm.model.weights import INDEX_FILES, SINGLE_FILES
+from chatglm.model.files import refuse_pointer, write_json
+from chatglm.model.layout import SCALE
+from chatglm.model.saving import Source, save_tensors
 from chatglm.quant import packing, rowwise
 from chatglm.quant.files import SCALES, VALUES, ZEROS
 from chatglm.quant.model import EMBEDDINGS, METHOD, effective_scheme, quantized_layer, scheme_of_layer
@@ -40,8 +40,8 @@ Rounding = Callable[[str], Parts]
 _SHARD_SIZE = "1GB"
 _CHUNK = 2**20  # numbers rounded at a time
 _SIDE_FILES = (
-    "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "LICENSE",
-    "MODEL_LICENSE",
+    "tokenizer.model", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
+    "generation_config.json", "LICENSE", "MODEL_LICENSE",
 )  # fmt: skip
 
 
@@ -81,10 +81,13 @@ def quantize_folder(
     """
     source, target, scheme = Path(source), Path(target), QuantScheme.parse(scheme)
     _check_format(scheme, format)
-    _check_target(source, target)
+    check_target(source, target)
     config = _read_config(source, scheme, rope_ratio_meaning)
     tensors = stored_tensors(verify_folder(source, config))
     scheme = effective_scheme(_Configured(config), scheme)
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        if (source / name).is_file():
+            refuse_pointer(source / name)
     names = _names(tensors, scheme)
     count = _Count(len(names), progress)
     finish = partial(_finish, tensors, scheme, format)
@@ -93,14 +96,10 @@ def quantize_folder(
     for name, tensor in tensors.items():
         layer = name.removesuffix(".weight")
         result |= _sources(layer, tensor, names[layer], format, rounding, count) if layer in names else {name: tensor}
-    try:
-        make_folder(target)
-        check_room(target, sum(tensor.num_bytes for tensor in result.values()))
-        save_tensors(target, result, max_shard_size)
-        _write_config(source, target, scheme, format)
-        _copy_side_files(source, target)
-    except OSError as error:
-        raise CheckpointError(f"{error.filename or target} cannot be read or written: {error.strerror}") from error
+    with new_folder(target, sum(tensor.num_bytes for tensor in result.values())) as folder:
+        save_tensors(folder, result, max_shard_size)
+        _write_config(source, folder, scheme, format)
+        _copy_side_files(source, folder)
     return target
 
 
@@ -275,14 +274,6 @@ def _check_format(scheme: QuantScheme, format: str) -> None:
         )
 
 
-def _check_target(source: Path, target: Path) -> None:
-    if source.resolve() == target.resolve():
-        raise CheckpointError(f"source and target are both {source}; give another folder to write to")
-    taken = [name for name in ("config.json", *SINGLE_FILES, *INDEX_FILES) if (target / name).exists()]
-    if taken:
-        raise CheckpointError(f"{target} already holds a model ({', '.join(taken)}); give a new folder to write to")
-
-
 def _read_config(source: Path, scheme: QuantScheme, rope_ratio_meaning: RopeRatioMeaning | None) -> ChatGLMConfig:
     held = read_settings(source).get("quantization_config")
     config = read_config(source, **({"rope_ratio_meaning": rope_ratio_meaning} if rope_ratio_meaning else {}))
@@ -298,8 +289,7 @@ def _write_config(source: Path, target: Path, scheme: QuantScheme, format: Forma
         settings["quantization_bit"] = scheme.bits
     else:
         settings["quantization_config"] = {"quant_method": METHOD, "scheme": scheme.to_dict()}
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    (target / "config.json").write_text(text, encoding="utf-8")
+    write_json(target / "config.json", settings)
 
 
 def _copy_side_files(source: Path, target: Path) -> None:

@@ -1,6 +1,5 @@
 """Small files that change a base model: P-Tuning v2 prefixes and LoRA folders, as the official scripts wrote them."""
 
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.errors import CheckpointError, MissingExtraError
-from chatglm.model.checkpoint import PREFIX, prefix_shapes
 from chatglm.model.config import ChatGLMConfig
+from chatglm.model.files import read_json
+from chatglm.model.layout import PREFIX, prefix_shapes
 from chatglm.model.weights import INDEX_FILES, TensorInfo, WeightFolder, read_file, read_header
 
 if TYPE_CHECKING:
@@ -174,13 +174,7 @@ def _adapter_options(folder: Path) -> dict[str, Any]:
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is no adapter folder: adapter_config.json is missing")
-    try:
-        options = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(options, dict):
-        raise CheckpointError(f"{path} holds a {type(options).__name__}; it must be a JSON object")
-    return options
+    return read_json(path)
 
 
 def _refuse_peft_prefix(path: Path) -> None:

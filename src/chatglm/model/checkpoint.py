@@ -1,4 +1,4 @@
-"""The official checkpoint layout: which tensors a configuration asks for, whether a folder holds them, and saving them.
+"""Whether a folder holds the weights a configuration asks for, and each of them when it is asked for.
 
 A folder is judged from headers alone, before any model is built. Loading itself is transformers' `from_pretrained`.
 """
@@ -9,76 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from chatglm.errors import CheckpointError
 from chatglm.model.config import ChatGLMConfig
+from chatglm.model.layout import CLASSIFIER, INV_FREQ, OUTPUT, PACKED, PREFIX, SCALE, expected_shapes, is_storage
+from chatglm.model.naming import select
 from chatglm.model.saving import Source
+from chatglm.model.storage import Shape, smaller_weights
 from chatglm.model.weights import TensorInfo, WeightFolder
 
-if TYPE_CHECKING:
-    from chatglm.model.network import ChatGLMPreTrainedModel
-
 Head = Literal["causal_lm", "sequence_classification"]
-Shape = tuple[int, ...]
-# (stored values, scale, bits) -> weight: how `quant/` undoes row-wise storage; this room does not know it.
-Dequantize = Callable[[Tensor, Tensor, int], Tensor]
-
-EMBEDDING = "transformer.embedding.word_embeddings.weight"
-INV_FREQ = "transformer.rotary_pos_emb.inv_freq"
-LAYERS = "transformer.encoder.layers"
-FINAL_NORM = "transformer.encoder.final_layernorm"
-OUTPUT = "transformer.output_layer.weight"
-PREFIX = "transformer.prefix_encoder."
-CLASSIFIER = "classifier_head."
-_STORED = "stored_inv_freq"
-SCALE = "_scale"  # `.weight_scale` beside a row-wise `.weight`
-PACKED = ".packed_"  # `.packed_values` and others in place of a `.weight`
-
-
-def expected_shapes(config: ChatGLMConfig) -> dict[str, Shape]:
-    """Name and shape of every tensor of an official file for this configuration, in file order.
-
-    Includes `rotary_pos_emb.inv_freq`, the prefix encoder when `pre_seq_len` is set, and row-wise storage when
-    `quantization_bit` is. A packed folder holds other tensors for the layers its scheme is about.
-    """
-    assert config.kv_channels is not None
-    vocab = (config.padded_vocab_size, config.hidden_size)
-    shapes: dict[str, Shape] = {EMBEDDING: vocab, INV_FREQ: (config.rotary_dim // 2,)}
-    for layer in range(config.num_layers):
-        shapes.update(_layer_shapes(config, f"{LAYERS}.{layer}"))
-    if config.post_layer_norm:
-        shapes.update(_norm_shapes(config, FINAL_NORM))
-    shapes[OUTPUT] = vocab
-    if config.pre_seq_len is not None:
-        shapes.update(prefix_shapes(config, config.pre_seq_len, config.prefix_projection))
-    return _packed(shapes, config)
-
-
-def _packed(shapes: dict[str, Shape], config: ChatGLMConfig) -> dict[str, Shape]:
-    if getattr(config, "quantization_config", None) is None:
-        return shapes
-    from chatglm.quant.files import packed_shapes  # this room knows the storage only here, on the way in and out
-    from chatglm.quant.model import scheme_of_config
-
-    scheme = scheme_of_config(config)
-    return shapes if scheme is None else packed_shapes(shapes, scheme)
-
-
-def prefix_shapes(config: ChatGLMConfig, pre_seq_len: int, projection: bool) -> dict[str, Shape]:
-    """Name and shape of every tensor of a P-Tuning v2 prefix encoder with `pre_seq_len` rows."""
-    assert config.kv_channels is not None
-    size = config.num_layers * 2 * config.num_key_value_heads * config.kv_channels
-    shapes: dict[str, Shape] = {f"{PREFIX}embedding.weight": (pre_seq_len, size)}
-    if projection:
-        shapes[f"{PREFIX}trans.0.weight"] = (config.hidden_size, size)
-        shapes[f"{PREFIX}trans.0.bias"] = (config.hidden_size,)
-        shapes[f"{PREFIX}trans.2.weight"] = (size, config.hidden_size)
-        shapes[f"{PREFIX}trans.2.bias"] = (size,)
-    return shapes
 
 
 def verify_folder(
@@ -91,16 +35,16 @@ def verify_folder(
     """Check that the weight files of a folder are whole and hold exactly what `config` asks for.
 
     Reads headers only. A classification head and a whole prefix encoder may be absent (they are then new), inv_freq
-    may be absent (it is computed), and names may lack the leading `transformer.`.
+    may be absent (it is computed), and names may be those of training tools, see `naming.select`.
 
     Returns:
-        The folder, its headers read.
+        The folder with the model's tensors under their official names.
 
     Raises:
         CheckpointError: naming file, tensor, expected and found shape of what does not fit.
     """
-    weights = WeightFolder(folder)
-    found = {canonical_name(name): info for name, info in weights.tensors.items()}
+    weights = select(WeightFolder(folder))
+    found = weights.tensors
     _check_purpose(weights, found, config)
     expected = expected_shapes(config)
     if head == "sequence_classification":
@@ -116,37 +60,27 @@ def verify_folder(
     return weights
 
 
-def is_storage(name: str) -> bool:
-    """Whether a tensor is part of a quantized weight: its dtype is that of the storage, not of the model."""
-    return name.endswith(SCALE) or PACKED in name
+def is_foreign(folder: Path, config: ChatGLMConfig) -> bool:
+    """Whether a folder's weight files hold not one tensor of the model.
+
+    Raises:
+        CheckpointError: as for `WeightFolder`.
+    """
+    return select(WeightFolder(folder)).tensors.keys().isdisjoint(expected_shapes(config))
 
 
-def canonical_name(name: str) -> str:
-    """The official name of a tensor, also when the file was saved from the inner model without `transformer.`."""
-    return name if name.startswith(("transformer.", CLASSIFIER)) else f"transformer.{name}"
+def stored_tensors(weights: WeightFolder, *, bits: int = 0, dtype: torch.dtype | None = None) -> dict[str, Source]:
+    """Every tensor of a folder, read when asked for: nothing is in memory before.
 
-
-def stored_tensors(
-    weights: WeightFolder,
-    *,
-    bits: int = 0,
-    dequantize: Dequantize | None = None,
-    dtype: torch.dtype | None = None,
-    rename: Callable[[str], str] = canonical_name,
-) -> dict[str, Source]:
-    """Every tensor of a folder under its official name, read when asked for: nothing is in memory before.
-
-    With `bits` and `dequantize`, a row-wise `.weight` and its `.weight_scale` become one full weight, as stored.
-    `dtype` casts floating point tensors. Each tensor lives in memory of its own, not in a mapped file.
+    With `bits`, a row-wise `.weight` and its `.weight_scale` become one full weight, as stored. `dtype` casts floating
+    point tensors. Each tensor lives in memory of its own, not in a mapped file.
     """
     sources: dict[str, Source] = {}
     turn = Lock()  # transformers asks from several threads; one tensor at a time is in the making
-    for name, info in weights.tensors.items():
-        if name.endswith(SCALE) and dequantize is not None:
-            continue
-        scale = weights.tensors.get(name + SCALE) if dequantize is not None else None
-        source = _source(weights, info, scale, bits, dequantize, dtype)
-        sources[rename(name)] = Source(source.shape, source.dtype, partial(_in_turn, turn, source.read))
+    for name in weights.tensors:
+        if not (bits and name.endswith(SCALE)):
+            source = _source(weights, name, bits, dtype)
+            sources[name] = Source(source.shape, source.dtype, partial(_in_turn, turn, source.read))
     return sources
 
 
@@ -159,116 +93,23 @@ def unpacked_tensors(
     """
     if not any(PACKED in name for name in sources):
         return sources
-    from chatglm.quant.files import packed_weight
-    from chatglm.quant.model import scheme_of_config
-
-    scheme = scheme_of_config(config)
-    assert scheme is not None
     plain = copy.copy(config)
     plain.__dict__.pop("quantization_config")
     dtype = dtype or next(source.dtype for name, source in sources.items() if "layernorm" in name)
-
-    def made(layer: str, shape: Shape) -> Source:
-        return Source(shape, dtype, lambda: packed_weight(layer, shape, scheme, lambda n: sources[n].read()).to(dtype))
-
     result: dict[str, Source] = {}
     for name, shape in expected_shapes(plain).items():
+        layer = name.rpartition(".")[0]
         if name in sources:
             result[name] = sources[name]
-        elif f"{(layer := name.rpartition('.')[0])}.packed_values" in sources:
-            result[name] = made(layer, shape)
+        elif f"{layer}{PACKED}values" in sources:
+            result[name] = Source(shape, dtype, partial(_unpacked, layer, shape, config, sources, dtype))
     return result
 
 
-def keep_inv_freq(model: "ChatGLMPreTrainedModel", weights: WeightFolder) -> None:
-    """Remember the file's `inv_freq`, which the network computes afresh, so that saving writes the same bits."""
-    name = next((name for name in weights.tensors if canonical_name(name) == INV_FREQ), None)
-    if name is not None:
-        setattr(_rotary(model), _STORED, weights.read(name))
-
-
-def official_sources(
-    model: "ChatGLMPreTrainedModel", state_dict: Mapping[str, Tensor] | None = None
-) -> dict[str, Source]:
-    """The tensors of a model (or of a state dict gathered from it) under official names and in official order.
-
-    `inv_freq` is included, and `quantization_bit` decides the storage of the linears as everywhere.
-
-    Raises:
-        CheckpointError: the model holds tensors of an adapter, or of anything else official files do not have.
-    """
-    official = _rowwise_sources(model) if model.config.quantization_bit and not state_dict else {}
-    state = {canonical_name(name): tensor for name, tensor in (state_dict or model.state_dict()).items()}
-    if official:
-        state = {name: tensor for name, tensor in state.items() if PACKED not in name}
-    order = [*expected_shapes(model.config), f"{CLASSIFIER}weight", f"{CLASSIFIER}bias"]
-    if foreign := [name for name in state if name not in order]:
-        raise CheckpointError(
-            f"the model holds {foreign[0]!r} and {len(foreign) - 1} more tensors that the official layout does not "
-            "have; merge or remove an attached adapter before saving the whole model"
-        )
-    state.setdefault(INV_FREQ, inv_freq(model))
-    made = {name: Source.of(tensor) for name, tensor in state.items()} | official
-    return {name: made[name] for name in order if name in made}
-
-
-def _rowwise_sources(model: "ChatGLMPreTrainedModel") -> dict[str, Source]:
-    """The official tensors of layers that hold them in another form; each is made when it is written."""
-    sources: dict[str, Source] = {}
-    for name, module in model.named_modules():
-        for part, (shape, dtype, make) in getattr(module, "official_tensors", dict)().items():
-            sources[canonical_name(f"{name}.{part}")] = Source(shape, dtype, make)
-    return sources
-
-
-def inv_freq(model: "ChatGLMPreTrainedModel") -> Tensor:
-    """The `inv_freq` buffer of official files, in the dtype of the model: as loaded, else 1 / 10000^(2i / dim)."""
-    stored: Tensor | None = getattr(_rotary(model), _STORED, None)
-    if stored is None:
-        stored = official_inv_freq(model.config)
-    return stored.to(model.dtype)
-
-
-def official_inv_freq(config: ChatGLMConfig, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[rotary_dim / 2]; always of base 10000, whatever `rope_ratio` says: the official code applies the ratio later."""
-    steps = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
-    return (1.0 / (10000.0**steps)).to(dtype)
-
-
-def _rotary(model: "ChatGLMPreTrainedModel") -> torch.nn.Module:
-    return model.base_model.get_submodule("rotary_pos_emb")
-
-
-def _layer_shapes(config: ChatGLMConfig, layer: str) -> dict[str, Shape]:
-    assert config.kv_channels is not None
-    hidden, bias = config.hidden_size, config.add_bias_linear
-    context = config.num_attention_heads * config.kv_channels
-    qkv_bias = bias or config.add_qkv_bias
-    shapes = _norm_shapes(config, f"{layer}.input_layernorm")
-    attention, mlp = f"{layer}.self_attention", f"{layer}.mlp"
-    shapes |= _linear_shapes(config, f"{attention}.query_key_value", config.qkv_size, hidden, qkv_bias)
-    shapes |= _linear_shapes(config, f"{attention}.dense", hidden, context, bias)
-    shapes |= _norm_shapes(config, f"{layer}.post_attention_layernorm")
-    shapes |= _linear_shapes(config, f"{mlp}.dense_h_to_4h", 2 * config.ffn_hidden_size, hidden, bias)
-    shapes |= _linear_shapes(config, f"{mlp}.dense_4h_to_h", hidden, config.ffn_hidden_size, bias)
-    return shapes
-
-
-def _norm_shapes(config: ChatGLMConfig, name: str) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {f"{name}.weight": (config.hidden_size,)}
-    if not config.rmsnorm:
-        shapes[f"{name}.bias"] = (config.hidden_size,)
-    return shapes
-
-
-def _linear_shapes(config: ChatGLMConfig, name: str, rows: int, columns: int, bias: bool) -> dict[str, Shape]:
-    bits = config.quantization_bit
-    shapes: dict[str, Shape] = {f"{name}.weight": (rows, columns * bits // 8 if bits else columns)}
-    if bits:
-        shapes[f"{name}.weight{SCALE}"] = (rows,)
-    if bias:
-        shapes[f"{name}.bias"] = (rows,)
-    return shapes
+def _unpacked(
+    layer: str, shape: Shape, config: ChatGLMConfig, sources: Mapping[str, Source], dtype: torch.dtype
+) -> Tensor:
+    return smaller_weights().full_weight(layer, shape, config, lambda name: sources[name].read()).to(dtype)
 
 
 def _in_turn(turn: Lock, read: Callable[[], Tensor]) -> Tensor:
@@ -276,21 +117,18 @@ def _in_turn(turn: Lock, read: Callable[[], Tensor]) -> Tensor:
         return read()
 
 
-def _source(
-    weights: WeightFolder,
-    info: TensorInfo,
-    scale: TensorInfo | None,
-    bits: int,
-    dequantize: Dequantize | None,
-    dtype: torch.dtype | None,
-) -> Source:
-    if scale is None or dequantize is None:
-        castable = info.dtype.is_floating_point and not is_storage(info.name)
+def _source(weights: WeightFolder, name: str, bits: int, dtype: torch.dtype | None) -> Source:
+    info, scale = weights.tensors[name], weights.tensors.get(name + SCALE)
+    if not bits or scale is None:
+        castable = info.dtype.is_floating_point and not is_storage(name)
         target = dtype if dtype is not None and castable else info.dtype
-        return Source(info.shape, target, lambda: weights.read(info.name).to(target))
+        return Source(info.shape, target, lambda: weights.read(name).to(target))
+
+    def full() -> Tensor:
+        return smaller_weights().full_rowwise(weights.read(name), weights.read(name + SCALE), bits).to(target)
+
     target = dtype or scale.dtype
-    shape = (info.shape[0], info.shape[1] * 8 // bits)
-    return Source(shape, target, lambda: dequantize(weights.read(info.name), weights.read(scale.name), bits).to(target))
+    return Source((info.shape[0], info.shape[1] * 8 // bits), target, full)
 
 
 def _check_purpose(weights: WeightFolder, found: Mapping[str, TensorInfo], config: ChatGLMConfig) -> None:
@@ -344,7 +182,7 @@ def _unexpected(found: Mapping[str, TensorInfo], expected: Mapping[str, Shape]) 
         if name in expected or name.startswith(CLASSIFIER):
             continue
         hint = "; set pre_seq_len to its number of rows" if name.startswith(PREFIX) else ""
-        yield f"{info.file.name}: unexpected tensor {name!r} with shape {list(info.shape)}{hint}"
+        yield f"{info.file.name}: unexpected tensor {info.name!r} with shape {list(info.shape)}{hint}"
 
 
 def _wrong_shapes(found: Mapping[str, TensorInfo], expected: Mapping[str, Shape]) -> Iterator[str]:
@@ -353,9 +191,9 @@ def _wrong_shapes(found: Mapping[str, TensorInfo], expected: Mapping[str, Shape]
             continue
         info = found[name]
         if info.shape != shape:
-            yield f"{info.file.name}: tensor {name!r} has shape {list(info.shape)}, expected {list(shape)}"
+            yield f"{info.file.name}: tensor {info.name!r} has shape {list(info.shape)}, expected {list(shape)}"
         elif PACKED in name:
             continue  # their dtypes follow the scheme; the layers check them
         elif info.dtype.is_floating_point == (f"{name}{SCALE}" in expected):
             wanted = "int8" if f"{name}{SCALE}" in expected else "floating point"
-            yield f"{info.file.name}: tensor {name!r} {list(shape)} has dtype {info.dtype}, expected {wanted}"
+            yield f"{info.file.name}: tensor {info.name!r} {list(shape)} has dtype {info.dtype}, expected {wanted}"

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from chatglm.errors import CheckpointError, ConfigError
+from chatglm.model.files import read_json
 
 RopeRatioMeaning = Literal["base", "position"]
 RopePrecision = Literal["float32", "model"]
@@ -30,6 +31,14 @@ _COUNTS = (
 _SWITCHES = (
     "rmsnorm", "post_layer_norm", "add_bias_linear", "add_qkv_bias", "apply_residual_connection_post_layernorm",
     "multi_query_attention", "fp32_residual_connection", "prefix_projection",
+)  # fmt: skip
+
+
+# What other programs write as null, and official files leave out.
+_NULL_IS_DEFAULT = (
+    "hidden_dropout", "attention_dropout", "layernorm_epsilon", "initializer_range", "bias_dropout_fusion",
+    "apply_query_key_layer_scaling", "attention_softmax_in_fp32", "quantization_bit", "original_rope", "rope_ratio",
+    "rope_precision", "use_cache", "tie_word_embeddings", *_SWITCHES,
 )  # fmt: skip
 
 
@@ -100,8 +109,16 @@ class ChatGLMConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for key in _NULL_IS_DEFAULT:
+            if getattr(self, key) is None:
+                setattr(self, key, getattr(type(self), key))
+        if (groups := kwargs.pop("num_key_value_heads", None)) is not None:
+            _read_key_value_heads(self, groups)
         if self.kv_channels is None:
             self.kv_channels = self.hidden_size // self.num_attention_heads
+        self.dtype = parse_dtype(self.dtype)
+        if kwargs.get("torch_dtype") is not None:
+            kwargs["torch_dtype"] = parse_dtype(kwargs["torch_dtype"])
         name = kwargs.get("name_or_path") or kwargs.get("_name_or_path") or ""
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if self.rope_ratio != 1 and self.rope_ratio_meaning is None:
@@ -153,8 +170,11 @@ class ChatGLMConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; `from_dict` is told where the file lies, as `AutoConfig` tells it."""
-        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        """As in transformers; `from_dict` is told where the file lies, which the configuration does not keep."""
+        folder = Path(str(pretrained_model_name_or_path))
+        if (folder / "config.json").is_file():
+            read_json(folder / "config.json")  # says what is wrong with it
+        kwargs.setdefault("_loaded_from", str(folder))
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
@@ -162,7 +182,7 @@ class ChatGLMConfig(PreTrainedConfig):
         # The file's own `_name_or_path` names the release it came from; transformers overwrites it with the folder.
         config_dict = dict(config_dict)
         original = str(config_dict.get("_name_or_path", ""))
-        folder = str(kwargs.get("name_or_path") or original)
+        folder = str(kwargs.pop("_loaded_from", None) or kwargs.get("name_or_path") or original)
         for key in ("rope_ratio", "rope_ratio_meaning"):
             if key in kwargs:
                 config_dict[key] = kwargs.pop(key)
@@ -208,13 +228,31 @@ def read_config(folder: str | Path, **overrides: Any) -> ChatGLMConfig:
         path = folder / "config.json"
         raise CheckpointError(f"{path} has model_type {kind.get('model_type')!r}; a ChatGLM folder has 'chatglm'")
     for key in ("dtype", "torch_dtype"):
-        if kind.get(key) is not None and not isinstance(getattr(torch, str(kind[key]), None), torch.dtype):
-            raise CheckpointError(f"{folder / 'config.json'} has {key} {kind[key]!r}; it must be one like 'float16'")
+        try:
+            parse_dtype(kind.get(key))
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{folder / 'config.json'} has {key} {kind[key]!r}; it must be one like 'float16'"
+            ) from error
     generation = folder / "generation_config.json"
     if generation.is_file():
         read_json(generation)
     config: ChatGLMConfig = ChatGLMConfig.from_pretrained(folder, **overrides)
     return config
+
+
+def parse_dtype(dtype: Any) -> Any:
+    """A dtype by its name, "float16" or "torch.float16"; "auto", None and a dtype are what they are.
+
+    Raises:
+        ConfigError: no such dtype.
+    """
+    if not isinstance(dtype, str) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"{dtype!r} is no dtype; it must be one like 'float16'")
+    return found
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -230,23 +268,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
         names = ", ".join(sorted(found.name for found in folder.iterdir())[:20])
         raise CheckpointError(f"{folder} has no config.json; found {names or 'an empty folder'}")
     return read_json(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        CheckpointError: the file cannot be read, is not valid JSON or holds something else; names it.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; it must be an object {{...}}")
-    return value
 
 
 def _rope_ratio_evidence(name_or_folder: str) -> RopeRatioMeaning | None:
@@ -289,6 +310,20 @@ def _generation_in_code(folder: Path) -> RopeRatioMeaning | None:
     if not path.is_file():
         return None
     return "base" if "<|assistant|>" in path.read_text(encoding="utf-8-sig", errors="replace") else "position"
+
+
+def _read_key_value_heads(config: ChatGLMConfig, groups: Any) -> None:
+    """The standard name in a file: alone it decides; beside the official keys it must say the same."""
+    heads = config.num_attention_heads
+    if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
+        raise ConfigError(f"config key 'num_key_value_heads' is {groups!r}; it must be a whole number of at least 1")
+    if config.multi_query_attention and groups != config.multi_query_group_num:
+        raise ConfigError(
+            f"config key 'num_key_value_heads' is {groups}, and 'multi_query_group_num' {config.multi_query_group_num};"
+            " they mean the same and must be equal"
+        )
+    if not config.multi_query_attention and groups != heads:
+        config.num_key_value_heads = groups
 
 
 def _check_types(config: ChatGLMConfig) -> None:

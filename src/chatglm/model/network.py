@@ -108,7 +108,6 @@ class ChatGLMPreTrainedModel(OfficialCheckpoints):
     """What transformers needs to know of the family."""
 
     config_class = ChatGLMConfig
-    config: ChatGLMConfig
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GLMBlock"]
@@ -314,6 +313,7 @@ class ChatGLMForConditionalGeneration(OfficialHabits, ChatGLMPreTrainedModel, Ge
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         logits = self.transformer.output_layer(_last_tokens(outputs.last_hidden_state, logits_to_keep))
@@ -363,6 +363,7 @@ class ChatGLMForSequenceClassification(ChatGLMPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state

@@ -65,6 +65,12 @@ class PieceTokenizer(PreTrainedTokenizer):
         return {**self._pieces, **self._added_tokens_encoder}
 
     @property
+    def added_tokens(self) -> dict[int, Any]:
+        """The tokens people added, by id, as transformers' `AddedToken`s in the order of their ids."""
+        self._looked_for()
+        return dict(sorted(self._added.items()))
+
+    @property
     def all_special_tokens(self) -> list[str]:
         """The named ones, the model's own, and those people added: `add_special_tokens` replaces only the last."""
         return list(dict.fromkeys([*super().all_special_tokens, *self.tokenizer.special_tokens]))

@@ -2,20 +2,22 @@
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from chatglm.errors import CheckpointError
-from chatglm.model import checkpoint
-from chatglm.model.config import ChatGLMConfig
+from chatglm.model.checkpoint import Head, is_foreign, stored_tensors, verify_folder
+from chatglm.model.config import ChatGLMConfig, parse_dtype
+from chatglm.model.files import read_json
+from chatglm.model.layout import CLASSIFIER, PREFIX, SCALE, is_packed, is_storage
+from chatglm.model.model_tensors import keep_inv_freq, official_sources
+from chatglm.model.naming import read_by_others
 from chatglm.model.saving import OFFICIAL_SHARD_SIZE, save_tensors
+from chatglm.model.storage import smaller_weights
 from chatglm.model.weights import WeightFolder
-
-if TYPE_CHECKING:
-    from chatglm.model.network import ChatGLMPreTrainedModel
 
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 # With one of these the weights are not the plain files of the folder, and transformers judges them alone.
@@ -23,13 +25,14 @@ _FOREIGN_WEIGHTS = ("gguf_file", "variant", "quantization_config", "state_dict",
 # What save_pretrained of transformers must do itself.
 _FOREIGN_SAVING = ("push_to_hub", "variant", "distributed_checkpoint")
 # Parts a folder may lack as a whole: they are then new, as for every transformers model.
-_MAY_BE_NEW = (checkpoint.CLASSIFIER, checkpoint.PREFIX)
+_MAY_BE_NEW = (CLASSIFIER, PREFIX)
 
 
 class OfficialCheckpoints(PreTrainedModel):
     """Mixin over PreTrainedModel; `checkpoint_head` says which head's tensors a folder must hold."""
 
-    checkpoint_head: checkpoint.Head = "causal_lm"
+    config: ChatGLMConfig
+    checkpoint_head: Head = "causal_lm"
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -54,25 +57,31 @@ class OfficialCheckpoints(PreTrainedModel):
         if kwargs.get("weights_only") is False:
             raise CheckpointError("weights_only=False would run code found in a .bin file; only tensors are ever read")
         name = pretrained_model_name_or_path
+        kwargs |= {key: parse_dtype(kwargs[key]) for key in ("dtype", "torch_dtype") if key in kwargs}
         if name is None or any(kwargs.get(key) is not None for key in _FOREIGN_WEIGHTS):
             return super().from_pretrained(name, *model_args, config=config, **kwargs)
         config = cls._resolve_config(name, config, kwargs)
-        weights = cls._verify(Path(name) / kwargs.get("subfolder", ""), config, kwargs)
+        # For a hub name, and an adapter, whose base model it looks up, transformers judges the weights.
+        folder = Path(name) / kwargs.get("subfolder", "")
+        local = folder.is_dir() and not (folder / "adapter_config.json").is_file()
+        if local and kwargs.get("output_loading_info") and is_foreign(folder, config):  # the report says it all
+            return super().from_pretrained(name, *model_args, config=config, **kwargs)
+        weights = cls._verify(folder, config, kwargs) if local else None
         options = kwargs | {"output_loading_info": True}
-        packed = getattr(config, "quantization_config", None) is not None
-        if weights is not None and (dequantize and not packed or _needs_cast(weights, config, kwargs)):
+        packed = is_packed(config)
+        if weights is not None and (dequantize and not packed or _needs_sources(weights, config, kwargs)):
             model, info = cls._load_from_sources(weights, config, dequantize and not packed, model_args, options)
         else:
-            options |= _quantized_options(name, config, weights, dequantize and not packed)
+            if dequantize and config.quantization_bit:
+                raise CheckpointError(f"dequantize=True needs a folder on this machine; {str(name)!r} is none")
+            options |= _quantized_options(config, weights)
             loaded: Any = super().from_pretrained(name, *model_args, config=config, **options)
             model, info = loaded
         _check_loaded(info, name, bool(kwargs.get("ignore_mismatched_sizes")))
         if weights is not None:
-            checkpoint.keep_inv_freq(model, weights)
+            keep_inv_freq(model, weights)
         if packed and dequantize:
-            from chatglm.quant.model import unpack_model  # this room knows the storage only here, on the way in
-
-            unpack_model(model)
+            smaller_weights().unpack(model)
         return (model, info) if kwargs.get("output_loading_info") else model
 
     def save_pretrained(  # type: ignore[override]
@@ -94,7 +103,7 @@ class OfficialCheckpoints(PreTrainedModel):
             return
         if not is_main_process:
             return
-        sources = checkpoint.official_sources(cast("ChatGLMPreTrainedModel", self), state_dict)
+        sources = official_sources(self, state_dict)
         self.config.dtype = str(self.dtype).removeprefix("torch.")
         if self.checkpoint_head == "causal_lm":
             self.config.architectures = ["ChatGLMModel"]  # the name official files carry, and other engines look for
@@ -104,6 +113,15 @@ class OfficialCheckpoints(PreTrainedModel):
         if self.can_generate():
             self.generation_config.save_pretrained(save_directory)
         save_tensors(save_directory, sources, max_shard_size)
+
+    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, which looks for the magnitudes of DoRA under a name that files do not have."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+
+        mapping = getattr(kwargs.get("load_config"), "weight_mapping", None) or get_model_conversion_mapping(self)
+        magnitudes = WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
+        return super().load_adapter(*args, **kwargs, weight_mapping=[*mapping, magnitudes])
 
     @classmethod
     def _resolve_config(
@@ -120,12 +138,9 @@ class OfficialCheckpoints(PreTrainedModel):
         return result
 
     @classmethod
-    def _verify(cls, folder: Path, config: ChatGLMConfig, kwargs: dict[str, Any]) -> WeightFolder | None:
-        """None for a hub name, and for an adapter folder, whose base model transformers looks up."""
-        if not folder.is_dir() or (folder / "adapter_config.json").is_file():
-            return None
+    def _verify(cls, folder: Path, config: ChatGLMConfig, kwargs: dict[str, Any]) -> WeightFolder:
         ignore = bool(kwargs.get("ignore_mismatched_sizes"))
-        return checkpoint.verify_folder(folder, config, head=cls.checkpoint_head, ignore_shapes=ignore)
+        return verify_folder(folder, config, head=cls.checkpoint_head, ignore_shapes=ignore)
 
     @classmethod
     def _load_from_sources(
@@ -137,18 +152,13 @@ class OfficialCheckpoints(PreTrainedModel):
         options: dict[str, Any],
     ) -> tuple[Any, dict[str, Any]]:
         """Read, dequantize and cast tensor by tensor: memory holds the result, one tensor, and no mapped file."""
-        from chatglm.quant import rowwise  # this room knows the storage only here, on the way in
-
         config = copy.deepcopy(config)
-        bits = config.quantization_bit
         target = _target_dtype(config, options)
-        sources = checkpoint.stored_tensors(
-            weights, bits=bits, dequantize=rowwise.dequantize if dequantize and bits else None, dtype=target
-        )
+        sources = stored_tensors(weights, bits=config.quantization_bit if dequantize else 0, dtype=target)
         if dequantize:
             config.quantization_bit = 0
         options = {key: value for key, value in options.items() if key not in (*_DOWNLOAD_OPTIONS, "torch_dtype")}
-        options |= {"dtype": target, "state_dict": sources, **_quantized_options(weights.path, config, weights, False)}
+        options |= {"dtype": target, "state_dict": sources, **_quantized_options(config, weights)}
         loaded: Any = super().from_pretrained(None, *model_args, config=config, **options)
         model, info = loaded
         model.config.name_or_path = model.name_or_path = str(weights.path)  # peft reads the second
@@ -162,34 +172,30 @@ def _target_dtype(config: ChatGLMConfig, options: dict[str, Any]) -> torch.dtype
     asked = options.get("dtype") or options.get("torch_dtype") or "auto"
     if asked == "auto":
         asked = config.dtype
-    found = getattr(torch, asked, None) if isinstance(asked, str) else asked
-    return found if isinstance(found, torch.dtype) else None
+    asked = parse_dtype(asked)
+    return asked if isinstance(asked, torch.dtype) else None
 
 
-def _needs_cast(weights: WeightFolder, config: ChatGLMConfig, kwargs: dict[str, Any]) -> bool:
-    """Whether plain loading would hold the mapped files beside their cast copy. Devices get their copy in streams."""
+def _needs_sources(weights: WeightFolder, config: ChatGLMConfig, kwargs: dict[str, Any]) -> bool:
+    """Whether transformers cannot read the files itself, or would hold the mapped files beside their cast copy."""
+    if not read_by_others(weights):
+        return True
+    if weights.index_file is not None and "metadata" not in read_json(weights.index_file):
+        return True
     target = _target_dtype(config, kwargs)
-    if target is None or kwargs.get("device_map") is not None:
+    if target is None or kwargs.get("device_map") is not None:  # devices get their copy in streams
         return False
-    dtypes = {info.dtype for name, info in weights.tensors.items() if not checkpoint.is_storage(name)}
+    dtypes = {info.dtype for name, info in weights.tensors.items() if not is_storage(name)}
     return any(dtype.is_floating_point and dtype != target for dtype in dtypes)
 
 
-def _quantized_options(
-    name: str | Path, config: ChatGLMConfig, weights: WeightFolder | None, dequantize: bool
-) -> dict[str, Any]:
-    """What tells transformers that the weights are stored row-wise; nothing for full weights. A packed folder says it
-    by itself, once its quantizer is registered."""
-    if getattr(config, "quantization_config", None) is not None:
-        import chatglm.quant.hf  # noqa: F401
-    if not config.quantization_bit:
+def _quantized_options(config: ChatGLMConfig, weights: WeightFolder | None) -> dict[str, Any]:
+    """What tells transformers that the weights are quantized; nothing for full ones."""
+    if not config.quantization_bit and not is_packed(config):
         return {}
-    if dequantize:
-        raise CheckpointError(f"dequantize=True needs a folder on this machine; {str(name)!r} is none")
-    from chatglm.quant.hf import RowwiseConfig  # this room knows the storage only here, on the way in
-
-    scales = [] if weights is None else [i.dtype for n, i in weights.tensors.items() if n.endswith(checkpoint.SCALE)]
-    return {"quantization_config": RowwiseConfig(config.quantization_bit, *scales[:1])}
+    found = () if weights is None else weights.tensors.items()
+    scale_dtype = next((info.dtype for name, info in found if name.endswith(SCALE)), None)
+    return smaller_weights().loading_options(config, scale_dtype)
 
 
 def _check_loaded(info: dict[str, Any], name: str | Path, ignore_shapes: bool) -> None:

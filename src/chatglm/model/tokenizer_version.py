@@ -7,7 +7,8 @@ from typing import Any
 from transformers.utils import logging
 
 from chatglm.chat.message import Role
-from chatglm.model.config import read_json, release_in_name
+from chatglm.model.config import release_in_name
+from chatglm.model.files import read_json
 
 logger = logging.get_logger(__name__)
 

@@ -12,6 +12,7 @@ import sentencepiece
 
 from chatglm.chat.message import check_encodable
 from chatglm.errors import CheckpointError, PromptError
+from chatglm.model.files import refuse_pointer
 
 COMMON_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -61,10 +62,11 @@ class Vocabulary:
             CheckpointError: there is no such file, or it is no SentencePiece model; names the file.
         """
         try:
-            model = Path(path).read_bytes()
-            return cls(model, role_tokens)
+            refuse_pointer(Path(path))
         except OSError as error:
             raise CheckpointError(f"the tokenizer file {str(path)!r} cannot be read: {error.strerror}") from None
+        try:
+            return cls(Path(path).read_bytes(), role_tokens)
         except CheckpointError as error:
             raise CheckpointError(f"{str(path)!r}: {error}") from None
 

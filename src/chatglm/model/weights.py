@@ -4,6 +4,7 @@ Reads `.safetensors` and `.bin` (never anything but tensors: `weights_only=True`
 It knows files, not models; `checkpoint.py` says which tensors a model needs.
 """
 
+import copy
 import json
 import math
 import pickle
@@ -11,7 +12,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from chatglm.errors import CheckpointError
+from chatglm.model.files import refuse_pointer
 
 # In the order they are looked for, which is that of transformers.
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -36,7 +38,7 @@ _LONGEST_HEADER = 100_000_000  # the limit of the safetensors library
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies: its file, and for safetensors the byte range in it."""
+    """Where one tensor lies: its file, its name there, and for safetensors the byte range in it."""
 
     name: str
     shape: tuple[int, ...]
@@ -57,7 +59,7 @@ class TensorInfo:
 class WeightFolder:
     """The weight files of one folder, their headers read and checked against each other and the index.
 
-    `tensors` maps every name to its TensorInfo, in file order.
+    `tensors` maps every name to its TensorInfo, in file order. `is_whole`: none of them was left out by `renamed`.
 
     Raises:
         CheckpointError: no weights, a git-lfs pointer, a damaged or truncated file, a missing shard, an index that does
@@ -68,6 +70,7 @@ class WeightFolder:
         self.path = Path(path)
         self.index_file, self.files = _find_files(self.path)
         self.tensors: dict[str, TensorInfo] = {}
+        self.is_whole = True
         self._opened: tuple[Path | None, dict[str, Tensor]] = (None, {})  # the last `.bin` file read from
         for file in self.files:
             self._add(read_header(file))
@@ -87,6 +90,13 @@ class WeightFolder:
         """Bytes of all tensors as stored."""
         return sum(info.num_bytes for info in self.tensors.values())
 
+    def renamed(self, names: Mapping[str, str]) -> "WeightFolder":
+        """The same files under other names (new name -> name in the file); what is not named is left out."""
+        result = copy.copy(self)
+        result.tensors = {new: self.tensors[stored] for new, stored in names.items()}
+        result.is_whole = self.is_whole and len(names) == len(self.tensors)
+        return result
+
     def read(self, name: str) -> Tensor:
         """One tensor, copied into memory of its own."""
         info = self.tensors[name]
@@ -94,7 +104,7 @@ class WeightFolder:
             return _read_range(info)
         if self._opened[0] != info.file:
             self._opened = (info.file, _load_pickle(info.file, device="cpu"))
-        return self._opened[1][name].clone()
+        return self._opened[1][info.name].clone()
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor in file order, one in memory at a time (for `.bin`: one file mapped at a time)."""
@@ -177,14 +187,8 @@ def _check_index(index_file: Path, tensors: dict[str, TensorInfo]) -> None:
 def _check_present(file: Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; a weight file of that name was asked for (by an index, or by you)")
-    with file.open("rb") as stream:
-        start = stream.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{file} is a git-lfs pointer of {file.stat().st_size} bytes, not the file itself; "
-            "run `git lfs pull` in that folder, or download it from the hub"
-        )
-    if not start:
+    refuse_pointer(file)
+    if not file.stat().st_size:
         raise CheckpointError(f"{file} is empty (0 bytes); download it again")
 
 

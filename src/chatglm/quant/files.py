@@ -1,10 +1,13 @@
-"""What packed weights are called in a weight folder, and which shapes a scheme gives them."""
+"""Quantized weights as folders hold them; fills `SmallerWeights` of `chatglm.model.storage`."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from chatglm.quant.model import scheme_of_layer
+from chatglm.quant import rowwise
+from chatglm.quant.model import scheme_of_config, scheme_of_layer, unpack_model
 from chatglm.quant.packing import Packed, Shapes, dequantize
 from chatglm.quant.scheme import QuantScheme
 
@@ -28,15 +31,42 @@ def packed_shapes(shapes: Mapping[str, tuple[int, ...]], scheme: QuantScheme) ->
     return result
 
 
-def packed_weight(layer: str, shape: tuple[int, ...], scheme: QuantScheme, read: Callable[[str], Tensor]) -> Tensor:
+def stored_shapes(shapes: Mapping[str, tuple[int, ...]], config: Any) -> dict[str, tuple[int, ...]]:
+    """`packed_shapes` of the scheme that a configuration names; another program's scheme changes nothing."""
+    scheme = scheme_of_config(config)
+    return dict(shapes) if scheme is None else packed_shapes(shapes, scheme)
+
+
+def full_weight(layer: str, shape: tuple[int, ...], config: Any, read: Callable[[str], Tensor]) -> Tensor:
     """The full weight of a layer of a packed folder, float32 of its `shape`; `read` gives the folder's tensors.
 
     Raises:
         CheckpointError: the tensors are not what the scheme says.
     """
+    scheme = scheme_of_config(config)
+    assert scheme is not None
     wanted = scheme_of_layer(layer, scheme)
     assert wanted is not None
     zeros = None if wanted.symmetric else read(f"{layer}.{ZEROS}")
     packed = Packed(read(f"{layer}.{VALUES}"), read(f"{layer}.{SCALES}"), zeros, shape[0], shape[1])
     Shapes(shape[0], shape[1], wanted).check(packed)
     return dequantize(packed, wanted)
+
+
+def full_rowwise(values: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """The full weight [out, in] of an official row-wise one, in the dtype of its scale [out]."""
+    return rowwise.dequantize(values, scale, bits)
+
+
+def loading_options(config: Any, scale_dtype: torch.dtype | None) -> dict[str, Any]:
+    """What transformers must be told of a quantized folder. A packed one says it by itself, once hf.py is imported."""
+    from chatglm.quant.hf import RowwiseConfig
+
+    if not config.quantization_bit:
+        return {}
+    return {"quantization_config": RowwiseConfig(config.quantization_bit, *([scale_dtype] if scale_dtype else []))}
+
+
+def unpack(model: nn.Module) -> None:
+    """Give a model with packed layers full weights, in place."""
+    unpack_model(model)

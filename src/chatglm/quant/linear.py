@@ -126,35 +126,13 @@ class _Matmul(torch.autograd.Function):
         return gradient @ ctx.module.dequantize().to(gradient.dtype), bias, None
 
 
-def quantize_rowwise(model: nn.Module, bits: int, *, precise: bool | None = None) -> nn.Module:
-    """Replace the four linears of every layer in place, one at a time, and record `config.quantization_bit`.
-
-    Quantizing again to the same bits changes nothing, as in the official code.
-
-    Raises:
-        ConfigError: unknown bits, a model already quantized to other bits, or no layer to quantize.
-    """
-    from chatglm.quant.model import scheme_of  # which knows every kind of layer, this one too
-
-    rowwise.check_bits(bits)
-    current = scheme_of(model)
-    if current is not None and current.is_official and current.bits == bits:
-        return model
-    if current is not None:
-        seen = f"to {current.bits} bits" if current.is_official else f"({current.name})"
-        raise ConfigError(f"the model is already quantized {seen}; load the full weights to get {bits} bits")
-    _replace(model, _linear_names(model), lambda linear: RowwiseLinear.from_linear(linear, bits, precise=precise))
-    _record_bits(model, bits)
-    return model
-
-
 def quantize_empty(model: nn.Module, bits: int, scale_dtype: torch.dtype = torch.float16) -> nn.Module:
     """Put empty RowwiseLinear modules in place of the four linears of every layer, ready for a quantized checkpoint."""
     rowwise.check_bits(bits)
-    _replace(
-        model, _linear_names(model), lambda linear: RowwiseLinear.empty_like(linear, bits, scale_dtype=scale_dtype)
+    replace_layers(
+        model, linear_names(model), lambda linear: RowwiseLinear.empty_like(linear, bits, scale_dtype=scale_dtype)
     )
-    _record_bits(model, bits)
+    record_bits(model, bits)
     return model
 
 
@@ -168,8 +146,8 @@ def dequantize_model(model: nn.Module, dtype: torch.dtype | None = None) -> nn.M
             (p.dtype for n, p in model.named_parameters() if p.is_floating_point() and "_scale" not in n), None
         )
     found = [name for name, module in model.named_modules() if isinstance(module, RowwiseLinear)]
-    _replace(model, found, lambda module: module.to_linear(dtype))
-    _record_bits(model, 0)
+    replace_layers(model, found, lambda module: module.to_linear(dtype))
+    record_bits(model, 0)
     return model
 
 
@@ -183,7 +161,7 @@ def is_full(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and "weight" in module._parameters
 
 
-def _linear_names(model: nn.Module) -> list[str]:
+def linear_names(model: nn.Module) -> list[str]:
     found = [
         name
         for name, module in model.named_modules()
@@ -197,14 +175,14 @@ def _linear_names(model: nn.Module) -> list[str]:
     return found
 
 
-def _replace(model: nn.Module, names: list[str], make: Callable[[Any], nn.Module]) -> None:
+def replace_layers(model: nn.Module, names: list[str], make: Callable[[Any], nn.Module]) -> None:
     # By name, so that each full weight is freed before the next one is touched.
     for name in names:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, make(model.get_submodule(name)))
 
 
-def _record_bits(model: nn.Module, bits: int) -> None:
+def record_bits(model: nn.Module, bits: int) -> None:
     config = getattr(model, "config", None)
     if config is not None:
         config.quantization_bit = bits

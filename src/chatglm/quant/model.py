@@ -6,7 +6,16 @@ from typing import Any
 from torch import nn
 
 from chatglm.errors import ConfigError
-from chatglm.quant.linear import QUANTIZED_LINEARS, RowwiseLinear, is_full, quantized_bits
+from chatglm.quant import rowwise
+from chatglm.quant.linear import (
+    QUANTIZED_LINEARS,
+    RowwiseLinear,
+    is_full,
+    linear_names,
+    quantized_bits,
+    record_bits,
+    replace_layers,
+)
 from chatglm.quant.packed import PackedLinear
 from chatglm.quant.packed_embedding import PackedEmbedding
 from chatglm.quant.scheme import QuantScheme
@@ -48,6 +57,26 @@ def quantize_model(model: nn.Module, scheme: QuantScheme | str | int, progress: 
         if progress is not None:
             progress(done + 1, len(names))
     record(model, scheme)
+    return model
+
+
+def quantize_rowwise(model: nn.Module, bits: int, *, precise: bool | None = None) -> nn.Module:
+    """Replace the four linears of every layer in place, one at a time, and record `config.quantization_bit`.
+
+    Quantizing again to the same bits changes nothing, as in the official code.
+
+    Raises:
+        ConfigError: unknown bits, a model already quantized to other bits, or no layer to quantize.
+    """
+    rowwise.check_bits(bits)
+    current = scheme_of(model)
+    if current is not None and current.is_official and current.bits == bits:
+        return model
+    if current is not None:
+        seen = f"to {current.bits} bits" if current.is_official else f"({current.name})"
+        raise ConfigError(f"the model is already quantized {seen}; load the full weights to get {bits} bits")
+    replace_layers(model, linear_names(model), lambda linear: RowwiseLinear.from_linear(linear, bits, precise=precise))
+    record_bits(model, bits)
     return model
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_folders import base_folder
 
-from chatglm.model.export import to_glm
+from chatglm.folders.convert import to_glm
 
 WORKER = Path(__file__).with_name("tensor_parallel_worker.py")
 

@@ -1,19 +1,89 @@
-"""`chatglm quantize`, `chatglm perplexity` and `chatglm convert --to gguf`: their options, and running them.
+"""`chatglm info`, `convert` and `quantize`: the commands about model folders."""
 
-For `weights.py`, which builds its part of the parser on every start: nothing heavy is imported before a command runs.
-"""
+from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import Any
+
+from chatglm.cli.options import add_hub, add_rope_ratio_meaning
+from chatglm.cli.parser import add_command
+from chatglm.cli.progress import progress_line
 
 GGUF_DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
 ROUNDINGS = ("nearest", "mse", "gptq")
 _FULL = 16  # how the command line says "leave it as it is"
 
 
-def add_quantize_arguments(command: Any) -> None:
+def add_info(commands: Any) -> None:
+    command = add_command(commands, "info", _info, "tell what a model is: variant, size, context, memory needs")
+    command.add_argument("model", metavar="MODEL", help="folder or hub name")
+    add_hub(command)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from chatglm.folders.describe import info_text
+
+    sys.stdout.write(info_text(options.model, hub=options.hub).rstrip("\n") + "\n")
+    return 0
+
+
+def add_convert(commands: Any) -> None:
+    command = add_command(commands, "convert", _convert, "rewrite a model folder in another layout")
+    command.add_argument("source", metavar="SRC", help="the model folder to read")
+    command.add_argument("destination", metavar="DST", help="the folder to write; it must not hold a model yet")
+    command.add_argument(
+        "--to",
+        required=True,
+        choices=("glm", "official", "gguf"),
+        help="glm: stock GlmForCausalLM of transformers; official: the names and fusions of the official files; gguf: "
+        "one file for llama.cpp",
+    )
+    command.add_argument("--dtype", choices=GGUF_DTYPES, help="number format of a gguf file (default: f16)")
+    add_rope_ratio_meaning(command)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from chatglm.errors import ConfigError
+    from chatglm.folders.convert import convert
+
+    if options.to == "gguf":
+        return _gguf(options)
+    if options.dtype is not None:
+        raise ConfigError("--dtype is for --to gguf; the other layouts keep the stored number format")
+    meaning = options.rope_ratio_meaning
+    folder = convert(options.source, options.destination, to=options.to, rope_ratio_meaning=meaning)
+    sys.stdout.write(f"Wrote {folder}\n")
+    return 0
+
+
+def _gguf(options: argparse.Namespace) -> int:
+    """`chatglm convert SRC DST --to gguf [--dtype D]`."""
+    from chatglm.folders.gguf import to_gguf
+
+    step = progress_line()
+    progress = None if step is None else lambda done, total: step("tensors", done, total)
+    meaning = options.rope_ratio_meaning
+    dtype = options.dtype or "f16"
+    file = to_gguf(options.source, options.destination, dtype=dtype, rope_ratio_meaning=meaning, progress=progress)
+    sys.stdout.write(f"Wrote {file}\n")
+    return 0
+
+
+def add_quantize(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "quantize",
+        _quantize,
+        "write a model folder with smaller weights",
+        "Write a model folder with 4-bit or 8-bit weights, layer by layer: memory holds one layer at a time. "
+        "docs/quantization.md tells what each scheme costs and loses.",
+    )
+    _add_scheme(command)
+    add_rope_ratio_meaning(command)
+
+
+def _add_scheme(command: Any) -> None:
     """The options of `chatglm quantize`."""
     command.add_argument("source", metavar="SRC", help="the model folder to read, with full weights")
     command.add_argument("destination", metavar="DST", help="the folder to write; it must not hold a model yet")
@@ -64,7 +134,7 @@ def _add_calibration(group: Any) -> None:
     group.add_argument("--device", metavar="D", help="where to calibrate (default: cpu)")
 
 
-def run_quantize(options: argparse.Namespace) -> int:
+def _quantize(options: argparse.Namespace) -> int:
     """`chatglm quantize`."""
     from chatglm.errors import ConfigError
     from chatglm.evaluate.perplexity import read_text
@@ -96,47 +166,10 @@ def run_quantize(options: argparse.Namespace) -> int:
         method=options.rounding or ("nearest" if text is None else "gptq"),
         text=text,
         rope_ratio_meaning=options.rope_ratio_meaning,
-        progress=_progress(),
+        progress=progress_line(),
         **{name: value for name, value in names.items() if value is not None},
     )
     sys.stdout.write(f"Wrote {folder}\n")
-    return 0
-
-
-def add_perplexity_arguments(command: Any) -> None:
-    """The options of `chatglm perplexity`, beside those of loading a model."""
-    command.add_argument("--model", metavar="M", help="folder or hub name (default: the embedded tiny model)")
-    command.add_argument("--text", metavar="FILE", required=True, help="the text to score, in UTF-8")
-    command.add_argument("--context", type=int, metavar="N", help="tokens of a window (default: 2048, or the model's)")
-    command.add_argument(
-        "--stride", type=int, metavar="N", help="tokens by which the window moves (default: a whole window)"
-    )
-
-
-def run_perplexity(options: argparse.Namespace, **loading: Any) -> int:
-    """`chatglm perplexity`; `loading`: arguments for `chatglm.load`."""
-    from chatglm.evaluate.perplexity import perplexity, read_text, report
-    from chatglm.loading import load
-
-    text = read_text(options.text)
-    model, tokenizer = load(options.model, **loading)
-    context = min(2048, model.config.max_position_embeddings) if options.context is None else options.context
-    step = _progress()
-    progress = None if step is None else lambda done, total: step("tokens", done, total)
-    sys.stdout.write(report(options.text, perplexity(model, tokenizer, text, context, options.stride, progress)))
-    return 0
-
-
-def run_gguf(options: argparse.Namespace) -> int:
-    """`chatglm convert SRC DST --to gguf [--dtype D]`."""
-    from chatglm.folders.gguf import to_gguf
-
-    step = _progress()
-    progress = None if step is None else lambda done, total: step("tensors", done, total)
-    meaning = options.rope_ratio_meaning
-    dtype = options.dtype or "f16"
-    file = to_gguf(options.source, options.destination, dtype=dtype, rope_ratio_meaning=meaning, progress=progress)
-    sys.stdout.write(f"Wrote {file}\n")
     return 0
 
 
@@ -144,15 +177,3 @@ def _bits(asked: int | None, native: bool) -> int | None:
     if asked is None:
         return 8 if native else None
     return None if asked == _FULL else asked
-
-
-def _progress() -> Callable[[str, int, int], None] | None:
-    """A line that writes over itself, on a terminal only."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(name: str, done: int, total: int) -> None:
-        sys.stderr.write(f"\r\x1b[K{done:,} of {total:,}  {name}" + ("\r\x1b[K" if done == total else ""))
-        sys.stderr.flush()
-
-    return show

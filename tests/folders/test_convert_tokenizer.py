@@ -14,8 +14,8 @@ from tiny_folders import base_folder
 from transformers import AutoTokenizer
 
 from chatglm.errors import CheckpointError
-from chatglm.model.export import to_glm, to_official
-from chatglm.model.fast_tokenizer import ROLE_TOKENS, SPECIAL_TOKENS, stock_tokenizer
+from chatglm.folders.convert import to_glm, to_official
+from chatglm.folders.fast_tokenizer import ROLE_TOKENS, SPECIAL_TOKENS, stock_tokenizer
 
 MARKERS = (*SPECIAL_TOKENS, *ROLE_TOKENS, "</s>", "<unk>")
 FILES = {"tiny": Path("tiny_tokenizer/tokenizer.model"), "real": REAL_TOKENIZER}

@@ -1,42 +1,43 @@
-"""Official folders as stock GLM folders and back, tensor by tensor, bit for bit.
+"""Official folders as stock GLM folders and back, tensor by tensor, bit for bit: `chatglm convert`.
 
 Only names differ, and query, key and value lie apart in stock GLM; no number changes.
 """
 
-import json
 import re
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from chatglm.errors import CheckpointError, ConfigError
-from chatglm.model.checkpoint import (
+from chatglm.folders.disk import check_target, new_folder
+from chatglm.folders.fast_tokenizer import read_added_tokens, stock_tokenizer, tokenizer_config
+from chatglm.folders.packing import PARTS, merge_rows, part_size, split_rows
+from chatglm.folders.stock_glm import check_expressible, check_stock, end_ids, glm_config, has_roles, official_config
+from chatglm.model.checkpoint import stored_tensors, unpacked_tensors, verify_folder
+from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_settings
+from chatglm.model.files import read_json, write_json
+from chatglm.model.layout import (
     EMBEDDING,
     FINAL_NORM,
     INV_FREQ,
     LAYERS,
     OUTPUT,
-    Dequantize,
-    canonical_name,
     expected_shapes,
+    is_packed,
     official_inv_freq,
-    stored_tensors,
-    unpacked_tensors,
-    verify_folder,
 )
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_json, read_settings
-from chatglm.model.fast_tokenizer import stock_tokenizer, tokenizer_config
-from chatglm.model.packing import PARTS, merge_rows, part_size, split_rows
 from chatglm.model.saving import Source, save_tensors
-from chatglm.model.stock_glm import check_expressible, check_stock, end_ids, glm_config, has_roles, official_config
+from chatglm.model.vocabulary import Vocabulary
 from chatglm.model.weights import DTYPES, WeightFolder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+Layout = Literal["glm", "official"]
 
 # What the GLM form cannot hold of the official folder: its config.json, inv_freq and division into files.
 SIDE_FILE = "chatglm_official.json"
@@ -56,18 +57,62 @@ _INNER = {
 _LAYER_TENSOR = re.compile(re.escape(LAYERS) + r"\.(\d+)\.(.+)")
 
 
+def convert(
+    source: str | Path, target: str | Path, *, to: Layout, rope_ratio_meaning: RopeRatioMeaning | None = None
+) -> Path:
+    """Rewrite a model folder as stock GLM ("glm") or in the official layout ("official"). Returns the new folder.
+
+    Quantized official folders are dequantized exactly as stored on their way to stock GLM. `rope_ratio_meaning`
+    ("base" or "position") is for official folders that set `rope_ratio` and do not tell.
+
+    Raises:
+        CheckpointError: another kind of model, damaged files, no tokenizer.model, or a target that already holds a
+        model or cannot be written. ConfigError: already in that form, or a configuration it cannot express.
+    """
+    source, target = _existing_folder(source), Path(target)
+    _check_source(source, to, rope_ratio_meaning)
+    if to == "glm":
+        return to_glm(source, target, rope_ratio_meaning=rope_ratio_meaning)
+    return to_official(source, target)
+
+
+def _existing_folder(folder: str | Path) -> Path:
+    path = Path(folder)
+    if not str(folder).strip() or not path.is_dir():
+        what = f"is a file; give the folder it lies in ({str(path.parent)!r})" if path.is_file() else "is not a folder"
+        if path.suffix == ".gguf":
+            what = "is a GGUF file; give the model folder it was made of"
+        raise CheckpointError(
+            f"{str(folder)!r} {what}; `chatglm convert` takes a folder on this machine with config.json and weight "
+            "files, and looks no hub names up"
+        )
+    return path
+
+
+def _check_source(source: Path, to: Layout, rope_ratio_meaning: RopeRatioMeaning | None) -> None:
+    """What the command asks of a folder before anything is written; a conversion in Python may lack a tokenizer."""
+    if to == "glm":
+        read_exportable(source, rope_ratio_meaning)
+    else:
+        check_stock(read_settings(source))
+    if to == "official" and rope_ratio_meaning is not None:
+        raise ConfigError("rope_ratio_meaning is for converting to stock GLM; a stock folder says what its rotation is")
+    if not (source / "tokenizer.model").is_file():
+        raise CheckpointError(f"{source} has no tokenizer.model; copy it there from the base model, then convert")
+    Vocabulary.from_file(source / "tokenizer.model")
+
+
 def to_glm(
     source: str | Path,
     target: str | Path,
     *,
     max_shard_size: int | str | None = None,
-    dequantize: Dequantize | None = None,
     rope_ratio_meaning: RopeRatioMeaning | None = None,
 ) -> Path:
     """Write an official folder as a stock GLM folder (`GlmForCausalLM`): config, generation config and weights.
 
     Args:
-        source: official folder, full weights; quantized ones need `dequantize`.
+        source: official folder; quantized weights are dequantized exactly as stored.
         target: folder to write; made when missing. Must not be `source`.
         max_shard_size: size limit of a weight file; by default the size of the source's.
         rope_ratio_meaning: "base" or "position", for folders that set `rope_ratio` and do not tell.
@@ -76,26 +121,23 @@ def to_glm(
         ConfigError: the configuration has a feature stock GLM cannot express; the message names the key.
         CheckpointError: another kind of model, damaged or unfitting files; `target` is `source`.
     """
-    source, target = _two_folders(source, target)
+    source, target = Path(source), Path(target)
+    check_target(source, target)
     config = read_exportable(source, rope_ratio_meaning)
-    if config.quantization_bit and dequantize is None:
-        raise CheckpointError(
-            f"{source} holds quantized weights; stock GLM needs full ones: dequantize them on the way"
-        )
     weights = verify_folder(source, config)
-    official = stored_tensors(weights, bits=config.quantization_bit, dequantize=dequantize)
+    official = stored_tensors(weights, bits=config.quantization_bit)
     official = unpacked_tensors(official, config)
-    packed = getattr(config, "quantization_config", None) is not None
     eos, tokenizer = end_ids(source, config), _stock_tokenizer(source, config)
-    save_tensors(target, _glm_sources(config, official), max_shard_size or _shard_size(weights))
-    dtype = official[EMBEDDING].dtype
-    _write_json(target / "config.json", glm_config(config, dtype, eos))
-    generation = {"eos_token_id": eos, "pad_token_id": config.pad_token_id, "do_sample": True}
-    _write_json(target / GENERATION, generation | {"top_p": 0.8, "temperature": 0.8})
-    if not config.quantization_bit and not packed:
-        _write_json(target / SIDE_FILE, _side_file(source, config, weights))
-    if tokenizer is not None:
-        _write_stock_tokenizer(source, target, config, tokenizer)
+    tensors = _glm_sources(config, official)
+    with new_folder(target, _num_bytes(tensors)) as folder:
+        save_tensors(folder, tensors, max_shard_size or _shard_size(weights))
+        write_json(folder / "config.json", glm_config(config, official[EMBEDDING].dtype, eos))
+        generation = {"eos_token_id": eos, "pad_token_id": config.pad_token_id, "do_sample": True}
+        write_json(folder / GENERATION, generation | {"top_p": 0.8, "temperature": 0.8})
+        if not config.quantization_bit and not is_packed(config):
+            write_json(folder / SIDE_FILE, _side_file(source, config, weights))
+        if tokenizer is not None:
+            _write_stock_tokenizer(source, folder, config, tokenizer)
     return target
 
 
@@ -120,24 +162,30 @@ def to_official(source: str | Path, target: str | Path, *, max_shard_size: int |
         ConfigError: the folder is no GLM folder, or has a feature the official layout cannot express.
         CheckpointError: damaged, missing or unfitting weights; `target` is `source`.
     """
-    source, target = _two_folders(source, target)
+    source, target = Path(source), Path(target)
+    check_target(source, target)
     stock = read_settings(source)
     check_stock(stock)
     side = _read_side_file(source)
     options = side["config"] if side else official_config(stock)
     config: ChatGLMConfig = ChatGLMConfig.from_dict(dict(options))
     weights = WeightFolder(source)
-    official = _official_sources(config, stored_tensors(weights, rename=str), source)
+    official = _official_sources(config, stored_tensors(weights), source)
     if side:
         official[INV_FREQ] = Source.of(torch.tensor(side["inv_freq"], dtype=DTYPES[side["inv_freq_dtype"]]))
     layout = side["files"] if side and max_shard_size is None else None
-    save_tensors(target, official, max_shard_size or _shard_size(weights), layout=layout)
-    _write_json(target / "config.json", options)
     generation = side["generation_config"] if side and "generation_config" in side else _read_if(source, GENERATION)
-    if generation is not None:
-        _write_json(target / GENERATION, generation)
-    _write_official_tokenizer(source, target, side)
+    with new_folder(target, _num_bytes(official)) as folder:
+        save_tensors(folder, official, max_shard_size or _shard_size(weights), layout=layout)
+        write_json(folder / "config.json", options)
+        if generation is not None:
+            write_json(folder / GENERATION, generation)
+        _write_official_tokenizer(source, folder, side)
     return target
+
+
+def _num_bytes(tensors: Mapping[str, Source]) -> int:
+    return sum(tensor.num_bytes for tensor in tensors.values())
 
 
 def _glm_sources(config: ChatGLMConfig, official: Mapping[str, Source]) -> dict[str, Source]:
@@ -192,13 +240,6 @@ def _official_source(config: ChatGLMConfig, name: str, stock: Mapping[str, Sourc
     return Source(shape, query.dtype, lambda: merge_rows(config, query.read(), key.read(), value.read()))
 
 
-def _two_folders(source: str | Path, target: str | Path) -> tuple[Path, Path]:
-    source, target = Path(source), Path(target)
-    if source.resolve() == target.resolve():
-        raise CheckpointError(f"source and target are both {source}; give another folder to write to")
-    return source, target
-
-
 def _shard_size(weights: WeightFolder) -> int:
     """A limit that gives about as many files as there are: no limit for one, else the bytes of the largest."""
     if weights.index_file is None:
@@ -207,8 +248,7 @@ def _shard_size(weights: WeightFolder) -> int:
 
 
 def _side_file(source: Path, config: ChatGLMConfig, weights: WeightFolder) -> dict[str, Any]:
-    name = next((name for name in weights.tensors if canonical_name(name) == INV_FREQ), None)
-    stored = weights.read(name) if name else official_inv_freq(config)
+    stored = weights.read(INV_FREQ) if INV_FREQ in weights.tensors else official_inv_freq(config)
     codes = {dtype: code for code, dtype in DTYPES.items()}
     return {
         "about": "what `chatglm convert --to official` needs to write the original folder again, bit for bit",
@@ -217,7 +257,7 @@ def _side_file(source: Path, config: ChatGLMConfig, weights: WeightFolder) -> di
         "generation_config": _read_if(source, GENERATION),
         "inv_freq": stored.double().tolist(),
         "inv_freq_dtype": codes[stored.dtype],
-        "files": {canonical_name(name): info.file.name for name, info in weights.tensors.items()},
+        "files": {name: info.file.name for name, info in weights.tensors.items()},
     }
 
 
@@ -239,25 +279,42 @@ def _read_if(folder: Path, name: str) -> dict[str, Any] | None:
     return read_json(folder / name) if (folder / name).is_file() else None
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _stock_tokenizer(source: Path, config: ChatGLMConfig) -> "Tokenizer | None":
     """The tokenizer for programs without this package, where the folder has one at all."""
     model_file = source / "tokenizer.model"
-    return stock_tokenizer(model_file, roles=has_roles(source, config)) if model_file.is_file() else None
+    if not model_file.is_file():
+        return None
+    roles = has_roles(source, config)
+    added = read_added_tokens(source, roles=roles)
+    tokenizer = stock_tokenizer(model_file, roles=roles, added=added)
+    if added and (count := tokenizer.get_vocab_size()) > config.padded_vocab_size:
+        raise CheckpointError(
+            f"{source} has {count} tokens with those that were added, and its embedding {config.padded_vocab_size} "
+            "rows; resize the model to its tokenizer (resize_token_embeddings) and save it again"
+        )
+    return tokenizer
 
 
 def _write_stock_tokenizer(source: Path, target: Path, config: ChatGLMConfig, tokenizer: "Tokenizer") -> None:
     """The SentencePiece file goes along for programs with this package."""
     shutil.copyfile(source / "tokenizer.model", target / "tokenizer.model")
     tokenizer.save(str(target / "tokenizer.json"))
-    _write_json(target / "tokenizer_config.json", tokenizer_config(config.seq_length, roles=has_roles(source, config)))
+    write_json(target / "tokenizer_config.json", tokenizer_config(config.seq_length, roles=has_roles(source, config)))
 
 
 def _write_official_tokenizer(source: Path, target: Path, side: Mapping[str, Any] | None) -> None:
-    if (source / "tokenizer.model").is_file():
-        shutil.copyfile(source / "tokenizer.model", target / "tokenizer.model")
+    if not (source / "tokenizer.model").is_file():
+        return
+    shutil.copyfile(source / "tokenizer.model", target / "tokenizer.model")
     if side and side.get("tokenizer_config") is not None:
-        _write_json(target / "tokenizer_config.json", side["tokenizer_config"])
+        write_json(target / "tokenizer_config.json", side["tokenizer_config"])
+    elif added := _stock_added_tokens(source):
+        config = {"tokenizer_class": "ChatGLMTokenizer", "added_tokens_decoder": added}
+        write_json(target / "tokenizer_config.json", config)
+
+
+def _stock_added_tokens(source: Path) -> dict[str, Any]:
+    """The tokens somebody added to a stock folder's tokenizer, as `tokenizer_config.json` lists them."""
+    known = Vocabulary.from_file(source / "tokenizer.model").n_words
+    stock = (_read_if(source, "tokenizer.json") or {}).get("added_tokens", [])
+    return {str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in stock if token["id"] >= known}

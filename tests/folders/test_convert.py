@@ -13,11 +13,10 @@ from tiny_folders import EXPORTABLE, WITH_WEIGHTS, as_bin, base_folder, edit_con
 from transformers import AutoModelForCausalLM, GenerationConfig, GlmConfig, GlmForCausalLM
 
 from chatglm.errors import ChatGLMError, CheckpointError, ConfigError
+from chatglm.folders.convert import SIDE_FILE, to_glm, to_official
+from chatglm.folders.stock_glm import glm_config, official_config
 from chatglm.model.config import ChatGLMConfig
-from chatglm.model.export import SIDE_FILE, to_glm, to_official
 from chatglm.model.network import ChatGLMForConditionalGeneration
-from chatglm.model.stock_glm import glm_config, official_config
-from chatglm.quant import rowwise
 
 INEXPRESSIBLE = {
     "j_layernorm": "rmsnorm",
@@ -108,11 +107,7 @@ def test_bin_folders_and_half_precision(tmp_path: Path) -> None:
 
 def test_quantized_folders_are_exported_as_they_compute(tmp_path: Path) -> None:
     source = golden_file("quantization/model_int4")
-    with pytest.raises(CheckpointError, match="quantized"):
-        to_glm(source, tmp_path / "glm")
-    model = GlmForCausalLM.from_pretrained(
-        to_glm(source, tmp_path / "glm", dequantize=rowwise.dequantize), dtype=torch.float32
-    )
+    model = GlmForCausalLM.from_pretrained(to_glm(source, tmp_path / "glm"), dtype=torch.float32)
     recorded = load_file(source / "io.safetensors")
     logits = model(input_ids=recorded["input_ids"], position_ids=recorded["position_ids"]).logits
     torch.testing.assert_close(logits, recorded["float32.logits"], atol=3e-5, rtol=2e-5)

@@ -6,16 +6,18 @@ cannot be told to other programs). And the tokens spelled `sop` and `eop` are wr
 programs cut special tokens out of any text, also out of "sophisticated".
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatglm.errors import CheckpointError
 from chatglm.model.chat_templates import CHATGLM2_TEMPLATE, CHATGLM3_TEMPLATE, RESPONSE_TEMPLATE
+from chatglm.model.tokenizer import ChatGLMTokenizer
 from chatglm.model.vocabulary import BLANK, COMMON_TOKENS, ROLE_TOKENS
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
 
 # In the order of their ids, right after the pieces; `sop` and `eop` get brackets.
 SPECIAL_TOKENS = tuple(f"<{token}>" if token.isalpha() else token for token in COMMON_TOKENS)
@@ -27,15 +29,32 @@ _PROBES = (
 )  # fmt: skip
 
 
-def stock_tokenizer(model_file: Path, *, roles: bool = True) -> "Tokenizer":
+def read_added_tokens(folder: Path, *, roles: bool = True) -> list["AddedToken"]:
+    """The tokens that were added to a folder's tokenizer, in the order of their ids, which follow the model's own.
+
+    Raises:
+        CheckpointError: their ids leave a gap that other formats cannot have.
+    """
+    tokenizer: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(folder, version="chatglm3" if roles else "chatglm2")
+    for expected, (token_id, token) in enumerate(tokenizer.added_tokens.items(), tokenizer.vocab_size):
+        if token_id != expected:
+            raise CheckpointError(
+                f"the added token {str(token)!r} of {folder} has id {token_id}; the next free one is {expected}, and "
+                "the converted tokenizer has no place for a gap: add tokens in the order of their ids"
+            )
+    return list(tokenizer.added_tokens.values())
+
+
+def stock_tokenizer(model_file: Path, *, roles: bool = True, added: "Sequence[AddedToken]" = ()) -> "Tokenizer":
     """The same tokenizer in the `tokenizers` library: `[gMASK] <sop>` in front, specials appended after the pieces.
 
-    `roles`: the four role tokens of ChatGLM3 are among them.
+    `roles`: the four role tokens of ChatGLM3 are among them. `added`: tokens that follow these.
 
     Raises:
         CheckpointError: the vocabulary uses rules (another normalizer, another algorithm) that would give other ids.
     """
     from sentencepiece import SentencePieceProcessor
+    from tokenizers import AddedToken
 
     pieces = SentencePieceProcessor(model_file=str(model_file))
     tokenizer = _build(pieces, SPECIAL_TOKENS + (ROLE_TOKENS if roles else ()))
@@ -46,6 +65,11 @@ def stock_tokenizer(model_file: Path, *, roles: bool = True) -> "Tokenizer":
             raise CheckpointError(
                 f"{model_file} cannot be written as tokenizer.json: {text!r} would become {found}, it is {expected}"
             )
+    for token in added:  # recognised in texts as they are written
+        kept = AddedToken(
+            token.content, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False
+        )
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([kept])
     return tokenizer
 
 
