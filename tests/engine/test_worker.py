@@ -328,3 +328,20 @@ def test_the_times_of_a_request_are_in_order(model: Any) -> None:
     assert times.admitted is not None
     assert times.last_token is not None
     assert times.submitted <= times.admitted <= first == times.first_token < times.last_token
+
+
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_whoever_reads_last_gets_what_was_not_read(model: Any, own_thread: bool) -> None:
+    """From a sink to a stream, with or without the engine's thread; a reader that comes too late is told the end."""
+    engine, heard = Engine(model), list[Output]()
+    request = engine.submit([1], GREEDY, sink=heard.append)
+    while request.num_output < 3:
+        engine.step()
+    if own_thread:
+        engine.start()
+    rest = list(engine.stream(request))
+    assert [token for output in [*heard, *rest] for token in output.token_ids] == request.output_ids
+    assert rest[-1].finish_reason == "length"
+    if own_thread:
+        assert [output.finish_reason for output in engine.stream(request)] == ["length"]
+    engine.close()

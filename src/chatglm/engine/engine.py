@@ -198,6 +198,8 @@ class Engine:
             self.abort(request)
 
     def _read(self, request: Request) -> Iterator[Output]:
+        if request.sink != request.outputs.append:  # it was read in another way before
+            self.loop.redirect(request, request.outputs.append)
         while True:
             finished = request.finished
             if finished:  # whoever has ended it may be about to hand its last output out
