@@ -167,7 +167,7 @@ class Engine:
         self.close()
 
     @property
-    def failed(self) -> Exception | None:
+    def failed(self) -> BaseException | None:
         """Why the engine can do nothing any more: its requests have ended with an error, new ones are refused."""
         return self.loop.failed
 
