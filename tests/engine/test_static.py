@@ -30,6 +30,7 @@ def network(**overrides: Any) -> ChatGLMForConditionalGeneration:
     shape = {
         "num_layers": 2, "hidden_size": 16, "ffn_hidden_size": 16, "kv_channels": 4, "num_attention_heads": 4,
         "padded_vocab_size": 32, "multi_query_attention": True, "multi_query_group_num": 2, "seq_length": 64,
+        "eos_token_id": None,
     }  # fmt: skip
     model = ChatGLMForConditionalGeneration(ChatGLMConfig(**(shape | overrides))).eval()
     with torch.no_grad():

@@ -177,6 +177,18 @@ def test_a_failing_engine_ends_every_request_and_says_so(model: Any, own_thread:
     engine.close()
 
 
+def test_the_thread_does_not_end_unheard(model: Any) -> None:
+    def leaves(output: Output) -> None:
+        raise SystemExit
+
+    with Engine(model) as engine:
+        other = engine.submit([2], replace(GREEDY, max_tokens=60))
+        leaving = engine.submit([1], GREEDY, sink=leaves)
+        assert engine.wait(other).finish_reason == "error"
+        assert isinstance(engine.failed, SystemExit)
+        assert leaving.finished
+
+
 def test_what_is_unfinished_is_aborted_when_the_thread_ends(model: Any) -> None:
     with Engine(model) as engine:
         request = engine.submit([1], replace(GREEDY, max_tokens=60))
@@ -328,3 +340,52 @@ def test_the_times_of_a_request_are_in_order(model: Any) -> None:
     assert times.admitted is not None
     assert times.last_token is not None
     assert times.submitted <= times.admitted <= first == times.first_token < times.last_token
+
+
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_whoever_reads_last_gets_what_was_not_read(model: Any, own_thread: bool) -> None:
+    """From a sink to a stream, with or without the engine's thread; a reader that comes too late is told the end."""
+    engine, heard = Engine(model), list[Output]()
+    request = engine.submit([1], GREEDY, sink=heard.append)
+    while request.num_output < 3:
+        engine.step()
+    if own_thread:
+        engine.start()
+    rest = list(engine.stream(request))
+    assert [token for output in [*heard, *rest] for token in output.token_ids] == request.output_ids
+    assert rest[-1].finish_reason == "length"
+    if own_thread:
+        assert [output.finish_reason for output in engine.stream(request)] == ["length"]
+    engine.close()
+
+
+def test_only_the_engines_thread_does_what_is_asked_of_it(model: Any) -> None:
+    """An event loop must not find itself taking blocks back, or placing somebody's adapter."""
+    with Engine(model) as engine:
+        assert engine.loop.turns.ask(threading.current_thread).name == "chatglm-engine"
+        request = engine.submit([1], GREEDY)
+        assert engine.wait(request).finish_reason == "length"
+        assert engine.loop.turns.ask(threading.current_thread).name == "chatglm-engine", "also when it is asleep"
+    assert engine.loop.turns.ask(threading.current_thread) is threading.current_thread()
+
+
+def test_a_loop_is_woken_once_for_a_step(model: Any) -> None:
+    """However many of its tasks have got something."""
+    woken: list[int] = []
+
+    async def read(engine: Engine, prompt: list[int]) -> int:
+        return len([output async for output in engine.astream(engine.submit(prompt, GREEDY))])
+
+    async def read_all(engine: Engine, go_on: threading.Event) -> list[int]:
+        tasks = [asyncio.create_task(read(engine, prompt)) for prompt in PROMPTS]
+        await asyncio.sleep(0.05)
+        loop = asyncio.get_running_loop()
+        call = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *rest: woken.append(engine.loop.steps) or call(*rest)  # type: ignore[method-assign,assignment,func-returns-value]
+        go_on.set()
+        return await asyncio.gather(*tasks)
+
+    with Engine(model) as engine, held_up(engine) as (_, go_on):
+        assert asyncio.run(read_all(engine, go_on)) == [8] * len(PROMPTS)
+    assert len(woken) <= 2 * engine.stats().steps, "once, and once more where it was quick enough to look in between"
+    assert len(woken) < 8 * len(PROMPTS)

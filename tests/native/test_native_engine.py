@@ -24,6 +24,7 @@ def make(**options: Any) -> Any:
     sizes = {
         "num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 80, "kv_channels": 16, "num_attention_heads": 4,
         "padded_vocab_size": 300, "multi_query_attention": True, "multi_query_group_num": 2, "seq_length": 2048,
+        "eos_token_id": None,
     }  # fmt: skip
     return ChatGLMForConditionalGeneration(ChatGLMConfig(**(sizes | options))).eval()
 

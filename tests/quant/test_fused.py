@@ -25,6 +25,7 @@ SIZES = {
     "num_layers": 3, "hidden_size": 64, "ffn_hidden_size": 72, "kv_channels": 16, "num_attention_heads": 4,
     "padded_vocab_size": 300, "multi_query_attention": True, "multi_query_group_num": 2, "seq_length": 512,
     "add_qkv_bias": True,
+"eos_token_id": None,
 }  # fmt: skip
 GREEDY = SamplingParams(temperature=0, max_tokens=8)
 QKV = "transformer.encoder.layers.1.self_attention.query_key_value"

@@ -167,7 +167,7 @@ class Engine:
         self.close()
 
     @property
-    def failed(self) -> Exception | None:
+    def failed(self) -> BaseException | None:
         """Why the engine can do nothing any more: its requests have ended with an error, new ones are refused."""
         return self.loop.failed
 
@@ -198,6 +198,8 @@ class Engine:
             self.abort(request)
 
     def _read(self, request: Request) -> Iterator[Output]:
+        if request.sink != request.outputs.append:  # it was read in another way before
+            self.loop.redirect(request, request.outputs.append)
         while True:
             finished = request.finished
             if finished:  # whoever has ended it may be about to hand its last output out

@@ -37,7 +37,7 @@ class StepLoop:
         self.scheduler, self.runner, self.ledger, self.ahead = scheduler, runner, ledger, ahead
         self.turns = Turns(self._fail)
         self.worker: Worker | None = None
-        self.failed: Exception | None = None
+        self.failed: BaseException | None = None
         self.steps = 0
         self._threads = threads
         self._flight: Flight | None = None  # the step that runs already, if there is one
@@ -86,15 +86,21 @@ class StepLoop:
         worker, self.worker = self.worker, None
         if worker is None:
             return
-        self.turns.wake = lambda: None
         worker.close()
+        self.turns.wake = lambda: False
+        self.turns.settle()  # what was put in while the thread ended
         for request in self.turns.ask(lambda: [*self.scheduler.running, *self.scheduler.waiting]):
             self.abort(request)
 
     def _work(self) -> bool:
-        with self._turn():
-            self._step()
-            return self.scheduler.has_work
+        try:
+            with self._turn():
+                self._step()
+                return self.scheduler.has_work
+        except BaseException as error:  # such as SystemExit from a sink: the thread must not end unheard
+            with self.turns.taken():
+                self._fail(error)
+            return False
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -191,7 +197,7 @@ class StepLoop:
                     self._end(request, "error", f"the sink failed: {error!r}")
         return handed
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         _log.error("the engine has failed; every request ends with an error", exc_info=error)
         self.failed, self._flight = error, None
         for request in self.scheduler.clear():

@@ -129,7 +129,7 @@ class Scheduler:
 
     def _piece(self, request: Request, room: int) -> Piece:
         request.draft_ids = []
-        if request.num_pending == 1 and self.drafter is not None and room > 1:
+        if request.params.draft is not None and request.num_pending == 1 and self.drafter is not None and room > 1:
             # Nobody is thrown out for a guess.
             most = min(request.max_total - 1, self.blocks.room_for(request))
             limit = min(room - 1, most - len(request.token_ids))

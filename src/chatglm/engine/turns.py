@@ -32,13 +32,13 @@ class Turns:
         self._owner: int | None = None
         self._failed = failed
         self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self.wake: Callable[[], object] = lambda: None  # called after something was put in
+        self.wake: Callable[[], bool] = lambda: False  # wakes a thread that steps; False where there is none
 
     def post(self, call: Callable[[], object]) -> None:
-        """Have something done: now if nobody has the turn, else before the next step."""
+        """Have something done before the next step, by whoever takes it; at once where nobody is at it."""
         self._inbox.put(call)
-        self.settle()
-        self.wake()
+        if not self.wake():
+            self.settle()
 
     def ask(self, call: Callable[[], Result]) -> Result:
         """Have something done and wait for what it gives, or raises.

@@ -19,9 +19,10 @@ class Worker:
         atexit.register(self.close)  # Python must not end under a running step
         self._thread.start()
 
-    def wake(self) -> None:
-        """There may be work; from any thread."""
+    def wake(self) -> bool:
+        """There may be work; from any thread. False if the thread is about to end, and may not see it."""
         self._woken.set()
+        return not self._closing
 
     def close(self) -> None:
         """End the thread after the step it is at; it may be called twice, and from that thread itself."""
