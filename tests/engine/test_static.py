@@ -156,7 +156,10 @@ def test_requests_whose_scores_are_edited_run_ahead_too(model: Any) -> None:
         assert engine.ahead.num_followed >= 17
         assert engine.runner.static.num_replays >= 18
         for request, answer in zip(requests, answers, strict=True):
-            assert answer == Engine(model).generate([request.prompt_ids], request.params)[0]
+            alone = Engine(model).generate([request.prompt_ids], request.params)[0]
+            assert replace(answer, logprobs=()) == replace(alone, logprobs=())
+            told = [[item.logprob for item in one.logprobs] for one in (answer, alone)]
+            assert told[0] == pytest.approx(told[1], abs=1e-4)  # products of padded batches round in their own way
 
 
 def test_a_constraint_that_fails_on_the_way_ends_its_own_request(model: Any) -> None:

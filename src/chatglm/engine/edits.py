@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chatglm.engine.drawing import Room
-from chatglm.engine.masks import masks_of, spread
+from chatglm.engine.masks import bits_of_bytes, masks_of, spread
 from chatglm.engine.request import SamplingParams
 from chatglm.engine.rows import Row
 from chatglm.engine.token_counts import TokenCounts
@@ -129,9 +129,10 @@ class Edits:
             packed = torch.frombuffer(bytearray(b"".join(self._seen[index] for index in many)), dtype=torch.uint8)
             packed = moved(packed.view(len(many), -1), scores.device)
             penalty = on_device(self._penalties(many), torch.float32, scores.device)
+            tables = penalty[:, None, None] * bits_of_bytes(scores.device) + (1 - bits_of_bytes(scores.device))
             with some_rows(scores, [index - first for index in many]) as part:
                 factors, product = room(part.device, 2, len(part), 8 * packed.shape[1])[..., : part.shape[1]]
-                spread(packed, penalty, 1.0, factors)
+                spread(packed, tables, factors)
                 torch.mul(part, factors, out=product)
                 choose(product, part.div_(factors), out=part)
 
@@ -159,10 +160,10 @@ class Edits:
             return
         start = self._constrained[which[0]]
         packed = moved(self._masks[start : start + len(which)].view(torch.uint8), scores.device)
-        zeros = torch.zeros(len(which), device=scores.device)
+        table = torch.log(bits_of_bytes(scores.device)).expand(len(which), -1, -1)  # 0 where allowed, else -inf
         with some_rows(scores, [index - first for index in which]) as part:
             banned = room(part.device, len(part), 8 * packed.shape[1])[:, : part.shape[1]]
-            part.add_(spread(packed, zeros, -torch.inf, banned))
+            part.add_(spread(packed, table, banned))
 
 
 def _places(ids: dict[int, bytes], which: Sequence[int], first: int, vocabulary: int) -> tuple[Tensor, Tensor]:

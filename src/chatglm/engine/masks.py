@@ -84,17 +84,16 @@ def _noted(errors: dict[int, str], places: Sequence[int]) -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def _bits_of_bytes(device: torch.device) -> Tensor:
-    """Which bits each byte has, bool [256, 8]."""
+def bits_of_bytes(device: torch.device) -> Tensor:
+    """The bits of each byte as float32 [256, 8], the lowest first."""
     numbers = torch.arange(256, device=device)
-    return (numbers[:, None] >> torch.arange(8, device=device) & 1).bool()
+    return (numbers[:, None] >> torch.arange(8, device=device) & 1).float()
 
 
-def spread(packed: Tensor, ones: Tensor, zero: float, out: Tensor) -> Tensor:
-    """Packed bits uint8 [n, 4 W] -> `out` float32 [n, V], a part of rows of 32 W: in each row its own one of `ones` [n]
-    where a bit is set, `zero` elsewhere. A byte at a time, by a table: bit by bit takes three times as long."""
-    tables = torch.where(_bits_of_bytes(packed.device), ones[:, None, None], zero)  # [n, 256, 8]
+def spread(packed: Tensor, tables: Tensor, out: Tensor) -> Tensor:
+    """Packed bits uint8 [n, 4 W] -> `out` float32 [n, V], a part of rows of 32 W: the numbers that `tables` [n, 256, 8]
+    have for each byte of a row. Bit by bit it takes three times as long."""
     which = packed.int() + 256 * torch.arange(len(packed), dtype=torch.int32, device=packed.device)[:, None]
     whole = out.as_strided((which.numel(), 8), (8, 1))
-    torch.index_select(tables.view(-1, 8), 0, which.view(-1), out=whole)
+    torch.index_select(tables.reshape(-1, 8), 0, which.view(-1), out=whole)
     return out

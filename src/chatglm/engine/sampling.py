@@ -102,9 +102,10 @@ class Sampler:
     def choose(self, logits: Tensor, rows: Sequence[Row]) -> Chosen:
         """The same without waiting for the work of a GPU. The logits may be changed."""
         on_cpu = logits.device.type == "cpu"
-        size = ROWS if on_cpu else len(rows)
         with torch_threads(1 if on_cpu else None):
             edits = Edits(rows, logits.shape[1], logits.device)
+            looks_only = not edits and all(row.request.params.greedy and not _wants(row) for row in rows)
+            size = ROWS if on_cpu and not looks_only else len(rows)
             starts = range(0, len(rows), size)
             parts = [self._part(logits[at : at + size], rows[at : at + size], edits, at) for at in starts]
             tokens = torch.cat([tokens for tokens, _ in parts])
