@@ -113,7 +113,6 @@ CHANGES: list[dict[str, Any]] = [
     {"suppress_tokens": [13]},
     {"sequence_bias": [[[13], -100.0]]},
     {"no_repeat_ngram_size": 1},
-    {"forced_eos_token_id": 2},
     {"exponential_decay_length_penalty": [4, 500.0]},
 ]
 

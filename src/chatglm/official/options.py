@@ -159,6 +159,8 @@ class Options:
         `without_text` are ids that must not be chosen; the engine masks them too.
         """
         options = self._without("seed", "eos_token_id", "stop_strings", *_LENGTHS)
+        if least := self._least(prompt_tokens, room):
+            options["min_new_tokens"] = least
         unwanted = sorted({*without_text, *options.pop("suppress_tokens", ())})
         neutral: dict[str, Any] = dict.fromkeys(_OTHER_RESULTS, False) | {"num_beams": 1, "num_return_sequences": 1}
         options = neutral | {"stop_strings": None, "do_sample": True} | options
@@ -168,8 +170,7 @@ class Options:
             "eos_token_id": list(stop_ids),
             "pad_token_id": 0,
             "max_new_tokens": room,
-            "min_new_tokens": self._least(prompt_tokens, room) or None,
-            "min_length": None,
+            "min_length": 0,
             "suppress_tokens": unwanted or None,
         }
 
