@@ -178,12 +178,12 @@ def test_a_failing_engine_ends_every_request_and_says_so(model: Any, own_thread:
 
 
 def test_the_thread_does_not_end_unheard(model: Any) -> None:
-    def leaves(output: Output) -> None:
+    def leaves(output_ids: Any, logits: Any) -> None:
         raise SystemExit
 
     with Engine(model) as engine:
         other = engine.submit([2], replace(GREEDY, max_tokens=60))
-        leaving = engine.submit([1], GREEDY, sink=leaves)
+        leaving = engine.submit([1], replace(GREEDY, hook=leaves))
         assert engine.wait(other).finish_reason == "error"
         assert isinstance(engine.failed, SystemExit)
         assert leaving.finished
@@ -204,10 +204,11 @@ def test_what_is_unfinished_is_aborted_when_the_thread_ends(model: Any) -> None:
         assert engine.generate([[1]], GREEDY)[0].finish_reason == "length", "and it may be started again"
 
 
+@pytest.mark.parametrize("error", [ConnectionError, asyncio.CancelledError, SystemExit])
 @pytest.mark.parametrize("own_thread", [False, True])
-def test_a_failing_sink_ends_its_request_alone(model: Any, own_thread: bool) -> None:
+def test_a_failing_sink_ends_its_request_alone(model: Any, own_thread: bool, error: type[BaseException]) -> None:
     def gone(output: Output) -> None:
-        raise ConnectionError("the reader has left")
+        raise error("the reader has left")
 
     engine = Engine(model)
     heard: list[Output] = []
@@ -387,5 +388,4 @@ def test_a_loop_is_woken_once_for_a_step(model: Any) -> None:
 
     with Engine(model) as engine, held_up(engine) as (_, go_on):
         assert asyncio.run(read_all(engine, go_on)) == [8] * len(PROMPTS)
-    assert len(woken) <= 2 * engine.stats().steps, "once, and once more where it was quick enough to look in between"
-    assert len(woken) < 8 * len(PROMPTS)
+    assert len(woken) <= engine.stats().steps

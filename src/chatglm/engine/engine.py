@@ -83,6 +83,7 @@ class Engine:
             new_decoder is not None, token_texts is not None, draft_model is not None,
         )  # fmt: skip
         self._mailboxes = Mailboxes()
+        self.loop.handed_out = self._mailboxes.ring
         _log.info(
             "cache of %d tokens in %s, %.2f GB; attention %s",
             self.blocks.num_tokens, cache.stored, cache.nbytes / 1e9, self.runner.filling.name,

@@ -37,6 +37,7 @@ class StepLoop:
         self.scheduler, self.runner, self.ledger, self.ahead = scheduler, runner, ledger, ahead
         self.turns = Turns(self._fail)
         self.worker: Worker | None = None
+        self.handed_out: Callable[[], object] = lambda: None  # called when the sinks have all that a step has brought
         self.failed: BaseException | None = None
         self.steps = 0
         self._threads = threads
@@ -97,7 +98,7 @@ class StepLoop:
             with self._turn():
                 self._step()
                 return self.scheduler.has_work
-        except BaseException as error:  # such as SystemExit from a sink: the thread must not end unheard
+        except BaseException as error:  # such as SystemExit from a hook: the thread must not end unheard
             with self.turns.taken():
                 self._fail(error)
             return False
@@ -190,11 +191,15 @@ class StepLoop:
             handed.append(output)
             try:
                 request.sink(output)
-            except Exception as error:  # its reader is gone; what is left to say stays with the request
+            except KeyboardInterrupt:  # meant for whoever steps
+                raise
+            except BaseException as error:  # its reader is gone; what is left to say stays with the request
                 _log.warning("the sink of request %d failed, it is ended: %r", request.request_id, error)
                 request.sink = request.outputs.append
                 if not request.finished:
                     self._end(request, "error", f"the sink failed: {error!r}")
+        if handed:
+            self.handed_out()
         return handed
 
     def _fail(self, error: BaseException) -> None:

@@ -1,8 +1,9 @@
 """Outputs on their way from the thread that steps into an event loop, with one wake-up for all that a step brings."""
 
 import asyncio
+import threading
 from collections import deque
-from weakref import WeakKeyDictionary
+from contextlib import suppress
 
 from chatglm.engine.request import Output
 
@@ -44,11 +45,17 @@ class Mailbox:
         self._called = False
 
     def send(self, reader: Reader, output: Output) -> None:
-        """From any thread. The loop is woken if nobody has woken it since it looked last."""
+        """From any thread; it is read after `ring`."""
+        if self.loop.is_closed():
+            raise ConnectionError("the event loop of the reader is closed")
         self._arrived.append((reader, output))
-        if not self._called:
+
+    def ring(self) -> None:
+        """Wake the loop if something has arrived and nobody has woken it since it looked last; from any thread."""
+        if self._arrived and not self._called:
             self._called = True
-            self.loop.call_soon_threadsafe(self._hand_out)
+            with suppress(RuntimeError):  # it was closed just now, and what has arrived is nobody's
+                self.loop.call_soon_threadsafe(self._hand_out)
 
     def _hand_out(self) -> None:
         self._called = False  # before looking: what comes after that wakes the loop again
@@ -64,12 +71,21 @@ class Mailboxes:
     """The mailboxes of an engine, one for each event loop that reads."""
 
     def __init__(self) -> None:
-        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
+        self._of_loop: dict[asyncio.AbstractEventLoop, Mailbox] = {}
+        self._lock = threading.Lock()
 
     def reader(self) -> Reader:
         """A reader for a task of the loop that runs."""
         loop = asyncio.get_running_loop()
-        mailbox = self._of_loop.get(loop)
-        if mailbox is None:
-            mailbox = self._of_loop[loop] = Mailbox(loop)
+        with self._lock:
+            mailbox = self._of_loop.get(loop)
+            if mailbox is None:
+                self._of_loop = {known: box for known, box in self._of_loop.items() if not known.is_closed()}
+                mailbox = self._of_loop[loop] = Mailbox(loop)
         return Reader(mailbox)
+
+    def ring(self) -> None:
+        """Everything that a step has brought is on its way."""
+        with self._lock:
+            for mailbox in self._of_loop.values():
+                mailbox.ring()
