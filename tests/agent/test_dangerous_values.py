@@ -44,5 +44,6 @@ def test_nothing_is_built_before_the_question(arguments, answer, status, done):
         return answer
 
     written = Segment("tool_call", "remove", "", "", (), ToolCall("remove", arguments, ""))
-    observation, _ = Actions(ToolBox([remove]), ask=ask).carry_out(written, lambda: False)
+    actions = Actions(ToolBox([remove]), ask=ask)
+    observation, _ = actions.carry_out(written, actions.allows(written) is True, lambda: False)
     assert (observation.status, done) == (status, DONE)

@@ -37,6 +37,10 @@ class _Step(threading.local):
         self.rows: Rows = {}
         self.kept: Rows = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies of a network are in nobody's step."""
+        return _Step, ()
+
 
 def _rows_of(names: Sequence[str | None], device: torch.device) -> Rows:
     """Where each adapter's positions are, wherever they stand; a stretch where they stand together."""
