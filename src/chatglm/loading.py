@@ -15,7 +15,6 @@ import torch
 from transformers.utils import logging
 
 from chatglm import hub as hubs
-from chatglm import native
 from chatglm.errors import CheckpointError, ConfigError, HubError
 from chatglm.model.adapters import attach_lora, load_prefix
 from chatglm.model.config import RopeRatioMeaning, read_config, read_json
@@ -263,10 +262,8 @@ def _beside_quantized(dtype: torch.dtype | str, place: torch.device | None) -> t
 
 
 def _ready_for_cpu(model: Any) -> Any:
-    """Lay quantized layers out for the CPU kernels, and let these run whole decoder layers."""
+    """Let the CPU kernels run whole decoder layers."""
     from chatglm.quant.fused import fuse
-    from chatglm.quant.model import pack_rowwise
 
-    if native.available():
-        fuse(pack_rowwise(model))
+    fuse(model)
     return model

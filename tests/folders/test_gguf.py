@@ -20,7 +20,7 @@ from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.model.packing import split_rows
 from chatglm.model.tokenizer import ChatGLMTokenizer
-from chatglm.quant.linear import quantize_rowwise
+from chatglm.quant.model import quantize_rowwise
 
 gguf = pytest.importorskip("gguf")
 

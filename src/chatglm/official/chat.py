@@ -168,8 +168,7 @@ def quantize(model: Any, bits: int | str, empty_init: bool = False, device: Any 
     name chooses another one: `quantize("int4")`, groups of 32 columns, loses far less (docs/quantization.md). A
     model that is quantized already with the same bits stays as it is.
     """
-    from chatglm.quant.linear import quantize_rowwise
-    from chatglm.quant.model import quantize_model
+    from chatglm.quant.model import quantize_model, quantize_rowwise
 
     if empty_init:
         raise PromptError("empty_init=True makes a model without weights; load a quantized folder instead")

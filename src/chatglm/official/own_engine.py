@@ -58,17 +58,16 @@ def engine_for(model: Any, tokenizer: Any) -> "Engine":
 
 
 def _ready_for_cpu(model: Any) -> str:
-    """Lay quantized layers out for the CPU kernels, where these can be used -> the dtype for keys and values.
+    """Let the CPU kernels run whole layers where they can -> the dtype for keys and values.
 
     A quantized model computes in float32 there; its keys and values take half of that, as in the official code.
     """
     from chatglm import native
     from chatglm.quant.fused import fuse
-    from chatglm.quant.model import pack_rowwise
 
     if model.device.type != "cpu" or not native.available():
         return "model"
-    fused = fuse(pack_rowwise(model))
+    fused = fuse(model)
     return "float16" if fused and model.dtype == torch.float32 else "model"
 
 

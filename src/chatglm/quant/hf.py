@@ -13,9 +13,8 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from chatglm.quant.linear import RowwiseLinear, quantize_empty
 from chatglm.quant.model import METHOD as PACKED_METHOD
-from chatglm.quant.model import quantize_empty_model, record
+from chatglm.quant.model import empty_rowwise, pack_rowwise, quantize_empty_model, record
 from chatglm.quant.packed import PackedLinear
 from chatglm.quant.packed_embedding import PackedEmbedding
 from chatglm.quant.rowwise import check_bits
@@ -43,17 +42,16 @@ class RowwiseConfig(QuantizationConfigMixin):
 
 @register_quantizer(METHOD)
 class RowwiseQuantizer(HfQuantizer):
-    """Puts RowwiseLinear modules into the empty model, and leaves once the weights are in."""
+    """Puts layers of official storage into the empty model; packs them and leaves once the weights are in."""
 
     quantization_config: RowwiseConfig
 
     def _process_model_before_weight_loading(self, model: "PreTrainedModel", **_: Any) -> None:
-        quantize_empty(model, self.quantization_config.bits, self.quantization_config.scale_dtype)
+        empty_rowwise(model, self.quantization_config.bits, self.quantization_config.scale_dtype)
 
     def _process_model_after_weight_loading(self, model: "PreTrainedModel", **_: Any) -> "PreTrainedModel":
+        pack_rowwise(model)
         for module in model.modules():
-            if isinstance(module, RowwiseLinear):
-                module.weight_scale.requires_grad_(False)
             if isinstance(getattr(module, "config", None), type(model.config)):
                 module.config.__dict__.pop("_is_quantized", None)
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]

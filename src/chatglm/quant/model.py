@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from chatglm.errors import ConfigError
-from chatglm.quant.linear import QUANTIZED_LINEARS, RowwiseLinear, is_full, quantized_bits
+from chatglm.quant import rowwise
+from chatglm.quant.linear import QUANTIZED_LINEARS, RowwiseLinear, is_full
+from chatglm.quant.mapped import release
 from chatglm.quant.packed import PackedLinear
 from chatglm.quant.packed_embedding import PackedEmbedding
-from chatglm.quant.scheme import QuantScheme
+from chatglm.quant.scheme import OFFICIAL, QuantScheme
 
 METHOD = "chatglm_packed"
 HEADS, EMBEDDINGS = ("output_layer", "lm_head"), ("word_embeddings", "embed_tokens")
@@ -45,10 +48,22 @@ def quantize_model(model: nn.Module, scheme: QuantScheme | str | int, progress: 
         wanted = scheme_of_layer(name, scheme)
         assert wanted is not None
         put(model, name, quantized_layer(layer, wanted))
+        release(layer.weight)
         if progress is not None:
             progress(done + 1, len(names))
     record(model, scheme)
     return model
+
+
+def quantize_rowwise(model: nn.Module, bits: int) -> nn.Module:
+    """`quantize_model` with the official scheme of 4 or 8 bits; once more to the same bits changes nothing, as in the
+    official code.
+
+    Raises:
+        ConfigError: unknown bits, a model quantized otherwise, or no layer to quantize.
+    """
+    rowwise.check_bits(bits)
+    return model if scheme_of(model) == OFFICIAL[bits] else quantize_model(model, OFFICIAL[bits])
 
 
 def quantize_empty_model(model: nn.Module, scheme: QuantScheme) -> nn.Module:
@@ -57,6 +72,15 @@ def quantize_empty_model(model: nn.Module, scheme: QuantScheme) -> nn.Module:
         embedding = isinstance(layer, nn.Embedding)
         put(model, name, PackedEmbedding.empty_like(layer) if embedding else PackedLinear.empty_like(layer, wanted))
     record(model, scheme)
+    return model
+
+
+def empty_rowwise(model: nn.Module, bits: int, scale_dtype: torch.dtype = torch.float16) -> nn.Module:
+    """Put empty layers of official storage where such a file has them; `pack_rowwise` follows when they are filled."""
+    rowwise.check_bits(bits)
+    for name, layer, _ in list(_layers(model, OFFICIAL[bits])):
+        put(model, name, RowwiseLinear.empty_like(layer, bits, scale_dtype=scale_dtype))
+    record(model, OFFICIAL[bits])
     return model
 
 
@@ -70,11 +94,13 @@ def quantized_layer(layer: nn.Module, scheme: QuantScheme) -> nn.Module:
 
 def pack_rowwise(model: nn.Module) -> nn.Module:
     """Lay official row-wise layers out for the kernels, in place, one at a time. The numbers stay the same, and
-    saving writes the official format again."""
+    saving writes the official format again. Layers that are elsewhere (accelerate's offloading) stay as they are."""
     for name in [name for name, layer in model.named_modules() if isinstance(layer, RowwiseLinear)]:
         layer = model.get_submodule(name)
         assert isinstance(layer, RowwiseLinear)
-        put(model, name, PackedLinear.from_rowwise(layer))
+        if not layer.weight.is_meta:
+            put(model, name, PackedLinear.from_rowwise(layer))
+            release(layer.weight)
     return model
 
 
@@ -93,10 +119,13 @@ def scheme_of(model: nn.Module) -> QuantScheme | None:
     config = getattr(model, "config", None)
     if (scheme := scheme_of_config(config)) is not None:
         return scheme
-    bits = quantized_bits(model)
-    if bits is None:
-        bits = next((m.scheme.bits for m in model.modules() if isinstance(m, PackedLinear)), None)
-    return None if bits is None else QuantScheme.parse(f"int{bits}-rowwise")
+    found = (_bits_of(module) for module in model.modules() if isinstance(module, (RowwiseLinear, PackedLinear)))
+    bits = next(found, None)
+    return None if bits is None else OFFICIAL[bits]
+
+
+def _bits_of(layer: RowwiseLinear | PackedLinear) -> int:
+    return layer.bits if isinstance(layer, RowwiseLinear) else layer.scheme.bits
 
 
 def scheme_of_config(config: Any) -> QuantScheme | None:

@@ -128,6 +128,16 @@ class PackedLinear(PackedWeight, nn.Linear):  # type: ignore[misc]  # torch says
             "weight_scale": ((self.out_features,), self.scale_dtype, lambda: self.to_rowwise().weight_scale.data),
         }
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Takes what official files hold, too."""
+        official = [f"{prefix}weight", f"{prefix}weight_scale"]
+        if self.scheme.is_official and all(name in state_dict for name in official):
+            values, scale = (state_dict.pop(name) for name in official)
+            whole = rowwise.unpack(values) if self.scheme.bits == 4 else values
+            packed = pack(whole, scale.float()[:, None], None, self.in_features, self.scheme)
+            state_dict |= {f"{prefix}packed_values": packed.values, f"{prefix}packed_scales": packed.scales}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @property
     def weight(self) -> NoWeight:  # type: ignore[override]
         """Shape and device of the full weight, which is not there: for those who only look at an nn.Linear."""
