@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from chatglm.cli import machine, talk, weights
+from chatglm.cli import cache, machine, talk, weights
 from chatglm.cli.parser import Parser
 from chatglm.errors import ChatGLMError
 
@@ -54,6 +54,7 @@ def build_parser() -> Parser:
         weights.add_convert,
         weights.add_quantize,
         weights.add_perplexity,
+        cache.add_cache,
     ):
         add(commands)
     return parser

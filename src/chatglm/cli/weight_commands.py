@@ -5,7 +5,6 @@ For `cli.py`, which builds the parser on every start: nothing heavy is imported 
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import Any
 
 GGUF_DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
@@ -69,6 +68,7 @@ def run_quantize(options: argparse.Namespace) -> int:
     from chatglm.errors import ConfigError
     from chatglm.evaluate.perplexity import read_text
     from chatglm.folders.quantize import quantize_folder
+    from chatglm.progress import progress_line
     from chatglm.quant.scheme import QuantScheme
 
     native = options.format == "native"
@@ -96,7 +96,7 @@ def run_quantize(options: argparse.Namespace) -> int:
         method=options.rounding or ("nearest" if text is None else "gptq"),
         text=text,
         rope_ratio_meaning=options.rope_ratio_meaning,
-        progress=_progress(),
+        progress=progress_line(),
         **{name: value for name, value in names.items() if value is not None},
     )
     sys.stdout.write(f"Wrote {folder}\n")
@@ -117,11 +117,12 @@ def run_perplexity(options: argparse.Namespace, **loading: Any) -> int:
     """`chatglm perplexity`; `loading`: arguments for `chatglm.load`."""
     from chatglm.evaluate.perplexity import perplexity, read_text, report
     from chatglm.loading import load
+    from chatglm.progress import progress_line
 
     text = read_text(options.text)
     model, tokenizer = load(options.model, **loading)
     context = min(2048, model.config.max_position_embeddings) if options.context is None else options.context
-    step = _progress()
+    step = progress_line()
     progress = None if step is None else lambda done, total: step("tokens", done, total)
     sys.stdout.write(report(options.text, perplexity(model, tokenizer, text, context, options.stride, progress)))
     return 0
@@ -130,8 +131,9 @@ def run_perplexity(options: argparse.Namespace, **loading: Any) -> int:
 def run_gguf(options: argparse.Namespace) -> int:
     """`chatglm convert SRC DST --to gguf [--dtype D]`."""
     from chatglm.folders.gguf import to_gguf
+    from chatglm.progress import progress_line
 
-    step = _progress()
+    step = progress_line()
     progress = None if step is None else lambda done, total: step("tensors", done, total)
     meaning = options.rope_ratio_meaning
     dtype = options.dtype or "f16"
@@ -144,15 +146,3 @@ def _bits(asked: int | None, native: bool) -> int | None:
     if asked is None:
         return 8 if native else None
     return None if asked == _FULL else asked
-
-
-def _progress() -> Callable[[str, int, int], None] | None:
-    """A line that writes over itself, on a terminal only."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(name: str, done: int, total: int) -> None:
-        sys.stderr.write(f"\r\x1b[K{done:,} of {total:,}  {name}" + ("\r\x1b[K" if done == total else ""))
-        sys.stderr.flush()
-
-    return show

@@ -84,4 +84,5 @@ def _perplexity(options: argparse.Namespace) -> int:
     from chatglm.cli.weight_commands import run_perplexity
 
     names = ("dtype", "device", "quantize", "hub", "adapter", "prefix", "rope_ratio_meaning")
-    return run_perplexity(options, **{name: getattr(options, name) for name in names})
+    cache = False if options.no_cache else None
+    return run_perplexity(options, cache=cache, **{name: getattr(options, name) for name in names})

@@ -54,6 +54,8 @@ class OfficialCheckpoints(PreTrainedModel):
         if kwargs.get("weights_only") is False:
             raise CheckpointError("weights_only=False would run code found in a .bin file; only tensors are ever read")
         name = pretrained_model_name_or_path
+        if name is not None and hasattr(kwargs.get("quantization_config"), "smaller"):
+            return cls._load_smaller(name, model_args, config, dequantize, kwargs)
         if name is None or any(kwargs.get(key) is not None for key in _FOREIGN_WEIGHTS):
             return super().from_pretrained(name, *model_args, config=config, **kwargs)
         config = cls._resolve_config(name, config, kwargs)
@@ -73,6 +75,22 @@ class OfficialCheckpoints(PreTrainedModel):
             from chatglm.quant.model import unpack_model  # this room knows the storage only here, on the way in
 
             unpack_model(model)
+        return (model, info) if kwargs.get("output_loading_info") else model
+
+    @classmethod
+    def _load_smaller(
+        cls, name: str | Path, model_args: tuple[Any, ...], config: Any, dequantize: bool, kwargs: dict[str, Any]
+    ) -> Any:
+        """Full weights, quantized as they are read; a folder that is quantized already stays to transformers."""
+        config = cls._resolve_config(name, config, kwargs)
+        weights = cls._verify(Path(name) / kwargs.get("subfolder", ""), config, kwargs)
+        full = not config.quantization_bit and getattr(config, "quantization_config", None) is None
+        if weights is None or not (full or dequantize):
+            return super().from_pretrained(name, *model_args, config=config, **kwargs)
+        options = kwargs | {"output_loading_info": True}
+        model, info = cls._load_from_sources(weights, config, dequantize, model_args, options)
+        _check_loaded(info, name, bool(kwargs.get("ignore_mismatched_sizes")))
+        checkpoint.keep_inv_freq(model, weights)
         return (model, info) if kwargs.get("output_loading_info") else model
 
     def save_pretrained(  # type: ignore[override]
@@ -145,10 +163,14 @@ class OfficialCheckpoints(PreTrainedModel):
         sources = checkpoint.stored_tensors(
             weights, bits=bits, dequantize=rowwise.dequantize if dequantize and bits else None, dtype=target
         )
+        if (smaller := getattr(options.get("quantization_config"), "smaller", None)) is not None:
+            sources = checkpoint.smaller_tensors(weights, config, smaller, target)
+            config.__dict__.pop("quantization_config", None)
         if dequantize:
             config.quantization_bit = 0
         options = {key: value for key, value in options.items() if key not in (*_DOWNLOAD_OPTIONS, "torch_dtype")}
-        options |= {"dtype": target, "state_dict": sources, **_quantized_options(weights.path, config, weights, False)}
+        options = {**_quantized_options(weights.path, config, weights, False), **options}
+        options |= {"dtype": target, "state_dict": sources}
         loaded: Any = super().from_pretrained(None, *model_args, config=config, **options)
         model, info = loaded
         model.config.name_or_path = model.name_or_path = str(weights.path)  # peft reads the second

@@ -66,8 +66,9 @@ def quantize_rowwise(model: nn.Module, bits: int) -> nn.Module:
     return model if scheme_of(model) == OFFICIAL[bits] else quantize_model(model, OFFICIAL[bits])
 
 
-def quantize_empty_model(model: nn.Module, scheme: QuantScheme) -> nn.Module:
-    """Put empty packed layers where the scheme says, ready for a quantized checkpoint."""
+def quantize_empty_model(model: nn.Module, scheme: QuantScheme, stored_dtype: torch.dtype | None = None) -> nn.Module:
+    """Put empty packed layers where the scheme says, ready for a quantized checkpoint. `stored_dtype`: of the full
+    weights, where it is known; official files hold the scales in it."""
     for name, layer, wanted in list(_layers(model, effective_scheme(model, scheme))):
         embedding = isinstance(layer, nn.Embedding)
         put(model, name, PackedEmbedding.empty_like(layer) if embedding else PackedLinear.empty_like(layer, wanted))
@@ -154,7 +155,7 @@ def record(model: nn.Module, scheme: QuantScheme | None) -> None:
 def effective_scheme(model: nn.Module, scheme: QuantScheme) -> QuantScheme:
     """Without head and embedding where the model ties the two: they are one tensor, which must stay one."""
     if getattr(getattr(model, "config", None), "tie_word_embeddings", False):
-        return QuantScheme(scheme.bits, scheme.group_size, scheme.symmetric, None, None, scheme.skip)
+        return scheme.without_ends()
     return scheme
 
 

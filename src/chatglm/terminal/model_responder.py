@@ -60,6 +60,7 @@ def load_responder(options: argparse.Namespace) -> ModelResponder:
         adapter=options.adapter,
         prefix=options.prefix,
         rope_ratio_meaning=options.rope_ratio_meaning,
+        cache=False if options.no_cache else None,
     )
     return ModelResponder(model, tokenizer, EMBEDDED if options.model is None else options.model)
 
