@@ -133,9 +133,8 @@ def _write(
     held = {"quantization_config": {"quant_method": METHOD, "scheme": scheme.to_dict()}}
     plain = {key: value for key, value in settings.items() if key != "quantization_bit"}
     (part / "config.json").write_text(json.dumps({**plain, **held}, indent=2), encoding="utf-8")
-    about = {
-        "source": str(weights.path.resolve()), "scheme": scheme.to_dict(), "created": time.time(), "files": _stamps(files),
-    }  # fmt: skip
+    source = str(weights.path.resolve())
+    about = {"source": source, "scheme": scheme.to_dict(), "created": time.time(), "files": _stamps(files)}
     (part / _ABOUT).write_text(json.dumps(about, indent=2), encoding="utf-8")
 
 

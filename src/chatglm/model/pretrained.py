@@ -123,6 +123,14 @@ class OfficialCheckpoints(PreTrainedModel):
             self.generation_config.save_pretrained(save_directory)
         save_tensors(save_directory, sources, max_shard_size)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes: also when accelerate keeps its weights elsewhere and brings them layer by layer."""
+        found: torch.device = super().device
+        hooks = (getattr(module, "_hf_hook", None) for module in (self.modules() if found.type == "meta" else ()))
+        devices = (getattr(hook, "execution_device", None) for hook in hooks)
+        return next((torch.device(device) for device in devices if device is not None), found)
+
     @classmethod
     def _resolve_config(
         cls, name: str | Path, config: ChatGLMConfig | str | Path | None, kwargs: dict[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chatglm import native
 from chatglm.errors import ConfigError
 from chatglm.quant import packing
 from chatglm.quant.files import SCALES, VALUES, ZEROS
@@ -106,14 +107,14 @@ def together(
 
 
 def packed_parts(layer: str, weight: Tensor, scheme: QuantScheme) -> Parts:
-    """Rounded to nearest as `quantize_model` does it, some rows at a time: the float32 copies stay small.
+    """Rounded to nearest as `quantize_model` does it. Through torch some rows at a time: the float32 copies stay small.
 
     Raises:
         ConfigError: the weight cannot be quantized; names the layer.
     """
-    shapes = packing.Shapes(weight.shape[0], weight.shape[1], scheme)
     whole = {part: torch.empty(kind, dtype=dtype) for part, (kind, dtype) in packed_kinds(weight.shape, scheme).items()}
-    step = max(1, _CHUNK // (shapes.columns * packing.BLOCK_ROWS))  # in blocks
+    chunk = weight.numel() if native.available() else _CHUNK
+    step = max(1, chunk // (weight.shape[1] * packing.BLOCK_ROWS))  # in blocks
     try:
         for index, rows in enumerate(weight.split(step * packing.BLOCK_ROWS)):
             made = quantized_layer(_shell(layer, rows), scheme)
