@@ -82,7 +82,7 @@ RULES = Rules(
         ),
     },
     files={
-        **dict.fromkeys(("loading", "hub", "copies", "progress"), "loading"),
+        **dict.fromkeys(("loading", "hub", "copies", "memory", "progress"), "loading"),
         "_registration": "registration",
         "__main__": "cli",
     },

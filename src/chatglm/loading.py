@@ -7,7 +7,7 @@ weights work is `quant/`'s.
 import copy
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -20,10 +20,10 @@ from transformers.utils import logging
 from chatglm import copies
 from chatglm import hub as hubs
 from chatglm.errors import CheckpointError, ConfigError, HubError
+from chatglm.memory import available_memory, check_memory
 from chatglm.model.adapters import attach_lora, load_prefix
-from chatglm.model.checkpoint import full_tensors, is_storage, smaller_tensors, verify_folder
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_json, read_settings
-from chatglm.model.saving import Source
+from chatglm.model.checkpoint import full_tensors, smaller_tensors, stored_tensors, verify_folder
+from chatglm.model.config import RopeRatioMeaning, read_config, read_json, read_settings
 from chatglm.model.weights import WeightFolder
 from chatglm.progress import progress_line
 from chatglm.quant.scheme import QuantScheme
@@ -104,7 +104,8 @@ def load(
             model = _load_model(folder, options | {"dtype": "auto"})
     else:
         if place is not None and place.type == "cpu":
-            _check_memory(WeightFolder(folder), config, chosen)
+            weights = WeightFolder(folder)
+            check_memory(weights, config, chosen, full_tensors(weights, config) if full else stored_tensors(weights))
         model = _load_model(folder, options | {"dtype": chosen, "device_map": device_map or _device_map(place)})
     if prefix is not None:
         model = load_prefix(model, prefix)
@@ -178,17 +179,6 @@ def demo_folder() -> Path:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"the embedded model is missing from this installation: no {folder / 'config.json'}")
     return folder
-
-
-def available_memory() -> int:
-    """Bytes of memory that can be taken without swapping; a guess of 8 GB where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return 8 * 10**9
 
 
 def _has_native_bfloat16() -> bool:
@@ -267,7 +257,7 @@ def _load_smaller(
     long = weights.num_bytes >= _SMALL
     smaller = PackedConfig(scheme, progress=progress_line("quantizing") if long else None)
     tensors = smaller_tensors(weights, config, smaller.smaller)
-    _check_memory(weights, config, rest, tensors)
+    check_memory(weights, config, rest, tensors)
     kept = None
     if long if cache is None else cache:
         scheme = scheme.without_ends() if config.tie_word_embeddings else scheme
@@ -282,41 +272,6 @@ def _load_smaller(
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
-
-
-def _check_memory(
-    weights: WeightFolder,
-    config: ChatGLMConfig,
-    dtype: torch.dtype | str,
-    tensors: Mapping[str, Source] | None = None,
-) -> None:
-    """Raise ConfigError where the weights, or quantized `tensors` in their place, cannot be held: before the work."""
-    held = full_tensors(weights, config) if tensors is None else tensors
-    needed, free = _num_bytes(held, dtype), available_memory()
-    if needed <= free:
-        return
-    from chatglm.quant.hf import PackedConfig
-
-    least = _num_bytes(smaller_tensors(weights, config, PackedConfig("int4").smaller), dtype)
-    advice = (
-        f"--quantize int4 (in Python quantize='int4') needs {least / 1e9:.1f} GB"
-        if least <= free
-        else f"even int4 needs {least / 1e9:.1f} GB"
-    )
-    raise ConfigError(
-        f"the weights of {weights.path} need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; {advice}. "
-        "`chatglm quantize` writes a smaller folder and needs 2 GB, here or on another machine"
-    )
-
-
-def _num_bytes(tensors: Mapping[str, Source], dtype: torch.dtype | str) -> int:
-    """What tensors take when those that are no storage are in `dtype`."""
-
-    def size(name: str, tensor: Source) -> int:
-        cast = isinstance(dtype, torch.dtype) and tensor.is_floating_point() and not is_storage(name)
-        return tensor.num_bytes * dtype.itemsize // tensor.dtype.itemsize if cast else tensor.num_bytes
-
-    return sum(size(name, tensor) for name, tensor in tensors.items())
 
 
 @contextmanager

@@ -163,8 +163,8 @@ class PackedLinear(PackedWeight, nn.Linear):  # type: ignore[misc]  # torch says
             raise ConfigError(f"the input has {states.shape[-1]} features, this layer takes {self.in_features}")
         if states.device != self.packed_values.device and not torch.compiler.is_compiling():
             raise ConfigError(
-                f"the input is on {states.device}, the weight on {self.packed_values.device}; they must be on one device "
-                "(where accelerate keeps weights elsewhere, call the whole model)"
+                f"the input is on {states.device}, the weight on {self.packed_values.device}; they must be on one "
+                "device (where accelerate keeps weights elsewhere, call the whole model)"
             )
         if (weight := self._torch_weight(states)) is not None:
             return torch_int4.linear(states, weight, self.bias)
