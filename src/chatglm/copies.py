@@ -158,7 +158,7 @@ def _remove_older(weights: WeightFolder, scheme: QuantScheme) -> None:
 def _place(weights: WeightFolder, scheme: QuantScheme) -> Path:
     known = [FORMAT, scheme.to_dict(), _stamps(weights.files)]
     key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:20]
-    return cache_folder() / f"{weights.path.resolve().name}-{scheme.name}-{key}"
+    return cache_folder() / f"{scheme.name}-{key}"
 
 
 def _stamps(files: Any) -> list[list[Any]]:

@@ -45,10 +45,10 @@ def check_memory(
 
 
 def _num_bytes(tensors: Mapping[str, Source], dtype: torch.dtype | str) -> int:
-    """What tensors take when those that are no storage are in `dtype`."""
-
-    def size(name: str, tensor: Source) -> int:
+    """What tensors take when those that are no storage are in `dtype`; in any other word than a dtype, as they are."""
+    total = 0
+    for name, tensor in tensors.items():
         cast = isinstance(dtype, torch.dtype) and tensor.is_floating_point() and not is_storage(name)
-        return tensor.num_bytes * dtype.itemsize // tensor.dtype.itemsize if cast else tensor.num_bytes
-
-    return sum(size(name, tensor) for name, tensor in tensors.items())
+        size = dtype.itemsize if cast and isinstance(dtype, torch.dtype) else tensor.dtype.itemsize
+        total += tensor.num_bytes // tensor.dtype.itemsize * size
+    return total

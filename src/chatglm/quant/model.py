@@ -44,7 +44,7 @@ def quantize_model(model: nn.Module, scheme: QuantScheme | str | int, progress: 
     refuse_quantized(model, scheme)
     names = [name for name, _, _ in _layers(model, scheme)]
     for done, name in enumerate(names):
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         wanted = scheme_of_layer(name, scheme)
         assert wanted is not None
         put(model, name, quantized_layer(layer, wanted))

@@ -20,11 +20,12 @@ def rounded(weight: Tensor, scheme: QuantScheme, *, official: bool = False) -> P
     odd = official and scheme.bits == 4 and weight.shape[1] % 2
     if odd or not native.available():
         return None
-    shapes = Shapes(weight.shape[0], weight.shape[1], scheme)
+    rows, columns = weight.shape
+    shapes = Shapes(rows, columns, scheme)
     values = torch.empty(shapes.values, dtype=shapes.values_dtype)
     scales = torch.empty(shapes.scales, dtype=shapes.scales_dtype)
     zeros = None if scheme.symmetric else torch.empty(shapes.scales, dtype=torch.uint8)
-    target = native.Weight(values, scales, zeros, None, *weight.shape, scheme.bits, scheme.group_size)
+    target = native.Weight(values, scales, zeros, None, rows, columns, scheme.bits, scheme.group_size)
     if not native.quantize(target, weight, official):
         return None
-    return Packed(values, scales, zeros, *weight.shape)
+    return Packed(values, scales, zeros, rows, columns)
