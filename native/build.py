@@ -37,7 +37,7 @@ X86 = {
 # The VNNI instruction of 256 bits has two encodings. That of AVX-512 is known to compilers before GCC 11 and clang 12.
 EVEX = ["-O2", "-mavx2", "-mfma", "-mf16c", "-mavx512vl", "-mavx512vnni"]
 ARM = {"level_neon_dotprod": ["-march=armv8.2-a+dotprod"]}
-ALWAYS = ["api", "pool", "level_portable"]
+ALWAYS = ["api", "pool", "rounding", "level_portable"]
 
 
 class BuildError(Exception):

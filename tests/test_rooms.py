@@ -88,7 +88,7 @@ RULES = Rules(
         ),
     },
     files={
-        **dict.fromkeys(("loading", "hub", "own_engine"), "loading"),
+        **dict.fromkeys(("loading", "hub", "copies", "memory", "progress", "own_engine"), "loading"),
         "_registration": "registration",
         "__main__": "cli",
     },

@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define CHATGLM_ABI 3
+#define CHATGLM_ABI 4
 #define CHATGLM_MOST_THREADS 1024
 
 typedef struct {
@@ -68,6 +68,8 @@ typedef struct {
     float scaling;
 } chatglm_layer;
 
+enum { CHATGLM_NOT_FINITE = 1, CHATGLM_SCALE_TOO_LARGE = 2 };
+
 // Functions that return int32_t without saying more return 0, or -1 where memory ran out.
 // Calls from several threads take turns.
 
@@ -91,6 +93,11 @@ int32_t chatglm_linear(const chatglm_weight *weight, const float *input, int64_t
                     float *output, int64_t tokens);
 // The weight as numbers: output[last - first][columns], for rows first to last.
 int32_t chatglm_dequantize(const chatglm_weight *weight, float *output, int64_t first, int64_t last);
+// Rounds a full weight [rows][columns] of a dtype (float32, float16, bfloat16) to nearest and fills the arrays of
+// `target` with it. `official`: by the formula of the official releases, which have one scale a row, in that dtype.
+// CHATGLM_NOT_FINITE, CHATGLM_SCALE_TOO_LARGE: it cannot be rounded, and the arrays hold anything.
+int32_t chatglm_quantize(const chatglm_weight *target, const void *weight, int32_t dtype, int64_t columns,
+                         int32_t official);
 // One row of the weight: an embedding. output[tokens][output_columns]
 int32_t chatglm_gather(const chatglm_weight *weight, const int64_t *ids, float *output, int64_t output_columns,
                     int64_t tokens);

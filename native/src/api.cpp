@@ -11,6 +11,7 @@
 
 #include "kernels.h"
 #include "pool.h"
+#include "rounding.h"
 
 namespace {
 
@@ -161,6 +162,14 @@ int32_t chatglm_linear(const chatglm_weight *weight, const float *input, int64_t
 
 int32_t chatglm_dequantize(const chatglm_weight *weight, float *output, int64_t first, int64_t last) {
     return guarded([&](const chatglm::Kernels &k) { k.dequantize(weight, output, first, last); });
+}
+
+int32_t chatglm_quantize(const chatglm_weight *target, const void *weight, int32_t dtype, int64_t columns,
+                         int32_t official) {
+    int32_t status = 0;
+    const int32_t done =
+        guarded([&](const chatglm::Kernels &) { status = chatglm::quantize(target, weight, dtype, columns, official); });
+    return done == 0 ? status : done;
 }
 
 int32_t chatglm_gather(const chatglm_weight *weight, const int64_t *ids, float *output, int64_t output_columns,

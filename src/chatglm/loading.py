@@ -4,7 +4,9 @@ The one place where model, storage and adapters meet. What a checkpoint is made 
 weights work is `quant/`'s.
 """
 
+import copy
 import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -12,15 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import GenerationConfig
 from transformers.utils import logging
 
+from chatglm import copies
 from chatglm import hub as hubs
-from chatglm import native
 from chatglm.errors import CheckpointError, ConfigError, HubError
+from chatglm.memory import available_memory, check_memory
 from chatglm.model.adapters import attach_lora, load_prefix
-from chatglm.model.config import RopeRatioMeaning, read_config
+from chatglm.model.checkpoint import full_tensors, smaller_tensors, stored_tensors, verify_folder
+from chatglm.model.config import RopeRatioMeaning, read_config, read_settings
 from chatglm.model.files import read_json
 from chatglm.model.weights import WeightFolder
+from chatglm.progress import progress_line
 from chatglm.quant.scheme import QuantScheme
 
 if TYPE_CHECKING:
@@ -46,6 +52,7 @@ def load(
     revision: str | None = None,
     attn_implementation: str | None = None,
     rope_ratio_meaning: RopeRatioMeaning | None = None,
+    cache: bool | None = None,
 ) -> tuple[Any, "ChatGLMTokenizer"]:
     """Load a model and its tokenizer, ready to answer.
 
@@ -55,8 +62,8 @@ def load(
         device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is; see `parse_device`.
         device_map: several devices, as in transformers; instead of `device`.
         quantize: "int4" (or 4): groups of 32 columns; "int8" (or 8); "int4-g128", "int4-rowwise" (the official
-            format), ...: see `QuantScheme.parse` and docs/quantization.md. A checkpoint that has these bits already
-            stays as it is.
+            format), ...: see `QuantScheme.parse` and docs/quantization.md. The weights are quantized as they are read,
+            matrix by matrix. A checkpoint that has these bits already stays as it is.
         dequantize: give an INT8 / INT4 checkpoint full weights, exactly as stored; by default it stays quantized.
         adapter: LoRA folder or hub name to attach; with `merge_adapter` it becomes part of the weights.
         prefix: P-Tuning v2 file or folder.
@@ -64,13 +71,16 @@ def load(
         hub, revision: as for `chatglm.hub.resolve`.
         attn_implementation: "sdpa" (default), "eager", "flash_attention_2", ...
         rope_ratio_meaning: "base" or "position", for folders that set `rope_ratio` and do not tell.
+        cache: keep what `quantize` makes in the user's cache, and use what was kept (see `copies.py`); by default for
+            folders of more than 2 GB.
 
     Returns:
         The model in evaluation mode, and its tokenizer.
 
     Raises:
         HubError: the name leads nowhere. CheckpointError: damaged or unfitting files. ConfigError: contradictory
-        options, or a device that is not here. MissingExtraError: an option needs a package that is not installed.
+        options, a device that is not here, less free memory than the weights need. MissingExtraError: an option needs a
+        package that is not installed.
     """
     _check_paths(name_or_folder=name_or_folder, adapter=adapter, prefix=prefix, tokenizer=tokenizer)
     scheme = None if quantize is None else QuantScheme.parse(quantize)
@@ -86,15 +96,26 @@ def load(
     options: dict[str, Any] = {"config": config, "dequantize": dequantize}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    if scheme is not None:  # from the weights as stored; the device never holds them whole
-        options["dtype"] = "auto"
+    merge = adapter is not None and merge_adapter
+    full = dequantize or not (config.quantization_bit or getattr(config, "quantization_config", None))
+    if scheme is not None:
+        rest = chosen if dtype is not None else _beside_quantized(chosen, place)
+        if full and not merge:
+            model = _load_smaller(folder, options, scheme, rest, cache)
+        else:  # from the weights as stored; the device never holds them whole
+            model = _load_model(folder, options | {"dtype": "auto"})
     else:
-        options |= {"dtype": chosen, "device_map": device_map or _device_map(place)}
-    model = _load_model(folder, options, prefix)
-    if adapter is not None and merge_adapter:
+        if place is not None and place.type == "cpu":
+            weights = WeightFolder(folder)
+            check_memory(weights, config, chosen, full_tensors(weights, config) if full else stored_tensors(weights))
+        model = _load_model(folder, options | {"dtype": chosen, "device_map": device_map or _device_map(place)})
+    if prefix is not None:
+        model = load_prefix(model, prefix)
+    if merge:
+        assert adapter is not None
         model = attach_lora(model, hubs.resolve(adapter, hub=hub), merge=True)
     if scheme is not None:
-        model = _quantize(model, scheme, chosen if dtype is not None else _beside_quantized(chosen, place))
+        model = _quantize(model, scheme, rest)
     if adapter is not None and not merge_adapter:
         model = attach_lora(model, hubs.resolve(adapter, hub=hub))
     model = (model if place is None else model.to(place)).eval()
@@ -162,17 +183,6 @@ def demo_folder() -> Path:
     return folder
 
 
-def available_memory() -> int:
-    """Bytes of memory that can be taken without swapping; a guess of 8 GB where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return 8 * 10**9
-
-
 def _has_native_bfloat16() -> bool:
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
     return any(getattr(torch.cpu, name, bool)() for name in checks)
@@ -234,18 +244,49 @@ def _device_map(place: torch.device | None) -> dict[str, torch.device] | None:
     return {"": place}
 
 
-def _load_model(folder: Path, options: dict[str, Any], prefix: str | Path | None) -> Any:
+def _load_model(folder: Path, options: dict[str, Any]) -> Any:
     from chatglm.model.network import ChatGLMForConditionalGeneration
 
     with _progress_bar_if_long(folder):
-        model = ChatGLMForConditionalGeneration.from_pretrained(folder, **options)
-    return model if prefix is None else load_prefix(model, prefix)
+        return ChatGLMForConditionalGeneration.from_pretrained(folder, **options)
+
+
+def _load_smaller(
+    folder: Path, options: dict[str, Any], scheme: QuantScheme, rest: torch.dtype | str, cache: bool | None
+) -> Any:
+    """Full weights, quantized as they are read, or read from the copy that was kept of them.
+
+    `rest` is the dtype of what is not quantized.
+    """
+    from chatglm.quant.hf import PackedConfig
+
+    config = options["config"]
+    weights = verify_folder(folder, config)
+    long = weights.num_bytes >= _SMALL
+    smaller = PackedConfig(scheme, progress=progress_line("quantizing") if long else None)
+    tensors = smaller_tensors(weights, config, smaller.smaller)
+    check_memory(weights, config, rest, tensors)
+    kept = None
+    if long if cache is None else cache:
+        scheme = scheme.without_ends() if config.tie_word_embeddings else scheme
+        kept = copies.find(weights, scheme) or copies.keep(weights, scheme, read_settings(folder), tensors)
+    if kept is None:
+        return _load_model(folder, options | {"quantization_config": smaller, "dtype": rest})
+    config = copy.deepcopy(config)
+    config.quantization_bit = 0
+    config.quantization_config = smaller.to_dict() | {"stored_dtype": smaller.stored_dtype}
+    model = _load_model(kept, options | {"config": config, "dequantize": False, "dtype": "auto"})
+    model.config.name_or_path = model.name_or_path = str(folder)  # peft reads the second
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
 
 
 @contextmanager
 def _progress_bar_if_long(folder: Path) -> Iterator[None]:
-    """transformers shows its bar also for what takes a tenth of a second."""
-    hide = WeightFolder(folder).num_bytes < _SMALL and logging.is_progress_bar_enabled()
+    """transformers shows its bar also for what takes a tenth of a second, and where nobody looks on."""
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    hide = (not watched or WeightFolder(folder).num_bytes < _SMALL) and logging.is_progress_bar_enabled()
     if hide:
         logging.disable_progress_bar()
     try:
@@ -271,10 +312,8 @@ def _beside_quantized(dtype: torch.dtype | str, place: torch.device | None) -> t
 
 
 def _ready_for_cpu(model: Any) -> Any:
-    """Lay quantized layers out for the CPU kernels, and let these run whole decoder layers."""
+    """Let the CPU kernels run whole decoder layers."""
     from chatglm.quant.fused import fuse
-    from chatglm.quant.model import pack_rowwise
 
-    if native.available():
-        fuse(pack_rowwise(model))
+    fuse(model)
     return model

@@ -179,11 +179,10 @@ def _ready_for_cpu(model: Any) -> str:
     """
     from chatglm import native
     from chatglm.quant.fused import fuse
-    from chatglm.quant.model import pack_rowwise
 
     if model.device.type != "cpu" or not native.available():
         return "model"
-    fused = fuse(pack_rowwise(model))
+    fused = fuse(model)
     return "float16" if fused and model.dtype == torch.float32 else "model"
 
 

@@ -18,9 +18,8 @@ from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.model.saving import Source, save_tensors
 from chatglm.model.weights import WeightFolder
 from chatglm.quant.calibrate import cut, quantize_calibrated
-from chatglm.quant.linear import quantized_bits
-from chatglm.quant.model import quantize_model, quantize_rowwise
-from chatglm.quant.scheme import QuantScheme
+from chatglm.quant.model import quantize_model, quantize_rowwise, scheme_of, unpack_model
+from chatglm.quant.scheme import OFFICIAL, QuantScheme
 
 TEXT = "The capital of France is Paris. 你好，世界！ What is your name? 我叫小明。 def f(x): return x\n" * 12
 
@@ -57,7 +56,8 @@ def test_the_official_format_is_that_of_the_official_formula(bits: int, small: P
     for index, source in enumerate((small, WEIGHTS)):
         target = quantize_folder(source, tmp_path / f"q{index}", f"int{bits}-rowwise", format="official")
         expected: Any = quantize_rowwise(load_full(source), bits)
-        assert_same(stored(target), expected.state_dict())
+        expected.save_pretrained(tmp_path / f"m{index}")
+        assert_same(stored(target), stored(tmp_path / f"m{index}"))
         settings = json.loads((target / "config.json").read_text())
         assert settings.pop("quantization_bit") == bits
         assert settings == {
@@ -68,7 +68,7 @@ def test_the_official_format_is_that_of_the_official_formula(bits: int, small: P
         loaded: Any = ChatGLMForConditionalGeneration.from_pretrained(target)
         ids = torch.arange(20)[None]
         with torch.inference_mode():
-            assert quantized_bits(loaded) == bits or loaded.config.quantization_bit == bits
+            assert scheme_of(loaded) == OFFICIAL[bits]
             assert torch.equal(loaded(ids).logits, ChatGLMForConditionalGeneration.from_pretrained(target)(ids).logits)
 
 
@@ -120,7 +120,6 @@ def test_a_calibrated_official_folder_holds_the_same_weights(bits: int, small: P
     options: dict[str, Any] = {"method": "gptq", "text": TEXT, "sequences": 3, "length": 32}
     native = stored(quantize_folder(small, tmp_path / "n", f"int{bits}-rowwise", **options))
     official = quantize_folder(small, tmp_path / "o", f"int{bits}-rowwise", format="official", **options)
-    from chatglm.quant.linear import dequantize_model
     from chatglm.quant.packing import Packed, dequantize
 
     loaded: Any = ChatGLMForConditionalGeneration.from_pretrained(official, dequantize=True)
@@ -129,9 +128,7 @@ def test_a_calibrated_official_folder_holds_the_same_weights(bits: int, small: P
     packed = Packed(native[f"{name}.packed_values"], native[f"{name}.packed_scales"], None, *weight.shape)
     exact = dequantize(packed, QuantScheme.parse(f"int{bits}-rowwise"))
     torch.testing.assert_close(weight.float(), exact, rtol=1e-3, atol=0)  # a product rounded to float16
-    assert not torch.equal(
-        weight, dequantize_model(quantize_rowwise(load_full(small), bits)).get_submodule(name).weight
-    )
+    assert not torch.equal(weight, unpack_model(quantize_rowwise(load_full(small), bits)).get_submodule(name).weight)
 
 
 def test_searched_scales_need_no_text(small: Path, tmp_path: Path) -> None:

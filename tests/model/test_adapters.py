@@ -15,6 +15,7 @@ from chatglm.errors import CheckpointError, MissingExtraError
 from chatglm.model.adapters import attach_lora, load_prefix, read_prefix
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.quant.model import quantize_rowwise
+from chatglm.quant.packed import PackedLinear
 
 PREFIXES = [case for case in ("e_prefix", "e_prefix_proj") if case in WITH_WEIGHTS]
 IDS = torch.arange(30, 44)[None]
@@ -181,6 +182,9 @@ def test_lora_on_a_quantized_model(tmp_path: Path) -> None:
     folder, lora = base_folder(tmp_path / "base"), write_lora(tmp_path / "lora")
     quantized = quantize_rowwise(ChatGLMForConditionalGeneration.from_pretrained(folder), 8)
     reference = quantize_rowwise(ChatGLMForConditionalGeneration.from_pretrained(folder), 8)
+    for module in (*quantized.modules(), *reference.modules()):
+        if isinstance(module, PackedLinear):
+            module.precise = True
     for layer in range(4):  # full weights with the same values
         module = reference.get_submodule(TARGET.format(layer)).to_linear()
         reference.get_submodule(TARGET.format(layer).rpartition(".")[0]).query_key_value = module

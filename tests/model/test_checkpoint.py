@@ -17,7 +17,9 @@ from chatglm.model.network import ChatGLMForConditionalGeneration, ChatGLMForSeq
 from chatglm.model.saving import Source, parse_size, save_tensors, write_safetensors
 from chatglm.model.weights import WeightFolder
 from chatglm.quant import rowwise
-from chatglm.quant.linear import RowwiseLinear, quantized_bits
+from chatglm.quant.model import put, scheme_of
+from chatglm.quant.packed import PackedLinear
+from chatglm.quant.scheme import OFFICIAL
 
 QUANTIZED = golden_cases("quantization")
 IDS = torch.arange(3, 40)[None]
@@ -68,6 +70,13 @@ def test_a_quantized_folder_comes_back_byte_for_byte(case: str, tmp_path: Path) 
     assert json.loads((tmp_path / "config.json").read_text())["quantization_bit"] == int(case.removeprefix("model_int"))
 
 
+def exactly(model: torch.nn.Module) -> None:
+    """Multiply as the official code does: the kernels round activations to 8 bits, and no weight to 16."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, PackedLinear):
+            put(model, name, layer.to_rowwise())
+
+
 @pytest.mark.parametrize("case", QUANTIZED)
 @pytest.mark.parametrize("dequantize", [False, True])
 def test_quantized_folders_give_the_recorded_logits(case: str, dequantize: bool) -> None:
@@ -75,11 +84,14 @@ def test_quantized_folders_give_the_recorded_logits(case: str, dequantize: bool)
     recorded = load_file(source / "io.safetensors")
     inputs = {"input_ids": recorded["input_ids"], "position_ids": recorded["position_ids"]}
     model = ChatGLMForConditionalGeneration.from_pretrained(source, dtype=torch.float32, dequantize=dequantize)
-    assert (quantized_bits(model) is None) == dequantize
-    assert model.config.quantization_bit == (0 if dequantize else int(case.removeprefix("model_int")))
+    bits = int(case.removeprefix("model_int"))
+    assert scheme_of(model) == (None if dequantize else OFFICIAL[bits])
+    assert model.config.quantization_bit == (0 if dequantize else bits)
+    exactly(model)
     torch.testing.assert_close(model(**inputs).logits, recorded["float32.logits"], atol=3e-5, rtol=2e-5)
     half = ChatGLMForConditionalGeneration.from_pretrained(source, dequantize=dequantize)
     assert half.dtype == torch.float16
+    exactly(half)
     allowed = (
         2
         * json.loads(golden_file("quantization/tolerance.json").read_text())[case.removeprefix("model_")][
@@ -106,7 +118,7 @@ def test_dequantized_weights_are_the_stored_ones_exactly(case: str) -> None:
 def test_casting_a_quantized_model_keeps_what_is_stored(case: str) -> None:
     source = golden_file(f"quantization/{case}")
     model = ChatGLMForConditionalGeneration.from_pretrained(source)
-    before = {name: module.dequantize() for name, module in model.named_modules() if isinstance(module, RowwiseLinear)}
+    before = {name: module.dequantize() for name, module in model.named_modules() if isinstance(module, PackedLinear)}
     for cast in (model.bfloat16, model.float, model.half):
         cast()
         for name, weight in before.items():

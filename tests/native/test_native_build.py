@@ -78,7 +78,7 @@ def test_what_a_compiler_does_not_know_is_left_out(
         pytest.skip("the compiler here knows another processor's flags")
     command = [str(older_compiler(tmp_path, *(unknown or ["-none"])))]
     files = runpy.run_path(str(BUILD))["flags_by_file"](command, machine)
-    assert {name.removeprefix("level_") for name in files} == {"api", "pool", "portable", *levels}
+    assert {name.removeprefix("level_") for name in files} == {"api", "pool", "rounding", "portable", *levels}
     assert not [flag for flags in files.values() for flag in flags if flag in unknown]
     assert all(any(words in flag for flag in files["api"]) for words in said)
     assert said or not files["api"]

@@ -12,13 +12,10 @@ from torch import nn
 
 from chatglm.errors import CheckpointError, ConfigError
 from chatglm.quant import rowwise
-from chatglm.quant.linear import (
-    RowwiseLinear,
-    dequantize_model,
-    quantize_empty,
-    quantized_bits,
-)
-from chatglm.quant.model import quantize_rowwise
+from chatglm.quant.linear import RowwiseLinear
+from chatglm.quant.model import empty_rowwise, pack_rowwise, quantize_rowwise, scheme_of, unpack_model
+from chatglm.quant.packed import PackedLinear
+from chatglm.quant.scheme import OFFICIAL
 
 GOLDEN = load_file(golden_file("quantization/matrices.safetensors"))
 MATRICES = sorted(
@@ -162,32 +159,43 @@ def test_a_model_is_quantized_in_place_and_back() -> None:
     model = Layer()
     reference = copy.deepcopy(model)
     quantize_rowwise(model, 8)
-    assert quantized_bits(model) == 8
-    assert isinstance(model.other, nn.Linear)
-    assert set(model.state_dict()) == set(reference.state_dict()) | {
-        "query_key_value.weight_scale", "dense.weight_scale",
-    }  # fmt: skip
+    assert scheme_of(model) == OFFICIAL[8]
+    assert type(model.other) is nn.Linear
     x = torch.randn(5, 8)
     torch.testing.assert_close(model(x), reference(x), atol=0.05, rtol=0.05)
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear):
+            layer.precise = True
     before = model(x)
     assert quantize_rowwise(model, 8) is model  # once more changes nothing
-    with pytest.raises(ConfigError, match="already quantized to 8"):
+    with pytest.raises(ConfigError, match="already quantized .int8-rowwise"):
         quantize_rowwise(model, 4)
-    dequantize_model(model)
-    assert quantized_bits(model) is None
+    unpack_model(model)
+    assert scheme_of(model) is None
     torch.testing.assert_close(model(x), before)
 
 
-def test_empty_modules_take_a_state_dict() -> None:
-    model = quantize_rowwise(Layer(), 4)
-    empty = quantize_empty(Layer(), 4, scale_dtype=torch.float32)
-    empty.load_state_dict(model.state_dict())
-    x = torch.randn(2, 8)
-    assert torch.equal(model(x), empty(x))
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_model_takes_the_state_of_official_files_and_its_own(bits: int) -> None:
+    plain, x = Layer(), torch.randn(2, 8)
+    official = copy.deepcopy(plain)
+    for name in ("query_key_value", "dense"):
+        setattr(official, name, RowwiseLinear.from_linear(getattr(plain, name), bits))
+    empty = empty_rowwise(Layer(), bits, scale_dtype=torch.float32)
+    empty.load_state_dict(official.state_dict())
+    assert torch.equal(official(x), empty(x))
+    quantized, other = quantize_rowwise(plain, bits), quantize_rowwise(Layer(), bits)
+    other.load_state_dict(official.state_dict())
+    for model in (pack_rowwise(empty), other):
+        assert list(model.state_dict()) == list(quantized.state_dict())
+        assert torch.equal(model(x), quantized(x))
+    missing = {name: tensor for name, tensor in official.state_dict().items() if name != "dense.weight"}
+    with pytest.raises(RuntimeError, match="dense.weight"):
+        other.load_state_dict(missing)
 
 
 def test_a_model_without_such_layers() -> None:
-    with pytest.raises(ConfigError, match="nothing to quantize"):
+    with pytest.raises(ConfigError, match="no layer to quantize"):
         quantize_rowwise(nn.Sequential(nn.Linear(2, 2)), 8)
 
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from chatglm.cli import folders, machine, perplexity, talk
+from chatglm.cli import cache, folders, machine, perplexity, talk
 from chatglm.cli.parser import Parser
 from chatglm.cli.streams import Streams
 from chatglm.errors import ChatGLMError
@@ -64,6 +64,7 @@ def build_parser() -> Parser:
         folders.add_convert,
         folders.add_quantize,
         perplexity.add_perplexity,
+        cache.add_cache,
     ):
         add(commands)
     return parser

@@ -8,7 +8,6 @@ from typing import Any
 
 from chatglm.cli.options import add_hub, add_rope_ratio_meaning
 from chatglm.cli.parser import add_command
-from chatglm.cli.progress import progress_line
 
 GGUF_DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
 ROUNDINGS = ("nearest", "mse", "gptq")
@@ -60,6 +59,7 @@ def _convert(options: argparse.Namespace) -> int:
 def _gguf(options: argparse.Namespace) -> int:
     """`chatglm convert SRC DST --to gguf [--dtype D]`."""
     from chatglm.folders.gguf import to_gguf
+    from chatglm.progress import progress_line
 
     step = progress_line()
     progress = None if step is None else lambda done, total: step("tensors", done, total)
@@ -139,6 +139,7 @@ def _quantize(options: argparse.Namespace) -> int:
     from chatglm.errors import ConfigError
     from chatglm.evaluate.perplexity import read_text
     from chatglm.folders.quantize import quantize_folder
+    from chatglm.progress import progress_line
     from chatglm.quant.scheme import QuantScheme
 
     native = options.format == "native"

@@ -23,6 +23,11 @@ def add_loading(command: Parser) -> None:
         metavar="SCHEME",
         help="int4, int8, int4-g64, int4-g128, int4-rowwise (the official format), ... (default: as stored)",
     )
+    group.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="neither use nor keep a quantized copy (chatglm cache lists what is kept)",
+    )
     group.add_argument("--adapter", metavar="FOLDER", help="LoRA folder or hub name to attach")
     group.add_argument("--prefix", metavar="FILE", help="P-Tuning v2 file or folder")
     add_rope_ratio_meaning(group)

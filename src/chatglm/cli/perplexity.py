@@ -8,7 +8,6 @@ from typing import Any
 
 from chatglm.cli.options import add_loading
 from chatglm.cli.parser import add_command
-from chatglm.cli.progress import progress_line
 
 _LOADING = ("dtype", "device", "quantize", "hub", "adapter", "prefix", "rope_ratio_meaning")
 
@@ -27,9 +26,11 @@ def add_perplexity(commands: Any) -> None:
 def _perplexity(options: argparse.Namespace) -> int:
     from chatglm.evaluate.perplexity import perplexity, read_text, report
     from chatglm.loading import load
+    from chatglm.progress import progress_line
 
     text = read_text(options.text)
-    model, tokenizer = load(options.model, **{name: getattr(options, name) for name in _LOADING})
+    loading = {name: getattr(options, name) for name in _LOADING}
+    model, tokenizer = load(options.model, cache=False if options.no_cache else None, **loading)
     context = min(2048, model.config.max_position_embeddings) if options.context is None else options.context
     step = progress_line()
     progress = None if step is None else lambda done, total: step("tokens", done, total)

@@ -23,22 +23,17 @@ from chatglm.model.files import refuse_pointer, write_json
 from chatglm.model.layout import SCALE
 from chatglm.model.saving import Source, save_tensors
 from chatglm.quant import packing, rowwise
-from chatglm.quant.files import SCALES, VALUES, ZEROS
-from chatglm.quant.model import EMBEDDINGS, METHOD, effective_scheme, quantized_layer, scheme_of_layer
-from chatglm.quant.packed import PackedLinear
-from chatglm.quant.packed_embedding import PackedEmbedding
+from chatglm.quant.model import EMBEDDINGS, METHOD, effective_scheme, scheme_of_layer
+from chatglm.quant.parts import Count, Parts, Progress, packed_kinds, packed_parts, parts_of, together
 from chatglm.quant.rounding import Method, Numbers, round_weight
 from chatglm.quant.scheme import QuantScheme
 
 Format = Literal["native", "official"]
 FORMATS: tuple[Format, ...] = ("native", "official")
-Progress = Callable[[str, int, int], None]  # name of the matrix just done, how many are done, how many there are
-Parts = dict[str, Tensor]  # the tensors a matrix becomes, by the last part of their names
 # Given a linear's name: what it becomes, where something better than rounding to nearest is wanted.
 Rounding = Callable[[str], Parts]
 
 _SHARD_SIZE = "1GB"
-_CHUNK = 2**20  # numbers rounded at a time
 _SIDE_FILES = (
     "tokenizer.model", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
     "generation_config.json", "LICENSE", "MODEL_LICENSE",
@@ -89,7 +84,7 @@ def quantize_folder(
         if (source / name).is_file():
             refuse_pointer(source / name)
     names = _names(tensors, scheme)
-    count = _Count(len(names), progress)
+    count = Count(len(names), progress)
     finish = partial(_finish, tensors, scheme, format)
     rounding = _rounding(source, config, scheme, method, text, sequences, length, device, finish)
     result: dict[str, Source] = {}
@@ -111,37 +106,11 @@ class _Configured(nn.Module):
         self.config = config
 
 
-class _Count:
-    """Tells how far things are."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self.progress = 0, total, progress
-
-    def add(self, name: str) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(name, self.done, self.total)
-
-
-class _Parts:
-    """The tensors a matrix becomes. They are made together and asked for one by one; each is let go when it was."""
-
-    def __init__(self, make: Callable[[], Parts]) -> None:
-        self.make = make
-        self.held: Parts = {}
-
-    def take(self, part: str) -> Tensor:
-        if part not in self.held:
-            self.held = self.make()
-        return self.held.pop(part)
-
-
 def _sources(
-    layer: str, weight: Source, scheme: QuantScheme, format: Format, rounding: Rounding | None, count: _Count
+    layer: str, weight: Source, scheme: QuantScheme, format: Format, rounding: Rounding | None, count: Count
 ) -> dict[str, Source]:
     """The tensors to write for one matrix."""
     rows, columns = weight.shape
-    shapes = packing.Shapes(rows, columns, scheme)
 
     def make() -> Parts:
         try:
@@ -150,50 +119,20 @@ def _sources(
             elif format == "official":
                 found = _official_parts(weight.read(), scheme)
             else:
-                found = _native_parts(layer, weight.read(), scheme)
+                found = packed_parts(layer, weight.read(), scheme)
         except ConfigError as error:
             raise error if layer in str(error) else ConfigError(f"{layer}: {error}") from error
         count.add(layer)
         return found
 
-    parts = _Parts(make)
-    if format == "official":
-        width = columns * scheme.bits // 8
-        announced = {"weight": ((rows, width), torch.int8), f"weight{SCALE}": ((rows,), weight.dtype)}
-    else:
-        announced = {
-            VALUES: (shapes.values, shapes.values_dtype),
-            SCALES: (shapes.scales, shapes.scales_dtype),
-        }
-        if not scheme.symmetric:
-            announced[ZEROS] = (shapes.scales, torch.uint8)
-    return {f"{layer}.{part}": Source(*kind, partial(parts.take, part)) for part, kind in announced.items()}
+    stored = {"weight": ((rows, columns * scheme.bits // 8), torch.int8), f"weight{SCALE}": ((rows,), weight.dtype)}
+    kinds = stored if format == "official" else packed_kinds((rows, columns), scheme)
+    return {f"{layer}.{part}": Source(*tensor) for part, tensor in together(kinds, make).items()}
 
 
 def _official_parts(weight: Tensor, scheme: QuantScheme) -> Parts:
     values, scales = rowwise.quantize(weight, scheme.bits, precise=weight.dtype == torch.bfloat16)
     return {"weight": values, f"weight{SCALE}": scales}
-
-
-def _native_parts(layer: str, weight: Tensor, scheme: QuantScheme) -> Parts:
-    """Rounded to nearest as `quantize_model` does it, some rows at a time: the float32 copies stay small."""
-    parts: list[Parts] = []
-    step = max(1, _CHUNK // (weight.shape[1] * packing.BLOCK_ROWS)) * packing.BLOCK_ROWS
-    for rows in weight.split(step):
-        made = quantized_layer(_shell(layer, rows), scheme)
-        assert isinstance(made, (PackedLinear, PackedEmbedding))
-        parts.append(_packed_parts(made.packed))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _shell(layer: str, weight: Tensor) -> nn.Module:
-    """A layer around some rows of a matrix."""
-    rows, columns = weight.shape
-    shell: nn.Linear | nn.Embedding = nn.Linear(columns, rows, bias=False, device="meta")
-    if layer.rpartition(".")[2] in EMBEDDINGS:
-        shell = nn.Embedding(rows, columns, device="meta")
-    shell.weight = nn.Parameter(weight, requires_grad=False)
-    return shell
 
 
 def _finish(tensors: Mapping[str, Source], scheme: QuantScheme, format: Format, layer: str, numbers: Numbers) -> Parts:
@@ -203,15 +142,10 @@ def _finish(tensors: Mapping[str, Source], scheme: QuantScheme, format: Format, 
     assert scales is not None
     weight = tensors[f"{layer}.weight"]
     if format == "native":
-        return _packed_parts(packing.pack(values, scales, zeros, weight.shape[1], _wanted(layer, scheme)))
+        return parts_of(packing.pack(values, scales, zeros, weight.shape[1], _wanted(layer, scheme)))
     values = values[:, : weight.shape[1]].contiguous()
     stored = rowwise.pack(values) if scheme.bits == 4 else values
     return {"weight": stored, f"weight{SCALE}": scales[:, 0].to(weight.dtype)}
-
-
-def _packed_parts(packed: packing.Packed) -> Parts:
-    zeros = {} if packed.zeros is None else {ZEROS: packed.zeros}
-    return {VALUES: packed.values, SCALES: packed.scales, **zeros}
 
 
 def _rounding(

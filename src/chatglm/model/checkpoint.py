@@ -23,6 +23,11 @@ from chatglm.model.storage import Shape, smaller_weights
 from chatglm.model.weights import TensorInfo, WeightFolder
 
 Head = Literal["causal_lm", "sequence_classification"]
+# (shapes by name, stored dtype, are head and embedding one, how to read a tensor) -> what quantized ones become.
+Smaller = Callable[
+    [Mapping[str, Shape], torch.dtype, bool, Callable[[str], Tensor]],
+    Mapping[str, Mapping[str, tuple[Shape, torch.dtype, Callable[[], Tensor]]]],
+]
 
 
 def verify_folder(
@@ -82,6 +87,25 @@ def stored_tensors(weights: WeightFolder, *, bits: int = 0, dtype: torch.dtype |
             source = _source(weights, name, bits, dtype)
             sources[name] = Source(source.shape, source.dtype, partial(_in_turn, turn, source.read))
     return sources
+
+
+def full_tensors(weights: WeightFolder, config: ChatGLMConfig, dtype: torch.dtype | None = None) -> dict[str, Source]:
+    """`stored_tensors` with full weights, whatever form the folder has."""
+    return unpacked_tensors(stored_tensors(weights, bits=config.quantization_bit, dtype=dtype), config, dtype)
+
+
+def smaller_tensors(
+    weights: WeightFolder, config: ChatGLMConfig, smaller: Smaller, dtype: torch.dtype | None = None
+) -> dict[str, Source]:
+    """The tensors of a folder with smaller ones in place of those that `smaller` is about, which are made from what is
+    stored; `dtype` casts the others."""
+    as_stored, others = full_tensors(weights, config), full_tensors(weights, config, dtype)
+    shapes = {name: source.shape for name, source in as_stored.items()}
+    made = smaller(shapes, as_stored[OUTPUT].dtype, config.tie_word_embeddings, lambda name: as_stored[name].read())
+    result: dict[str, Source] = {}
+    for name, source in others.items():
+        result |= {part: Source(*tensor) for part, tensor in made[name].items()} if name in made else {name: source}
+    return result
 
 
 def unpacked_tensors(

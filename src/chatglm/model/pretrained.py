@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from chatglm.errors import CheckpointError
-from chatglm.model.checkpoint import Head, is_foreign, stored_tensors, verify_folder
+from chatglm.model.checkpoint import Head, is_foreign, smaller_tensors, stored_tensors, verify_folder
 from chatglm.model.config import ChatGLMConfig, parse_dtype
 from chatglm.model.files import read_json
 from chatglm.model.layout import CLASSIFIER, PREFIX, SCALE, is_packed, is_storage
@@ -58,6 +58,8 @@ class OfficialCheckpoints(PreTrainedModel):
             raise CheckpointError("weights_only=False would run code found in a .bin file; only tensors are ever read")
         name = pretrained_model_name_or_path
         kwargs |= {key: parse_dtype(kwargs[key]) for key in ("dtype", "torch_dtype") if key in kwargs}
+        if name is not None and hasattr(kwargs.get("quantization_config"), "smaller"):
+            return cls._load_smaller(name, model_args, config, dequantize, kwargs)
         if name is None or any(kwargs.get(key) is not None for key in _FOREIGN_WEIGHTS):
             return super().from_pretrained(name, *model_args, config=config, **kwargs)
         config = cls._resolve_config(name, config, kwargs)
@@ -82,6 +84,23 @@ class OfficialCheckpoints(PreTrainedModel):
             keep_inv_freq(model, weights)
         if packed and dequantize:
             smaller_weights().unpack(model)
+        return (model, info) if kwargs.get("output_loading_info") else model
+
+    @classmethod
+    def _load_smaller(
+        cls, name: str | Path, model_args: tuple[Any, ...], config: Any, dequantize: bool, kwargs: dict[str, Any]
+    ) -> Any:
+        """Full weights, quantized as they are read; a folder that is quantized already stays to transformers."""
+        config = cls._resolve_config(name, config, kwargs)
+        folder = Path(name) / kwargs.get("subfolder", "")
+        weights = cls._verify(folder, config, kwargs) if folder.is_dir() else None
+        full = not config.quantization_bit and not is_packed(config)
+        if weights is None or not (full or dequantize):
+            return super().from_pretrained(name, *model_args, config=config, **kwargs)
+        options = kwargs | {"output_loading_info": True}
+        model, info = cls._load_from_sources(weights, config, dequantize, model_args, options)
+        _check_loaded(info, name, bool(kwargs.get("ignore_mismatched_sizes")))
+        keep_inv_freq(model, weights)
         return (model, info) if kwargs.get("output_loading_info") else model
 
     def save_pretrained(  # type: ignore[override]
@@ -123,6 +142,14 @@ class OfficialCheckpoints(PreTrainedModel):
         magnitudes = WeightRenaming(r"(lora_magnitude_vector\.[^.]+)$", r"\1.weight")
         return super().load_adapter(*args, **kwargs, weight_mapping=[*mapping, magnitudes])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes: also when accelerate keeps its weights elsewhere and brings them layer by layer."""
+        found: torch.device = super().device
+        hooks = (getattr(module, "_hf_hook", None) for module in (self.modules() if found.type == "meta" else ()))
+        devices = (getattr(hook, "execution_device", None) for hook in hooks)
+        return next((torch.device(device) for device in devices if device is not None), found)
+
     @classmethod
     def _resolve_config(
         cls, name: str | Path, config: ChatGLMConfig | str | Path | None, kwargs: dict[str, Any]
@@ -155,10 +182,14 @@ class OfficialCheckpoints(PreTrainedModel):
         config = copy.deepcopy(config)
         target = _target_dtype(config, options)
         sources = stored_tensors(weights, bits=config.quantization_bit if dequantize else 0, dtype=target)
+        if (smaller := getattr(options.get("quantization_config"), "smaller", None)) is not None:
+            sources = smaller_tensors(weights, config, smaller, target)
+            config.__dict__.pop("quantization_config", None)
         if dequantize:
             config.quantization_bit = 0
         options = {key: value for key, value in options.items() if key not in (*_DOWNLOAD_OPTIONS, "torch_dtype")}
-        options |= {"dtype": target, "state_dict": sources, **_quantized_options(config, weights)}
+        options = {**_quantized_options(config, weights), **options}
+        options |= {"dtype": target, "state_dict": sources}
         loaded: Any = super().from_pretrained(None, *model_args, config=config, **options)
         model, info = loaded
         model.config.name_or_path = model.name_or_path = str(weights.path)  # peft reads the second

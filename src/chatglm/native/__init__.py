@@ -8,7 +8,16 @@
 Nothing here chooses: `quant` and `engine` ask `available()` and use torch where the answer is no.
 """
 
-from chatglm.native.kernels import attention, dequantize, gather, layers_forward, linear, product_rate, read_rate
+from chatglm.native.kernels import (
+    attention,
+    dequantize,
+    gather,
+    layers_forward,
+    linear,
+    product_rate,
+    quantize,
+    read_rate,
+)
 from chatglm.native.library import (
     available,
     level,
@@ -40,6 +49,7 @@ __all__ = [
     "linear",
     "num_threads",
     "product_rate",
+    "quantize",
     "read_rate",
     "readable",
     "set_num_threads",

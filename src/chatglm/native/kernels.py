@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from chatglm.native.library import library
-from chatglm.native.structures import Batch, Cache, Caches, Layers, Weight
+from chatglm.native.structures import DTYPES, Batch, Cache, Caches, Layers, Weight
 
 
 def _done(status: int) -> None:
@@ -32,6 +32,22 @@ def dequantize(weight: Weight, first: int = 0, last: int | None = None) -> Tenso
     out = torch.empty(last - first, weight.padded_columns)
     _done(library().chatglm_dequantize(byref(weight.struct), out.data_ptr(), first, last))
     return out[:, : weight.columns]
+
+
+def quantize(target: Weight, weight: Tensor, official: bool) -> bool:
+    """Fill the tensors of `target` with a full weight [rows, columns], float32, float16 or bfloat16, rounded to nearest
+    -> whether it could be: not where a number is not finite or a scale too large, and the tensors then hold anything.
+
+    `official`: by the formula of the official releases, one scale a row in the dtype of the weight.
+    """
+    assert (weight.shape, weight.is_cpu) == ((target.rows, target.columns), True)
+    weight = weight.detach().contiguous()
+    if weight.data_ptr() % weight.itemsize:  # mapped from a file that begins with an odd header
+        weight = weight.clone()
+    call = library().chatglm_quantize
+    status = call(byref(target.struct), weight.data_ptr(), DTYPES[weight.dtype], target.columns, int(official))
+    _done(min(status, 0))
+    return bool(status == 0)
 
 
 def gather(weight: Weight, ids: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _Pointer, _Long, _Int, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
-_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 
 
 def address(tensor: Tensor | None) -> int | None:
@@ -77,6 +77,7 @@ _AsWeight, _AsCache, _AsBatch, _AsLayer = (ctypes.POINTER(structure) for structu
 FUNCTIONS: dict[str, list[Any]] = {
     "chatglm_linear": [_AsWeight, _Pointer, _Long, _Long, _Pointer, _Long],
     "chatglm_dequantize": [_AsWeight, _Pointer, _Long, _Long],
+    "chatglm_quantize": [_AsWeight, _Pointer, _Int, _Long, _Int],
     "chatglm_gather": [_AsWeight, _Pointer, _Pointer, _Long, _Long],
     "chatglm_attention": [_AsCache, _AsBatch, _Pointer, _Pointer, _Pointer, _Pointer, _Long, _Float],
     "chatglm_layers_forward": [_AsLayer, _AsCache, _Long, _AsBatch, _Pointer, _Pointer, _Pointer],
@@ -138,7 +139,7 @@ class Cache:
             address(scales[1]) if scales else None,
             keys.shape[1],
             keys.shape[2],
-            _DTYPES[keys.dtype],
+            DTYPES[keys.dtype],
             block_size,
         )
 

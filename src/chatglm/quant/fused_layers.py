@@ -70,8 +70,9 @@ class FusedForward:
         watches = self._watches if turn is None else self._watches[turn % max(1, len(self._watches)) :][:1]
         if not self._unchanged(watches):
             linears = [linear for layer in self.stack.layers for linear in linears_of(layer)]
-            if not all(isinstance(linear, PackedLinear) and linear.packed_values.is_cpu for linear in linears):
-                return None  # an adapter was put around one, or the model has left
+            here = all(tensor.is_cpu for tensor in (*self.stack.parameters(), *self.stack.buffers()))
+            if not here or not all(isinstance(linear, PackedLinear) for linear in linears):
+                return None  # an adapter was put around one, or the model has left, or a part of it
             self._build()
             watches = self._watches
         return self._caches_of(paged) if all(watch.undisturbed() for watch in watches) else None

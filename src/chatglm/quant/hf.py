@@ -6,18 +6,20 @@ transformers offers one hook that may change the modules of an empty model befor
 Ours swaps the modules and then takes itself off again, so that `.half()`, `.float()`, `.to()` and saving keep working.
 """
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from chatglm.quant.linear import RowwiseLinear, quantize_empty
 from chatglm.quant.model import METHOD as PACKED_METHOD
-from chatglm.quant.model import quantize_empty_model, record
+from chatglm.quant.model import empty_rowwise, pack_rowwise, quantize_empty_model, record
 from chatglm.quant.packed import PackedLinear
 from chatglm.quant.packed_embedding import PackedEmbedding
+from chatglm.quant.parts import Announced, Progress, quantized_tensors
 from chatglm.quant.rowwise import check_bits
 from chatglm.quant.scheme import QuantScheme
 
@@ -43,17 +45,16 @@ class RowwiseConfig(QuantizationConfigMixin):
 
 @register_quantizer(METHOD)
 class RowwiseQuantizer(HfQuantizer):
-    """Puts RowwiseLinear modules into the empty model, and leaves once the weights are in."""
+    """Puts layers of official storage into the empty model; packs them and leaves once the weights are in."""
 
     quantization_config: RowwiseConfig
 
     def _process_model_before_weight_loading(self, model: "PreTrainedModel", **_: Any) -> None:
-        quantize_empty(model, self.quantization_config.bits, self.quantization_config.scale_dtype)
+        empty_rowwise(model, self.quantization_config.bits, self.quantization_config.scale_dtype)
 
     def _process_model_after_weight_loading(self, model: "PreTrainedModel", **_: Any) -> "PreTrainedModel":
+        pack_rowwise(model)
         for module in model.modules():
-            if isinstance(module, RowwiseLinear):
-                module.weight_scale.requires_grad_(False)
             if isinstance(getattr(module, "config", None), type(model.config)):
                 module.config.__dict__.pop("_is_quantized", None)
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
@@ -69,11 +70,39 @@ class RowwiseQuantizer(HfQuantizer):
 
 @register_quantization_config(PACKED_METHOD)
 class PackedConfig(QuantizationConfigMixin):
-    """The `quantization_config` of a packed folder: `scheme` is a QuantScheme or its dict."""
+    """The `quantization_config` of a packed folder. Given with a folder of full weights, these are quantized as they
+    are read: memory holds the result and one full matrix.
 
-    def __init__(self, scheme: QuantScheme | dict[str, Any], **_: Any) -> None:
+    Args:
+        scheme: a QuantScheme, its name or its dict.
+        progress: called after each matrix that was quantized.
+        stored_dtype: of the full weights, where it is known: official files hold their scales in it.
+    """
+
+    def __init__(
+        self,
+        scheme: QuantScheme | str | int | dict[str, Any],
+        *,
+        progress: Progress | None = None,
+        stored_dtype: torch.dtype | None = None,
+        **_: Any,
+    ) -> None:
         super().__init__(quant_method=PACKED_METHOD)  # type: ignore[arg-type]
-        self.scheme = scheme if isinstance(scheme, QuantScheme) else QuantScheme.from_dict(scheme)
+        self.scheme = QuantScheme.from_dict(scheme) if isinstance(scheme, dict) else QuantScheme.parse(scheme)
+        self.progress = progress
+        self.stored_dtype = stored_dtype
+
+    def smaller(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        stored_dtype: torch.dtype,
+        tied: bool,
+        read: Callable[[str], Tensor],
+    ) -> dict[str, dict[str, Announced]]:
+        """What the full weights of a folder become; see `quantized_tensors`. `tied`: head and embedding are one."""
+        self.stored_dtype = stored_dtype
+        scheme = self.scheme.without_ends() if tied else self.scheme
+        return quantized_tensors(shapes, scheme, read, self.progress)
 
     def to_dict(self) -> dict[str, Any]:
         return {"quant_method": PACKED_METHOD, "scheme": self.scheme.to_dict()}
@@ -92,6 +121,8 @@ class PackedQuantizer(HfQuantizer):
         for module in model.modules():
             if isinstance(module, (PackedLinear, PackedEmbedding)):
                 module.check()
+            if isinstance(module, PackedLinear) and self.quantization_config.stored_dtype is not None:
+                module.scale_dtype = self.quantization_config.stored_dtype
             if isinstance(getattr(module, "config", None), type(model.config)):
                 module.config.__dict__.pop("_is_quantized", None)
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """RowwiseLinear: a linear layer that keeps the official INT8 / INT4 storage and dequantizes on the fly.
 
-Parameter names are those of official files: `weight`, `weight_scale`, `bias`. The readable filling of this slot;
-faster kernels share the storage.
+Parameter names are those of official files: `weight`, `weight_scale`, `bias`. The readable filling of this slot, and
+what official files are read into; models hold the same numbers as `PackedLinear`.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chatglm.errors import ConfigError
 from chatglm.quant import rowwise
 
 # The four projections of a layer that official quantized files store row-wise.
@@ -126,63 +125,6 @@ class _Matmul(torch.autograd.Function):
         return gradient @ ctx.module.dequantize().to(gradient.dtype), bias, None
 
 
-def quantize_empty(model: nn.Module, bits: int, scale_dtype: torch.dtype = torch.float16) -> nn.Module:
-    """Put empty RowwiseLinear modules in place of the four linears of every layer, ready for a quantized checkpoint."""
-    rowwise.check_bits(bits)
-    replace_layers(
-        model, linear_names(model), lambda linear: RowwiseLinear.empty_like(linear, bits, scale_dtype=scale_dtype)
-    )
-    record_bits(model, bits)
-    return model
-
-
-def dequantize_model(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Put plain linears back in place of every RowwiseLinear, one at a time. Does nothing to other models.
-
-    The weights take `dtype`, or the floating point dtype of the rest of the model.
-    """
-    if dtype is None:
-        dtype = next(
-            (p.dtype for n, p in model.named_parameters() if p.is_floating_point() and "_scale" not in n), None
-        )
-    found = [name for name, module in model.named_modules() if isinstance(module, RowwiseLinear)]
-    replace_layers(model, found, lambda module: module.to_linear(dtype))
-    record_bits(model, 0)
-    return model
-
-
-def quantized_bits(model: nn.Module) -> int | None:
-    """The bits of the RowwiseLinear modules of a model, or None when it has none."""
-    return next((module.bits for module in model.modules() if isinstance(module, RowwiseLinear)), None)
-
-
 def is_full(module: nn.Module) -> bool:
     """Whether a module is a linear layer with a weight of its own in floating point."""
     return isinstance(module, nn.Linear) and "weight" in module._parameters
-
-
-def linear_names(model: nn.Module) -> list[str]:
-    found = [
-        name
-        for name, module in model.named_modules()
-        if is_full(module) and name.rpartition(".")[2] in QUANTIZED_LINEARS
-    ]
-    if not found:
-        raise ConfigError(
-            f"{type(model).__name__} has no linear layer named {', '.join(QUANTIZED_LINEARS)}: nothing to quantize "
-            "(a model with an adapter attached must be quantized first, or the adapter merged)"
-        )
-    return found
-
-
-def replace_layers(model: nn.Module, names: list[str], make: Callable[[Any], nn.Module]) -> None:
-    # By name, so that each full weight is freed before the next one is touched.
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, make(model.get_submodule(name)))
-
-
-def record_bits(model: nn.Module, bits: int) -> None:
-    config = getattr(model, "config", None)
-    if config is not None:
-        config.quantization_bit = bits

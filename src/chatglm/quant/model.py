@@ -3,22 +3,16 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from chatglm.errors import ConfigError
 from chatglm.quant import rowwise
-from chatglm.quant.linear import (
-    QUANTIZED_LINEARS,
-    RowwiseLinear,
-    is_full,
-    linear_names,
-    quantized_bits,
-    record_bits,
-    replace_layers,
-)
+from chatglm.quant.linear import QUANTIZED_LINEARS, RowwiseLinear, is_full
+from chatglm.quant.mapped import release
 from chatglm.quant.packed import PackedLinear
 from chatglm.quant.packed_embedding import PackedEmbedding
-from chatglm.quant.scheme import QuantScheme
+from chatglm.quant.scheme import OFFICIAL, QuantScheme
 
 METHOD = "chatglm_packed"
 HEADS, EMBEDDINGS = ("output_layer", "lm_head"), ("word_embeddings", "embed_tokens")
@@ -50,42 +44,44 @@ def quantize_model(model: nn.Module, scheme: QuantScheme | str | int, progress: 
     refuse_quantized(model, scheme)
     names = [name for name, _, _ in _layers(model, scheme)]
     for done, name in enumerate(names):
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         wanted = scheme_of_layer(name, scheme)
         assert wanted is not None
         put(model, name, quantized_layer(layer, wanted))
+        release(layer.weight)
         if progress is not None:
             progress(done + 1, len(names))
     record(model, scheme)
     return model
 
 
-def quantize_rowwise(model: nn.Module, bits: int, *, precise: bool | None = None) -> nn.Module:
-    """Replace the four linears of every layer in place, one at a time, and record `config.quantization_bit`.
-
-    Quantizing again to the same bits changes nothing, as in the official code.
+def quantize_rowwise(model: nn.Module, bits: int) -> nn.Module:
+    """`quantize_model` with the official scheme of 4 or 8 bits; once more to the same bits changes nothing, as in the
+    official code.
 
     Raises:
-        ConfigError: unknown bits, a model already quantized to other bits, or no layer to quantize.
+        ConfigError: unknown bits, a model quantized otherwise, or no layer to quantize.
     """
     rowwise.check_bits(bits)
-    current = scheme_of(model)
-    if current is not None and current.is_official and current.bits == bits:
-        return model
-    if current is not None:
-        seen = f"to {current.bits} bits" if current.is_official else f"({current.name})"
-        raise ConfigError(f"the model is already quantized {seen}; load the full weights to get {bits} bits")
-    replace_layers(model, linear_names(model), lambda linear: RowwiseLinear.from_linear(linear, bits, precise=precise))
-    record_bits(model, bits)
-    return model
+    return model if scheme_of(model) == OFFICIAL[bits] else quantize_model(model, OFFICIAL[bits])
 
 
-def quantize_empty_model(model: nn.Module, scheme: QuantScheme) -> nn.Module:
-    """Put empty packed layers where the scheme says, ready for a quantized checkpoint."""
+def quantize_empty_model(model: nn.Module, scheme: QuantScheme, stored_dtype: torch.dtype | None = None) -> nn.Module:
+    """Put empty packed layers where the scheme says, ready for a quantized checkpoint. `stored_dtype`: of the full
+    weights, where it is known; official files hold the scales in it."""
     for name, layer, wanted in list(_layers(model, effective_scheme(model, scheme))):
         embedding = isinstance(layer, nn.Embedding)
         put(model, name, PackedEmbedding.empty_like(layer) if embedding else PackedLinear.empty_like(layer, wanted))
     record(model, scheme)
+    return model
+
+
+def empty_rowwise(model: nn.Module, bits: int, scale_dtype: torch.dtype = torch.float16) -> nn.Module:
+    """Put empty layers of official storage where such a file has them; `pack_rowwise` follows when they are filled."""
+    rowwise.check_bits(bits)
+    for name, layer, _ in list(_layers(model, OFFICIAL[bits])):
+        put(model, name, RowwiseLinear.empty_like(layer, bits, scale_dtype=scale_dtype))
+    record(model, OFFICIAL[bits])
     return model
 
 
@@ -99,11 +95,13 @@ def quantized_layer(layer: nn.Module, scheme: QuantScheme) -> nn.Module:
 
 def pack_rowwise(model: nn.Module) -> nn.Module:
     """Lay official row-wise layers out for the kernels, in place, one at a time. The numbers stay the same, and
-    saving writes the official format again."""
+    saving writes the official format again. Layers that are elsewhere (accelerate's offloading) stay as they are."""
     for name in [name for name, layer in model.named_modules() if isinstance(layer, RowwiseLinear)]:
         layer = model.get_submodule(name)
         assert isinstance(layer, RowwiseLinear)
-        put(model, name, PackedLinear.from_rowwise(layer))
+        if not layer.weight.is_meta:
+            put(model, name, PackedLinear.from_rowwise(layer))
+            release(layer.weight)
     return model
 
 
@@ -122,10 +120,13 @@ def scheme_of(model: nn.Module) -> QuantScheme | None:
     config = getattr(model, "config", None)
     if (scheme := scheme_of_config(config)) is not None:
         return scheme
-    bits = quantized_bits(model)
-    if bits is None:
-        bits = next((m.scheme.bits for m in model.modules() if isinstance(m, PackedLinear)), None)
-    return None if bits is None else QuantScheme.parse(f"int{bits}-rowwise")
+    found = (_bits_of(module) for module in model.modules() if isinstance(module, (RowwiseLinear, PackedLinear)))
+    bits = next(found, None)
+    return None if bits is None else OFFICIAL[bits]
+
+
+def _bits_of(layer: RowwiseLinear | PackedLinear) -> int:
+    return layer.bits if isinstance(layer, RowwiseLinear) else layer.scheme.bits
 
 
 def scheme_of_config(config: Any) -> QuantScheme | None:
@@ -154,7 +155,7 @@ def record(model: nn.Module, scheme: QuantScheme | None) -> None:
 def effective_scheme(model: nn.Module, scheme: QuantScheme) -> QuantScheme:
     """Without head and embedding where the model ties the two: they are one tensor, which must stay one."""
     if getattr(getattr(model, "config", None), "tie_word_embeddings", False):
-        return QuantScheme(scheme.bits, scheme.group_size, scheme.symmetric, None, None, scheme.skip)
+        return scheme.without_ends()
     return scheme
 
 

@@ -10,6 +10,7 @@ from chatglm.errors import ConfigError
 from chatglm.quant import rowwise
 from chatglm.quant.kernels import torch_int4
 from chatglm.quant.kernels.ops import missing, packed_linear, say_once
+from chatglm.quant.kernels.rounding import rounded
 from chatglm.quant.linear import RowwiseLinear
 from chatglm.quant.no_weight import NoWeight
 from chatglm.quant.packed_weight import PackedWeight, mark
@@ -51,7 +52,14 @@ class PackedLinear(PackedWeight, nn.Linear):  # type: ignore[misc]  # torch says
 
         Schemes with one scale a row follow the official formula, as `RowwiseLinear` does.
         """
-        if scheme.group_size is None:
+        official = scheme.group_size is None
+        if (packed := rounded(linear.weight, scheme, official=official)) is not None:
+            layer = cls(linear.in_features, linear.out_features, scheme, device="meta")
+            layer.hold(packed)
+            layer.bias = linear.bias
+            layer.scale_dtype = linear.weight.dtype
+            return layer
+        if official:
             return cls.from_rowwise(RowwiseLinear.from_linear(linear, scheme.bits), scheme)
         return cls.from_parts(*quantize(linear.weight.detach(), scheme), linear.in_features, scheme, linear.bias)
 
@@ -128,6 +136,16 @@ class PackedLinear(PackedWeight, nn.Linear):  # type: ignore[misc]  # torch says
             "weight_scale": ((self.out_features,), self.scale_dtype, lambda: self.to_rowwise().weight_scale.data),
         }
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Takes what official files hold, too."""
+        official = [f"{prefix}weight", f"{prefix}weight_scale"]
+        if self.scheme.is_official and all(name in state_dict for name in official):
+            values, scale = (state_dict.pop(name) for name in official)
+            whole = rowwise.unpack(values) if self.scheme.bits == 4 else values
+            packed = pack(whole, scale.float()[:, None], None, self.in_features, self.scheme)
+            state_dict |= {f"{prefix}packed_values": packed.values, f"{prefix}packed_scales": packed.scales}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @property
     def weight(self) -> NoWeight:  # type: ignore[override]
         """Shape and device of the full weight, which is not there: for those who only look at an nn.Linear."""
@@ -143,6 +161,11 @@ class PackedLinear(PackedWeight, nn.Linear):  # type: ignore[misc]  # torch says
         """The product without a backward pass."""
         if states.shape[-1] != self.in_features:
             raise ConfigError(f"the input has {states.shape[-1]} features, this layer takes {self.in_features}")
+        if states.device != self.packed_values.device and not torch.compiler.is_compiling():
+            raise ConfigError(
+                f"the input is on {states.device}, the weight on {self.packed_values.device}; they must be on one "
+                "device (where accelerate keeps weights elsewhere, call the whole model)"
+            )
         if (weight := self._torch_weight(states)) is not None:
             return torch_int4.linear(states, weight, self.bias)
         scheme, zeros = self.scheme, self.packed_zeros

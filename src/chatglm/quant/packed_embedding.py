@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.errors import CheckpointError
+from chatglm.quant.kernels.rounding import rounded
 from chatglm.quant.packed_weight import PackedWeight
 from chatglm.quant.packing import pack, quantize
 from chatglm.quant.scheme import OFFICIAL
@@ -32,7 +33,7 @@ class PackedEmbedding(PackedWeight):
         weight = embedding.weight.detach()
         layer = cls(*weight.shape, device="meta", dtype=weight.dtype)
         scheme = layer.scheme
-        layer.hold(pack(*quantize(weight, scheme), weight.shape[1], scheme))
+        layer.hold(rounded(weight, scheme) or pack(*quantize(weight, scheme), weight.shape[1], scheme))
         return layer
 
     @classmethod

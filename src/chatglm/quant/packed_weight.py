@@ -22,6 +22,7 @@ class PackedWeight(nn.Module):
     packed_values: Tensor
     packed_scales: Tensor
     packed_zeros: Tensor | None
+    _is_hf_initialized = True  # there is nothing that transformers could fill with random numbers
 
     def __init__(
         self,

@@ -100,6 +100,10 @@ class QuantScheme:
         """Whether the layer of this name is to be left as it is."""
         return any(fnmatchcase(name, pattern) for pattern in self.skip)
 
+    def without_ends(self) -> "QuantScheme":
+        """For models whose head and embedding are one tensor, which must stay one: both are left as they are."""
+        return replace(self, head_bits=None, embedding_bits=None)
+
     def for_head(self) -> "QuantScheme":
         """The scheme of the output layer alone; `head_bits` must be given."""
         assert self.head_bits is not None

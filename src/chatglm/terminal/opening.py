@@ -116,5 +116,6 @@ def load_model(options: argparse.Namespace) -> Loaded:
         adapter=options.adapter,
         prefix=options.prefix,
         rope_ratio_meaning=options.rope_ratio_meaning,
+        cache=False if options.no_cache else None,
     )
     return engine_for(model, tokenizer), tokenizer
