@@ -1,4 +1,4 @@
-"""What the engine itself costs and how long it lets others wait, over a stub of a network: the table of issue 1.
+"""What the engine itself costs and how long it lets others wait, over a stub of a network: one table.
 
     python benchmarks/engine.py                      # this code
     python benchmarks/engine.py --source ../base/src # another checkout's, for the column "before"
@@ -279,7 +279,7 @@ def scoring(count: int = 200, shared: int = 1500) -> dict[str, str]:
             seconds.append(f"{time.perf_counter() - begun:.2f} s")
             values.append([score.logprob for score in scores])
         worst = max(abs(a - b) for a, b in zip(values[0], values[-1], strict=True))
-        told = " / ".join([*seconds, "-"][:2]) + f"; largest difference {worst:.1g}"
+        told = " / ".join([*seconds, "-"][:2]) + (f"; largest difference {worst:.1g}" if len(values) > 1 else "")
         rows[f"score of {count} continuations of {shared:,} tokens, {name}: one by one / together"] = told
     return rows
 
