@@ -8,10 +8,8 @@ from torch import Tensor, nn
 
 from chatglm.quant import rowwise
 from chatglm.quant.model import scheme_of_config, scheme_of_layer, unpack_model
-from chatglm.quant.packing import Packed, Shapes, dequantize
+from chatglm.quant.packing import SCALES, VALUES, ZEROS, Packed, Shapes, dequantize
 from chatglm.quant.scheme import QuantScheme
-
-VALUES, SCALES, ZEROS = "packed_values", "packed_scales", "packed_zeros"
 
 
 def packed_shapes(shapes: Mapping[str, tuple[int, ...]], scheme: QuantScheme) -> dict[str, tuple[int, ...]]:

@@ -22,6 +22,7 @@ from chatglm.quant.scheme import QuantScheme
 
 BLOCK_ROWS = 16
 COLUMN_STEP = 32
+VALUES, SCALES, ZEROS = "packed_values", "packed_scales", "packed_zeros"  # the tensors' names, behind the layer's
 
 
 @dataclass

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from chatglm import native
 from chatglm.errors import ConfigError
 from chatglm.quant import packing
-from chatglm.quant.files import SCALES, VALUES, ZEROS
 from chatglm.quant.model import EMBEDDINGS, quantized_layer, scheme_of_layer
 from chatglm.quant.packed import PackedLinear
 from chatglm.quant.packed_embedding import PackedEmbedding
+from chatglm.quant.packing import SCALES, VALUES, ZEROS
 from chatglm.quant.scheme import QuantScheme
 
 Parts = dict[str, Tensor]  # the tensors a matrix becomes, by the last part of their names
