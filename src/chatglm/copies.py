@@ -177,7 +177,7 @@ def _stamp(file: Path) -> Sequence[Any]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return None
     whole = isinstance(about, dict) and {"source", "scheme", "created", "files"} <= set(about)
