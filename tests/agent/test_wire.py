@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatglm.agent.events import ImageProduced, Notice, TaskEvent, ToolCallDone
+from chatglm.agent.events import ImageProduced, Notice, TaskEvent, ToolCallDone, TurnDone
 from chatglm.agent.wire import KINDS, from_json, to_json
 from chatglm.chat.message import Done, ToolCall
 from chatglm.errors import SessionError

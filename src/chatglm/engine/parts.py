@@ -65,7 +65,8 @@ def draft_model_for(runner: ModelRunner, draft_model: Any, blocks: int, config: 
     """
     if draft_model is None:
         return None
-    if not isinstance(draft_model, nn.Module) or not hasattr(draft_model, "config"):
+    is_network = isinstance(draft_model, nn.Module) and hasattr(draft_model, "config")
+    if not is_network:
         raise RequestError(f"draft_model is a {type(draft_model).__name__}; it must be a network or None")
     sizes = (int(draft_model.config.vocab_size), int(runner.model.config.vocab_size))
     if sizes[0] != sizes[1]:

@@ -61,8 +61,8 @@ def _refuse_absent(model: nn.Module, names: list[str]) -> None:
     absent = next((name for name in names if model.get_submodule(name).weight.is_meta), None)
     if absent is not None:
         raise ConfigError(
-            f"the weight of {absent} is not in memory (it is offloaded, or was never loaded); quantize the model first, "
-            'or load the folder with quantize="int4"'
+            f"the weight of {absent} is not in memory (it is offloaded, or was never loaded); quantize the model "
+            'first, or load the folder with quantize="int4"'
         )
 
 
