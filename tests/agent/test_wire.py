@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatglm.agent.events import ImageProduced, Notice, TaskEvent, ToolCallDone
+from chatglm.agent.events import ImageProduced, Notice, TaskEvent, ToolCallDone, TurnDone
 from chatglm.agent.wire import KINDS, from_json, to_json
 from chatglm.chat.message import Done, ToolCall
 from chatglm.errors import SessionError
@@ -65,3 +65,8 @@ NOTICE = to_json(Notice("restarted", 1))
 def test_what_is_no_event(item, message):
     with pytest.raises(SessionError, match=message):
         from_json(item)
+
+
+def test_a_word_that_is_none_of_a_fields_words_is_told_all_of_them() -> None:
+    with pytest.raises(SessionError, match=r"reason is 'x'; it must be one of '.*'length'"):
+        from_json(to_json(TurnDone("length", 0, 1, 2, 3.0, True, 1.0, 2.0)) | {"reason": "x"})

@@ -1,6 +1,7 @@
 """What transformers' own tests ask of every model, where ours checks and translates: errors, reports, settings."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from tiny_folders import as_bin, base_folder, edit_config, rewrite, shard
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from chatglm.errors import CheckpointError
+from chatglm.errors import CheckpointError, ConfigError
 from chatglm.loading import demo_folder, load
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
@@ -129,6 +130,16 @@ def test_groups_can_be_set_by_the_standard_name_and_must_agree() -> None:
             )
 
 
+def test_a_key_that_follows_from_others_may_be_there_and_must_agree(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path)
+    for key in ("use_return_dict", "rotary_dim", "qkv_size"):
+        said = getattr(ChatGLMConfig.from_pretrained(folder), key)
+        assert getattr(ChatGLMConfig.from_pretrained(written(folder, **{key: said})), key) == said
+        with pytest.raises(ConfigError, match=f"'{key}' is 3"):
+            ChatGLMConfig.from_pretrained(written(folder, **{key: 3}))
+        written(folder, **{key: ...})
+
+
 def test_tuples_are_given_only_to_those_who_ask(tmp_path: Path) -> None:
     folder = written(base_folder(tmp_path), return_dict=False)
     model: Any = AutoModel.from_pretrained(folder)
@@ -157,8 +168,9 @@ def test_a_dtype_may_be_named_with_its_module(key: str, name: str, tmp_path: Pat
     folder = base_folder(tmp_path)
     model = AutoModel.from_pretrained(folder, **{key: name})
     assert model.dtype == getattr(torch, name.removeprefix("torch."))
-    with pytest.raises(ValueError, match="'torch.float99'"):
-        AutoModel.from_pretrained(folder, **{key: "torch.float99"})
+    for bad in ("torch.float99", "int8", "float8_e4m3fn", torch.int8, torch.float8_e4m3fn):
+        with pytest.raises(ConfigError, match=re.escape(f"{bad!r} is no dtype")):
+            AutoModel.from_pretrained(folder, **{key: bad})
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1018370\n"
@@ -193,3 +205,12 @@ def test_a_git_lfs_pointer_is_named_whatever_file_it_stands_for(name: str, tmp_p
     with pytest.raises(CheckpointError, match="git-lfs pointer") as caught:
         load(folder, **options)
     assert name in str(caught.value)
+
+
+def test_a_damaged_generation_config_is_named_by_every_way_of_loading(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path)
+    for content in (POINTER, b"[1]", b"{"):
+        (folder / "generation_config.json").write_bytes(content)
+        for way in (AutoModel.from_pretrained, ChatGLMForConditionalGeneration.from_pretrained):
+            with pytest.raises(CheckpointError, match="generation_config.json"):
+                way(folder)

@@ -82,6 +82,15 @@ def test_a_chat_follows_the_adapter(kind: str, before: str) -> None:
         assert wrapper.chat(TOKENIZER, QUESTION, **GREEDY) == base
 
 
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+@pytest.mark.parametrize("kind", sorted(BESIDE_MODULES))
+def test_a_quantized_model_takes_the_same_adapters(kind: str, scheme: str) -> None:
+    wrapper = attached(kind, load().quantize(scheme))
+    answer = reply(wrapper, TOKENIZER, [{"role": "user", "content": QUESTION}], **GREEDY)
+    list(answer)
+    assert answer.token_ids == generated(wrapper)
+
+
 def test_stream_generate_follows_it_too() -> None:
     wrapper = attached("prompt tuning", load())
     ids = TOKENIZER.build_chat_input(QUESTION)["input_ids"]

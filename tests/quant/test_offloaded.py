@@ -61,6 +61,15 @@ def test_chat_is_generate_and_harms_nothing(
     assert names == [(name, type(module)) for name, module in model.named_modules()]
 
 
+@pytest.mark.parametrize("scheme", [4, "int4"])
+def test_what_is_elsewhere_cannot_be_quantized_and_is_left_as_it_was(scheme: int | str, tmp_path: Path) -> None:
+    model, tokenizer = one_by_one(WEIGHTS, tmp_path), AutoTokenizer.from_pretrained(WEIGHTS)
+    with pytest.raises(ConfigError, match="is not in memory"):
+        model.quantize(scheme)
+    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+    assert model.chat(tokenizer, QUESTION, do_sample=False, max_new_tokens=TOKENS)[0]
+
+
 def test_a_weight_that_is_elsewhere_is_no_product_of_what_lies_in_memory() -> None:
     layer = PackedLinear.from_linear(torch.nn.Linear(32, 16), QuantScheme.parse("int4")).to("meta")
     with pytest.raises(ConfigError, match="the input is on cpu, the weight on meta"):

@@ -82,7 +82,8 @@ def _read(value: Any, hint: Any, where: str) -> Any:
             return value
     elif _is_plain(value, get_origin(hint) or hint):
         return value
-    raise SessionError(f"{where} is {value!r:.200}; it must be {getattr(hint, '__name__', hint)}")
+    choices = f"one of {', '.join(map(repr, get_args(hint)))}" if get_origin(hint) is Literal else ""
+    raise SessionError(f"{where} is {value!r:.200}; it must be {choices or getattr(hint, '__name__', hint)}")
 
 
 def _is_plain(value: Any, kind: Any) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from chatglm.engine.ahead import RunAhead
 from chatglm.engine.cache import KVCache
@@ -60,10 +61,13 @@ def draft_model_for(runner: ModelRunner, draft_model: Any, blocks: int, config: 
     """A draft model beside the one of `runner`, with a cache of its own.
 
     Raises:
-        RequestError: their vocabularies differ.
+        RequestError: it is no network, or their vocabularies differ.
     """
     if draft_model is None:
         return None
+    is_network = isinstance(draft_model, nn.Module) and hasattr(draft_model, "config")
+    if not is_network:
+        raise RequestError(f"draft_model is a {type(draft_model).__name__}; it must be a network or None")
     sizes = (int(draft_model.config.vocab_size), int(runner.model.config.vocab_size))
     if sizes[0] != sizes[1]:
         raise RequestError(f"the draft model has {sizes[0]} tokens and the model {sizes[1]}; they must be equal")

@@ -120,7 +120,9 @@ class ChatGLMConfig(PreTrainedConfig):
         if kwargs.get("torch_dtype") is not None:
             kwargs["torch_dtype"] = parse_dtype(kwargs["torch_dtype"])
         name = kwargs.get("name_or_path") or kwargs.get("_name_or_path") or ""
+        derived = {key: kwargs.pop(key) for key in [*kwargs] if _has_no_setter(type(self), key)}
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        _check_derived(self, derived)
         if self.rope_ratio != 1 and self.rope_ratio_meaning is None:
             self.rope_ratio_meaning = _rope_ratio_evidence(str(name))
         _check_types(self)
@@ -242,16 +244,18 @@ def read_config(folder: str | Path, **overrides: Any) -> ChatGLMConfig:
 
 
 def parse_dtype(dtype: Any) -> Any:
-    """A dtype by its name, "float16" or "torch.float16"; "auto", None and a dtype are what they are.
+    """A dtype by its name, "float16" or "torch.float16"; "auto" and None are what they are.
 
     Raises:
-        ConfigError: no such dtype.
+        ConfigError: no such dtype, or none that weights are computed in.
     """
-    if not isinstance(dtype, str) or dtype == "auto":
+    if dtype == "auto" or not isinstance(dtype, (str, torch.dtype)):
         return dtype
-    found = getattr(torch, dtype.removeprefix("torch."), None)
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
         raise ConfigError(f"{dtype!r} is no dtype; it must be one like 'float16'")
+    if not found.is_floating_point or found.itemsize == 1:
+        raise ConfigError(f"{dtype!r} is no dtype to compute in; it must be one like 'float16'")
     return found
 
 
@@ -310,6 +314,20 @@ def _generation_in_code(folder: Path) -> RopeRatioMeaning | None:
     if not path.is_file():
         return None
     return "base" if "<|assistant|>" in path.read_text(encoding="utf-8-sig", errors="replace") else "position"
+
+
+def _has_no_setter(kind: type, key: str) -> bool:
+    found = getattr(kind, key, None)
+    return isinstance(found, property) and found.fset is None
+
+
+def _check_derived(config: ChatGLMConfig, given: dict[str, Any]) -> None:
+    """Keys that follow from the others may stand in a file, but not contradict them."""
+    for key, value in given.items():
+        if value is not None and value != getattr(config, key):
+            raise ConfigError(
+                f"config key {key!r} is {value!r}, and {getattr(config, key)!r} by the other keys; remove it"
+            )
 
 
 def _read_key_value_heads(config: ChatGLMConfig, groups: Any) -> None:

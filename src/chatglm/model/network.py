@@ -120,6 +120,11 @@ class ChatGLMPreTrainedModel(OfficialCheckpoints):
     # In every official file; only its length was ever used, and the angles are computed exactly here.
     _keys_to_ignore_on_load_unexpected = [r"rotary_pos_emb\.inv_freq$"]
 
+    def get_submodule(self, target: str) -> nn.Module:
+        """As in torch. Where peft first looks for the embedding is the embedding: its other way is to look for a
+        parameter with a row for each id, and quantized embeddings have none."""
+        return self.get_input_embeddings() if target == "embeddings.word_embeddings" else super().get_submodule(target)
+
     @classmethod
     def from_pretrained(cls, *args: Any, device: Any = None, empty_init: bool = True, **kwargs: Any) -> Any:
         """As in `OfficialCheckpoints`, with the official `device="cuda"`; `empty_init` is accepted and always true."""

@@ -68,6 +68,8 @@ class OfficialCheckpoints(PreTrainedModel):
         local = folder.is_dir() and not (folder / "adapter_config.json").is_file()
         if local and kwargs.get("output_loading_info") and is_foreign(folder, config):  # the report says it all
             return super().from_pretrained(name, *model_args, config=config, **kwargs)
+        if local and (folder / "generation_config.json").is_file():
+            read_json(folder / "generation_config.json")  # says what is wrong with it
         weights = cls._verify(folder, config, kwargs) if local else None
         options = kwargs | {"output_loading_info": True}
         packed = is_packed(config)

@@ -74,6 +74,7 @@ class Options:
         for name in sorted(_OTHER_RESULTS & set(options)):
             raise PromptError(f"{name}={options[name]!r} has no meaning in a conversation, whose result is one text")
         refuse(options)
+        _check_lookup(options.get("prompt_lookup_num_tokens"))
         self.only_generate = sorted(set(options) - _ENGINE)
         self.num_beams = int(options.get("num_beams", 1))
 
@@ -187,6 +188,11 @@ def refuse(options: Mapping[str, Any]) -> None:
     for name in sorted(set(_REFUSED) & set(options)):
         if options[name]:
             raise PromptError(f"{name}={options[name]!r} cannot be used here: {_REFUSED[name]}")
+
+
+def _check_lookup(tokens: Any) -> None:
+    if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
+        raise PromptError(f"prompt_lookup_num_tokens is {tokens!r}; it must be a whole number of at least 1")
 
 
 def _defaults(model: Any, given: GenerationConfig | None) -> dict[str, Any]:

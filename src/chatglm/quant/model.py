@@ -38,11 +38,12 @@ def quantize_model(model: nn.Module, scheme: QuantScheme | str | int, progress: 
 
     Raises:
         ConfigError: the model is quantized already (doing it twice would add the errors up), holds an adapter that is
-        in the way, or has no layer the scheme is about.
+        in the way, has no layer the scheme is about, or keeps weights elsewhere than in memory.
     """
     scheme = effective_scheme(model, QuantScheme.parse(scheme))
     refuse_quantized(model, scheme)
     names = [name for name, _, _ in _layers(model, scheme)]
+    _refuse_absent(model, names)
     for done, name in enumerate(names):
         layer: Any = model.get_submodule(name)
         wanted = scheme_of_layer(name, scheme)
@@ -53,6 +54,16 @@ def quantize_model(model: nn.Module, scheme: QuantScheme | str | int, progress: 
             progress(done + 1, len(names))
     record(model, scheme)
     return model
+
+
+def _refuse_absent(model: nn.Module, names: list[str]) -> None:
+    """Before any layer is touched: what accelerate keeps elsewhere has no values here."""
+    absent = next((name for name in names if model.get_submodule(name).weight.is_meta), None)
+    if absent is not None:
+        raise ConfigError(
+            f"the weight of {absent} is not in memory (it is offloaded, or was never loaded); quantize the model "
+            'first, or load the folder with quantize="int4"'
+        )
 
 
 def quantize_rowwise(model: nn.Module, bits: int) -> nn.Module:
