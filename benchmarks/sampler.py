@@ -22,6 +22,7 @@ if options.source:
 
 import torch  # noqa: E402
 
+from chatglm import native  # noqa: E402
 from chatglm.engine import sampling  # noqa: E402
 from chatglm.engine.request import Request, SamplingParams  # noqa: E402
 
@@ -64,6 +65,8 @@ def logits() -> torch.Tensor:
 
 
 def main() -> None:
+    if native.available():
+        native.set_num_threads(1)  # so that the time of this thread is all of it
     sampler, peaked = sampling.Sampler(options.vocabulary - 226), logits()
     cases = [(name, rows_of(context, settings)) for name, context, settings in CASES]
     times: dict[str, list[float]] = {name: [] for name, _ in cases}
