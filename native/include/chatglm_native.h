@@ -65,6 +65,7 @@ typedef struct {
     float *log_sums;  // [rows] log of the sum of e^(score - most)
     float *logprobs;  // [rows][count] score - most - log_sum, in descending order; of equals the lower id comes first
     int64_t *ids;     // [rows][count]
+    float *kept;      // [rows][size] a copy of the scores, made on the way; NULL: none is wanted
 } chatglm_highest;
 
 // The tokens of one step, those of each request in a row.

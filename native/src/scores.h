@@ -12,9 +12,8 @@ inline Floats penalized(uint32_t bits, Floats scores, Floats penalty) {
 void edit_row(float *scores, int64_t size, const chatglm_edit &edit) {
     const Floats penalty = set(edit.penalty);
     const int64_t words = edit.seen ? divide_up(size, 32) : 0;
-    for (int64_t w = 0; w < words; ++w) {
+    for (int64_t w = 0; w < words; ++w) {  // also where no bit is set: memory likes to be read in order
         const uint32_t bits = edit.seen[w];
-        if (bits == 0) continue;
         float *p = scores + 32 * w, last[32] = {};
         const int64_t left = smaller(32, size - 32 * w);
         if (left < 32) memcpy(last, p, static_cast<size_t>(left) * sizeof(float));
@@ -78,12 +77,14 @@ double sum_of_exponentials(const float *scores, int64_t size, float most) {
 }
 
 // The blocks with the `count` highest maxima hold the `count` highest scores, so the rest is never looked at again.
-void highest_row(const float *scores, int64_t size, int64_t count, float *maxima, Highest &highest) {
+void highest_row(const float *scores, int64_t size, int64_t count, float *kept, float *maxima, Highest &highest) {
     const int64_t blocks = divide_up(size, block);
     Highest of_blocks{};
     of_blocks.count = smaller(count, blocks);
     for (int64_t b = 0; b < blocks; ++b) {
-        maxima[b] = largest_of(scores + b * block, smaller(block, size - b * block));
+        const int64_t here = smaller(block, size - b * block);
+        maxima[b] = largest_of(scores + b * block, here);
+        if (kept) memcpy(kept + b * block, scores + b * block, static_cast<size_t>(here) * sizeof(float));
         if (of_blocks.enters(maxima[b])) of_blocks.enter(maxima[b], b);
     }
     const float least = of_blocks.values[of_blocks.count - 1];
@@ -100,7 +101,8 @@ void highest(const float *scores, int64_t size, int64_t rows, int64_t count, con
     chatglm::parallel(rows, [&](int64_t row, int thread) {
         const float *own = scores + row * size;
         Highest found{};  // with a NaN it may not fill up
-        highest_row(own, size, count, chatglm::thread_scratch(thread, 3, divide_up(size, block)), found);
+        float *maxima = chatglm::thread_scratch(thread, 3, divide_up(size, block));
+        highest_row(own, size, count, out->kept ? out->kept + row * size : nullptr, maxima, found);
         const float log_sum = static_cast<float>(log(sum_of_exponentials(own, size, found.values[0])));
         const float most = log_sum == log_sum ? found.values[0] : NAN;
         out->most[row] = most;

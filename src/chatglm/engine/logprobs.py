@@ -25,8 +25,9 @@ class Likelihoods:
     def __init__(self, raw: Tensor, count: int, room: Room, *, changes: bool) -> None:
         count = min(count, raw.shape[1])
         if raw.device.type == "cpu" and native.available():
-            self._most, self._log_sums, self.logprobs, self.ids = native.find_highest(raw, count)
-            self._numbers = room(raw.device, *raw.shape).copy_(raw) if changes else raw
+            kept = room(raw.device, *raw.shape) if changes else None
+            self._most, self._log_sums, self.logprobs, self.ids = native.find_highest(raw, count, kept)
+            self._numbers = raw if kept is None else kept
         else:
             self._most = self._log_sums = raw.new_zeros(len(raw))
             self._numbers = torch.log_softmax(raw, dim=1, out=room(raw.device, *raw.shape))

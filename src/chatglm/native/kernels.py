@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chatglm.native.library import library
-from chatglm.native.structures import DTYPES, Batch, Cache, Caches, Edit, Highest, Layers, Weight
+from chatglm.native.structures import DTYPES, Batch, Cache, Caches, Edit, Highest, Layers, Weight, address
 
 
 def _done(status: int) -> None:
@@ -95,16 +95,17 @@ def edit_scores(scores: Tensor, edits: Sequence[Edit]) -> None:
 MOST_HIGHEST = 64  # CHATGLM_MOST_HIGHEST
 
 
-def find_highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def find_highest(scores: Tensor, count: int, kept: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of scores float32 [n, V] the highest [n], log(sum(exp(score - highest))) [n], and the log-probabilities of the
     `count` most likely [n, count] with their ids, of equals the lower ids. A row that holds NaN, or whose highest is
-    not finite, has NaN everywhere and any ids."""
+    not finite, has NaN everywhere and any ids. `kept` [n, V] becomes a copy of the scores, for less than a copy costs."""
     assert (scores.dtype, scores.is_contiguous()) == (torch.float32, True)
+    assert kept is None or (kept.dtype, kept.shape, kept.is_contiguous()) == (torch.float32, scores.shape, True)
     assert 1 <= count <= min(MOST_HIGHEST, scores.shape[1])
     most, log_sums = torch.empty(2, len(scores))
     logprobs = torch.empty(len(scores), count)
     ids = torch.empty(len(scores), count, dtype=torch.int64)
-    out = Highest(most.data_ptr(), log_sums.data_ptr(), logprobs.data_ptr(), ids.data_ptr())
+    out = Highest(most.data_ptr(), log_sums.data_ptr(), logprobs.data_ptr(), ids.data_ptr(), address(kept))
     _done(library().chatglm_find_highest(scores.data_ptr(), scores.shape[1], len(scores), count, byref(out)))
     return most, log_sums, logprobs, ids
 
