@@ -40,7 +40,7 @@ class Likelihoods:
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    """Numbers in the order of the scores [n, V], and of equal ones by falling id, so that no two are the same: int64."""
+    """int64 numbers in the order of the scores [n, V], equal ones by falling id, so that no two are the same."""
     bits = (scores + 0.0).view(torch.int32)  # -0.0 is 0.0
     ordered = bits ^ (bits >> 31 & 0x7FFFFFFF)  # the bits of negative numbers run the other way
     falling = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)

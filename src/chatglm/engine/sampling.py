@@ -120,9 +120,7 @@ class Sampler:
         if wanting:
             whole = len(wanting) == len(rows)
             which = slice(None) if whole else on_device(wanting, torch.long, scores.device)
-            likelihoods = Likelihoods(
-                scores[which], _MOST_LOGPROBS, self._for_logprobs, changes=whole and bool(edits)
-            )
+            likelihoods = Likelihoods(scores[which], _MOST_LOGPROBS, self._for_logprobs, changes=whole and bool(edits))
         if edits:
             edits.apply(scores, first, self._room)
         tokens = self._tokens(scores, rows)

@@ -98,7 +98,8 @@ MOST_HIGHEST = 64  # CHATGLM_MOST_HIGHEST
 def find_highest(scores: Tensor, count: int, kept: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of scores float32 [n, V] the highest [n], log(sum(exp(score - highest))) [n], and the log-probabilities of the
     `count` most likely [n, count] with their ids, of equals the lower ids. A row that holds NaN, or whose highest is
-    not finite, has NaN everywhere and any ids. `kept` [n, V] becomes a copy of the scores, for less than a copy costs."""
+    not finite, has NaN everywhere and any ids. `kept` [n, V] becomes a copy of the scores.
+    """
     assert (scores.dtype, scores.is_contiguous()) == (torch.float32, True)
     assert kept is None or (kept.dtype, kept.shape, kept.is_contiguous()) == (torch.float32, scores.shape, True)
     assert 1 <= count <= min(MOST_HIGHEST, scores.shape[1])

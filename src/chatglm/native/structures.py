@@ -86,7 +86,13 @@ class Edit(ctypes.Structure):
 
 
 class Highest(ctypes.Structure):
-    _fields_ = [("most", _Pointer), ("log_sums", _Pointer), ("logprobs", _Pointer), ("ids", _Pointer), ("kept", _Pointer)]
+    _fields_ = [
+        ("most", _Pointer),
+        ("log_sums", _Pointer),
+        ("logprobs", _Pointer),
+        ("ids", _Pointer),
+        ("kept", _Pointer),
+    ]
 
 
 BY_NAME = {
