@@ -1,8 +1,8 @@
 """What settings cost in the sampler: python benchmarks/sampler.py [--source PATH] [--rows 64] [--vocabulary 65024]
 
 Microseconds of processor time a row, and how many times the plain row's that is. Plain is temperature 0.8 and top-p 0.8
-over logits with a peak, as a trained model gives them. `--source` measures the package of another checkout instead (its
-`src`), so that two versions can be compared on the same machine.
+over logits with a peak, as a trained model gives them. One thread does all the work. `--source` measures the
+package of another checkout instead (its `src`), so that two versions can be compared on the same machine.
 """
 
 import argparse
