@@ -1,8 +1,8 @@
 """What settings cost in the sampler: python benchmarks/sampler.py [--source PATH] [--rows 64] [--vocabulary 65024]
 
 Microseconds of processor time a row, and how many times the plain row's that is. Plain is temperature 0.8 and top-p 0.8
-over logits with a peak, as a trained model gives them. `--source` measures the package of another checkout instead (its
-`src`), so that two versions can be compared on the same machine.
+over logits with a peak, as a trained model gives them. One thread does all the work. `--source` measures the
+package of another checkout instead (its `src`), so that two versions can be compared on the same machine.
 """
 
 import argparse
@@ -22,6 +22,7 @@ if options.source:
 
 import torch  # noqa: E402
 
+from chatglm import native  # noqa: E402
 from chatglm.engine import sampling  # noqa: E402
 from chatglm.engine.request import Request, SamplingParams  # noqa: E402
 
@@ -64,6 +65,8 @@ def logits() -> torch.Tensor:
 
 
 def main() -> None:
+    if native.available():
+        native.set_num_threads(1)  # so that the time of this thread is all of it
     sampler, peaked = sampling.Sampler(options.vocabulary - 226), logits()
     cases = [(name, rows_of(context, settings)) for name, context, settings in CASES]
     times: dict[str, list[float]] = {name: [] for name, _ in cases}

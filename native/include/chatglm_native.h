@@ -18,8 +18,9 @@
 extern "C" {
 #endif
 
-#define CHATGLM_ABI 4
+#define CHATGLM_ABI 5
 #define CHATGLM_MOST_THREADS 1024
+#define CHATGLM_MOST_HIGHEST 64
 
 typedef struct {
     const void *values;
@@ -46,6 +47,26 @@ typedef struct {
     int32_t dtype;
     int32_t block_size;  // slots a block
 } chatglm_cache;
+
+// What is done to one row of scores: first the penalty (a score above 0 is divided by it, one below multiplied), then
+// the additions.
+typedef struct {
+    const uint32_t *seen;  // a bit for each token that is penalized, the lowest first; NULL: none is
+    const int64_t *ids;    // [count] within the row
+    const float *values;   // [count]
+    int64_t count;
+    float penalty;
+    int32_t reserved;
+} chatglm_edit;
+
+// Where the highest scores of some rows go. All but the ids is NaN where a score is NaN or the highest is not finite.
+typedef struct {
+    float *most;      // [rows] the highest score
+    float *log_sums;  // [rows] log of the sum of e^(score - most)
+    float *logprobs;  // [rows][count] score - most - log_sum, in descending order; of equals the lower id comes first
+    int64_t *ids;     // [rows][count]
+    float *kept;      // [rows][size] a copy of the scores, made on the way; NULL: none is wanted
+} chatglm_highest;
 
 // The tokens of one step, those of each request in a row.
 typedef struct {
@@ -110,6 +131,11 @@ int32_t chatglm_attention(const chatglm_cache *cache, const chatglm_batch *batch
 // stream [tokens][hidden] is changed in place; cosines and sines [tokens][rotary_dim / 2].
 int32_t chatglm_layers_forward(const chatglm_layer *layers, const chatglm_cache *caches, int64_t count,
                                const chatglm_batch *batch, const float *cosines, const float *sines, float *stream);
+// scores [rows][size] are changed in place, each row by its own edit.
+int32_t chatglm_edit_scores(float *scores, int64_t size, const chatglm_edit *edits, int64_t rows);
+// The `count` highest of scores [rows][size]; 1 to CHATGLM_MOST_HIGHEST, and no more than size.
+int32_t chatglm_find_highest(const float *scores, int64_t size, int64_t rows, int64_t count,
+                             const chatglm_highest *out);
 // Reads `bytes` once with all threads and returns a sum of it: the memory rate that a step cannot exceed.
 uint64_t chatglm_read(const void *data, int64_t bytes);
 // Multiplies 8-bit numbers in registers with all threads and returns how many products that were: the rate that no

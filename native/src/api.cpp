@@ -116,6 +116,8 @@ int64_t chatglm_sizeof(const char *structure) {
     if (strcmp(structure, "cache") == 0) return sizeof(chatglm_cache);
     if (strcmp(structure, "batch") == 0) return sizeof(chatglm_batch);
     if (strcmp(structure, "layer") == 0) return sizeof(chatglm_layer);
+    if (strcmp(structure, "edit") == 0) return sizeof(chatglm_edit);
+    if (strcmp(structure, "highest") == 0) return sizeof(chatglm_highest);
     return -1;
 }
 
@@ -189,6 +191,15 @@ int32_t chatglm_layers_forward(const chatglm_layer *layers, const chatglm_cache 
     return guarded([&](const chatglm::Kernels &k) {
         for (int64_t i = 0; i < count; ++i) k.layer_forward(layers + i, caches + i, batch, cosines, sines, stream);
     });
+}
+
+int32_t chatglm_edit_scores(float *scores, int64_t size, const chatglm_edit *edits, int64_t rows) {
+    return guarded([&](const chatglm::Kernels &k) { k.edit(scores, size, edits, rows); });
+}
+
+int32_t chatglm_find_highest(const float *scores, int64_t size, int64_t rows, int64_t count,
+                             const chatglm_highest *out) {
+    return guarded([&](const chatglm::Kernels &k) { k.highest(scores, size, rows, count, out); });
 }
 
 uint64_t chatglm_read(const void *data, int64_t bytes) {

@@ -14,6 +14,8 @@ struct Kernels {
     void (*layer_forward)(const chatglm_layer *, const chatglm_cache *, const chatglm_batch *, const float *,
                           const float *, float *);
     int64_t (*multiply_only)(int64_t);
+    void (*edit)(float *, int64_t, const chatglm_edit *, int64_t);
+    void (*highest)(const float *, int64_t, int64_t, int64_t, const chatglm_highest *);
 };
 
 extern const Kernels kernels_avx512_vnni, kernels_avx_vnni, kernels_avx2, kernels_neon_dotprod, kernels_portable;

@@ -4,6 +4,7 @@
 
 #include "attention.h"
 #include "limits.h"
+#include "scores.h"
 
 namespace {
 
@@ -90,7 +91,7 @@ void layer_forward(const chatglm_layer *layer, const chatglm_cache *cache, const
 }
 
 const chatglm::Kernels this_level(const char *name) {
-    return chatglm::Kernels{name, linear, dequantize, gather, attention, layer_forward, multiply_only};
+    return chatglm::Kernels{name, linear, dequantize, gather, attention, layer_forward, multiply_only, edit, highest};
 }
 
 }  // namespace

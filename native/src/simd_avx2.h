@@ -43,6 +43,12 @@ inline float largest(Floats a) {
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
+// Lane i of a where bit i is set, else of b.
+inline Floats choose(uint32_t bits, Floats a, Floats b) {
+    const __m256i own = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set_bits = _mm256_and_si256(_mm256_set1_epi32(static_cast<int32_t>(bits)), own);
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set_bits, own)));
+}
 inline Floats where_less(float t, Floats limit, Floats a, Floats b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(set(t), limit, _CMP_LT_OQ));
 }

@@ -34,6 +34,10 @@ inline Floats power_of_two(Floats n) { return _mm512_scalef_ps(set(1), n); }
 inline float sum(Floats a) { return _mm512_reduce_add_ps(a); }
 inline float largest(Floats a) { return _mm512_reduce_max_ps(a); }
 // a where t < limit, else b
+// Lane i of a where bit i is set, else of b.
+inline Floats choose(uint32_t bits, Floats a, Floats b) {
+    return _mm512_mask_blend_ps(static_cast<__mmask16>(bits), b, a);
+}
 inline Floats where_less(float t, Floats limit, Floats a, Floats b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(set(t), limit, _CMP_LT_OQ), b, a);
 }

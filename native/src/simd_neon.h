@@ -35,6 +35,11 @@ inline Floats power_of_two(Floats n) {
 }
 inline float sum(Floats a) { return vaddvq_f32(a); }
 inline float largest(Floats a) { return vmaxvq_f32(a); }
+// Lane i of a where bit i is set, else of b.
+inline Floats choose(uint32_t bits, Floats a, Floats b) {
+    const uint32x4_t own = {1, 2, 4, 8};
+    return vbslq_f32(vtstq_u32(vdupq_n_u32(bits), own), a, b);
+}
 inline Floats where_less(float t, Floats limit, Floats a, Floats b) { return vbslq_f32(vcltq_f32(set(t), limit), a, b); }
 
 inline Floats load_half(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }

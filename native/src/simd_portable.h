@@ -84,6 +84,10 @@ inline float largest(const Floats &a) {
     for (float x : a.v) most = x > most ? x : most;
     return most;
 }
+// Lane i of a where bit i is set, else of b.
+inline Floats choose(uint32_t bits, const Floats &a, const Floats &b) {
+    return each([&](int i) { return bits >> i & 1 ? a.v[i] : b.v[i]; });
+}
 inline Floats where_less(float t, const Floats &limit, const Floats &a, const Floats &b) {
     return each([&](int i) { return t < limit.v[i] ? a.v[i] : b.v[i]; });
 }

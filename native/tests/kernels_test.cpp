@@ -185,6 +185,56 @@ void test_numbers(const Weight &w) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Scores
+
+void test_edit(int64_t size) {
+    std::vector<float> scores = uniforms(2 * size, 8), wanted = scores;
+    std::vector<uint32_t> seen(static_cast<size_t>((size + 31) / 32));
+    for (uint32_t &bits : seen) bits = random_bits() << 8 ^ random_bits();
+    scores[0] = wanted[0] = -INFINITY;
+    const int64_t ids[3] = {size - 1, 0, size / 2};
+    const float values[3] = {0.5f, 1.5f, -INFINITY}, penalty = 1.3f;
+    for (int64_t i = 0; i < size; ++i)
+        if (seen[i / 32] >> i % 32 & 1) wanted[i] = wanted[i] > 0 ? wanted[i] / penalty : wanted[i] * penalty;
+    for (int64_t i = 0; i < 3; ++i) {
+        wanted[ids[i]] += values[i];
+        wanted[size + ids[i]] += values[i];
+    }
+    const chatglm_edit edits[2] = {{seen.data(), ids, values, 3, penalty, 0}, {nullptr, ids, values, 3, penalty, 0}};
+    check(chatglm_edit_scores(scores.data(), size, edits, 2) == 0, "edit", "done");
+    for (int64_t i = 0; i < 2 * size; ++i) check(scores[i] == wanted[i], "edit", "the same bits", double(i));
+}
+
+// Whole numbers, so that many are equal; row 1 has a NaN, row 2 nothing finite.
+void test_highest(int64_t size, int64_t count) {
+    const int64_t rows = 3;
+    std::vector<float> scores = uniforms(rows * size, 4), kept(scores.size()), most(rows), sums(rows);
+    for (float &x : scores) x = roundf(x);
+    scores[size + size / 2] = NAN;
+    for (int64_t i = 0; i < size; ++i) scores[2 * size + i] = -INFINITY;
+    std::vector<float> logprobs(static_cast<size_t>(rows * count));
+    std::vector<int64_t> ids(logprobs.size());
+    const chatglm_highest out = {most.data(), sums.data(), logprobs.data(), ids.data(), kept.data()};
+    check(chatglm_find_highest(scores.data(), size, rows, count, &out) == 0, "highest", "done");
+    check(memcmp(kept.data(), scores.data(), scores.size() * sizeof(float)) == 0, "highest", "copy");
+    double total = 0;
+    for (int64_t i = 0; i < size; ++i) total += exp(static_cast<double>(scores[i]));
+    std::vector<bool> taken(static_cast<size_t>(size));
+    for (int64_t k = 0; k < count; ++k) {
+        int64_t best = -1;
+        for (int64_t i = 0; i < size; ++i)
+            if (!taken[i] && (best < 0 || scores[i] > scores[best])) best = i;
+        taken[best] = true;
+        check(ids[k] == best, "highest", "of equals the lower id", double(k));
+        check(fabs(logprobs[k] - (scores[best] - log(total))) < 2e-6, "highest", "value", logprobs[k]);
+    }
+    for (int64_t k = count; k < rows * count; ++k) {
+        check(isnan(logprobs[k]), "highest", "nothing to tell", logprobs[k]);
+        check(ids[k] >= 0 && ids[k] < size, "highest", "ids within the row", double(ids[k]));
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Attention
 
 struct Paged {
@@ -468,6 +518,11 @@ void test_level(bool forks) {
     test_numbers(Weight(37, 100, 4, 32, true));
     test_numbers(Weight(16, 64, 4, 0, false));
     test_numbers(Weight(5, 33, 8, 0, false));
+    for (int64_t size : {1, 3, 16, 31, 33, 90, 128, 129, 1000, 9001}) {
+        test_edit(size < 3 ? 3 : size);
+        test_highest(size, 1);
+        test_highest(size, size < CHATGLM_MOST_HIGHEST ? size : CHATGLM_MOST_HIGHEST);
+    }
     for (int32_t dtype : {CHATGLM_FLOAT32, CHATGLM_FLOAT16, CHATGLM_BFLOAT16, CHATGLM_INT8}) {
         test_attention(8, Paged(2, 32, dtype, {1, 40, 9, 33}, {1, 1, 4, 33}));
         test_attention(2, Paged(2, 48, dtype, {65}, {20}));

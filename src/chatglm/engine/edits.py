@@ -2,7 +2,8 @@
 
 Gathering needs the texts and no scores, so it goes on while the network still runs on a GPU. The order is that of
 transformers' `generate()`: repetition penalty; other penalties, biases and bans; the hook; and last the constraint,
-which nothing can break.
+which nothing can break. On a processor the native kernels go through the first two, with the same operations and so to
+the same bits as torch.
 
 Legend: n rows, V tokens, W = ceil(V / 32) numbers of packed bits.
 """
@@ -10,11 +11,11 @@ Legend: n rows, V tokens, W = ceil(V / 32) numbers of packed bits.
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from chatglm import native
 from chatglm.engine.drawing import Room
 from chatglm.engine.masks import bits_of_bytes, masks_of, spread
 from chatglm.engine.request import SamplingParams
@@ -55,8 +56,7 @@ class Edits:
         self._added: dict[int, bytes] = {}  # of a row: int64 ids of the tokens that are added to
         self._values: dict[int, bytes] = {}  # float32
         self._seen: dict[int, bytes] = {}  # packed bits of W numbers
-        self._seen_ids: dict[int, bytes] = {}  # int64, of those who have seen few
-        self._few = vocabulary // _FEW if device.type == "cpu" else 0
+        self._by_kernels = device.type == "cpu" and native.available()
         self._hooks: dict[int, Row] = {}
         self._constrained: dict[int, int] = {}  # rows in the masks
         edited = [
@@ -77,19 +77,17 @@ class Edits:
             self.errors |= {constrained[place]: why for place, why in errors.items()}
 
     def __bool__(self) -> bool:
-        return bool(self._added or self._seen or self._seen_ids or self._hooks or self._constrained)
+        return bool(self._added or self._seen or self._hooks or self._constrained)
 
     def apply(self, scores: Tensor, first: int, room: Room) -> None:
         """Change `scores` float32 [n, V] in place; they are those of the rows from `first` on.
         `room` is memory to work in."""
         here = range(first, first + len(scores))
-        seen = [index for index in here if index in self._seen or index in self._seen_ids]
-        if seen:
-            strict = [index for index in seen if self.rows[index].request.params.repetition_penalty > 1]
-            self._penalize(scores, first, room, strict, torch.minimum)
-            if len(strict) < len(seen):
-                self._penalize(scores, first, room, [i for i in seen if i not in strict], torch.maximum)
-        self._add(scores, [index for index in here if index in self._added], first)
+        if self._by_kernels:
+            native.edit_scores(scores, [self._edit(index) for index in here])
+        else:
+            self._penalize(scores, first, room, [index for index in here if index in self._seen])
+            self._add(scores, [index for index in here if index in self._added], first)
         for index in self._hooks.keys() & here:
             self._call_hook(index, scores[index - first])
         self._mask(scores, [index for index in here if index in self._constrained], first, room)
@@ -106,46 +104,43 @@ class Edits:
             values = array("f", [-torch.inf]) * len(banned)
             self._added[index] = request.counts.ids.tobytes() + banned.tobytes()
             self._values[index] = request.counts.values.tobytes() + values.tobytes()
-        if 0 < len(request.counts.seen_ids) <= self._few:
-            self._seen_ids[index] = request.counts.seen_ids.tobytes()
-        elif request.counts.seen_ids:
+        if request.counts.seen:
             self._seen[index] = bytes(request.counts.seen)
         if params.hook is not None:
             self._hooks[index] = row
         if params.constraint is not None:
             self._constrained[index] = len(self._constrained)
 
-    def _penalize(self, scores: Tensor, first: int, room: Room, which: Sequence[int], choose: Any) -> None:
-        """The repetition penalty: s / p for a score above 0, s * p below; for p > 1 that is the smaller of both."""
-        few = [index for index in which if index in self._seen_ids]
-        many = [index for index in which if index in self._seen]
-        if few:  # one by one
-            places, lengths = _places(self._seen_ids, few, first, scores.shape[1])
-            penalty = torch.tensor(self._penalties(few), dtype=torch.float32).repeat_interleave(lengths)
-            flat = scores.view(-1)
-            values = flat.index_select(0, places)
-            flat.scatter_(0, places, choose(values * penalty, values.div_(penalty)))
-        if many:  # whole rows, at a cost that a longer text does not change
-            packed = torch.frombuffer(bytearray(b"".join(self._seen[index] for index in many)), dtype=torch.uint8)
-            packed = moved(packed.view(len(many), -1), scores.device)
-            penalty = on_device(self._penalties(many), torch.float32, scores.device)
-            tables = penalty[:, None, None] * bits_of_bytes(scores.device) + (1 - bits_of_bytes(scores.device))
-            with some_rows(scores, [index - first for index in many]) as part:
-                factors, product = room(part.device, 2, len(part), 8 * packed.shape[1])[..., : part.shape[1]]
-                spread(packed, tables, factors)
-                torch.mul(part, factors, out=product)
-                choose(product, part.div_(factors), out=part)
+    def _edit(self, index: int) -> native.Edit:
+        ids = self._added.get(index, b"")
+        penalty = self.rows[index].request.params.repetition_penalty
+        return native.Edit(self._seen.get(index), ids, self._values.get(index), len(ids) // 8, penalty)
 
-    def _penalties(self, which: Sequence[int]) -> list[float]:
-        return [self.rows[index].request.params.repetition_penalty for index in which]
+    def _penalize(self, scores: Tensor, first: int, room: Room, which: Sequence[int]) -> None:
+        """The repetition penalty: s / p for a score above 0, s * p below. Whole rows, at a cost that a longer text does
+        not change; where nothing was seen p is 1."""
+        if not which:
+            return
+        packed = torch.frombuffer(bytearray(b"".join(self._seen[index] for index in which)), dtype=torch.uint8)
+        packed = moved(packed.view(len(which), -1), scores.device)
+        penalties = [self.rows[index].request.params.repetition_penalty for index in which]
+        penalty = on_device(penalties, torch.float32, scores.device)
+        tables = penalty[:, None, None] * bits_of_bytes(scores.device) + (1 - bits_of_bytes(scores.device))
+        with some_rows(scores, [index - first for index in which]) as part:
+            factors, product = room(part.device, 2, len(part), 8 * packed.shape[1])[..., : part.shape[1]]
+            spread(packed, tables, factors)
+            torch.mul(part, factors, out=product)
+            torch.where(part > 0, part.div_(factors), product, out=part)
 
     def _add(self, scores: Tensor, which: Sequence[int], first: int) -> None:
         """One scatter. A token that comes twice is banned, so that the order does not matter."""
         if not which:
             return
-        places, _ = _places(self._added, which, first, scores.shape[1])
+        lengths = torch.tensor([len(self._added[index]) // 8 for index in which])
+        starts = torch.tensor([(index - first) * scores.shape[1] for index in which]).repeat_interleave(lengths)
+        ids = torch.frombuffer(bytearray(b"".join(self._added[index] for index in which)), dtype=torch.long)
         values = torch.frombuffer(bytearray(b"".join(self._values[index] for index in which)), dtype=torch.float32)
-        scores.view(-1).index_add_(0, moved(places, scores.device), moved(values, scores.device))
+        scores.view(-1).index_add_(0, moved(ids + starts, scores.device), moved(values, scores.device))
 
     def _call_hook(self, index: int, scores: Tensor) -> None:
         row = self._hooks[index]
@@ -164,16 +159,6 @@ class Edits:
         with some_rows(scores, [index - first for index in which]) as part:
             banned = room(part.device, len(part), 8 * packed.shape[1])[:, : part.shape[1]]
             part.add_(spread(packed, table, banned))
-
-
-def _places(ids: dict[int, bytes], which: Sequence[int], first: int, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Where the int64 `ids` of some rows lie in the scores of the rows from `first` on, and how many each has."""
-    lengths = torch.tensor([len(ids[index]) // 8 for index in which])
-    starts = torch.tensor([(index - first) * vocabulary for index in which]).repeat_interleave(lengths)
-    return torch.frombuffer(bytearray(b"".join(ids[index] for index in which)), dtype=torch.long) + starts, lengths
-
-
-_FEW = 16  # of so many tokens one: to look single ones up costs more for each than to go through all
 
 
 def _counts_of(row: Row, vocabulary: int) -> TokenCounts:

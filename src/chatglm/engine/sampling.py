@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatglm.engine.drawing import ROWS, Drawer, Room, most_likely
+from chatglm.engine.drawing import ROWS, Drawer, Room
 from chatglm.engine.edits import Edits
+from chatglm.engine.logprobs import Likelihoods
 from chatglm.engine.request import TokenLogprobs
 from chatglm.engine.rows import Row
 from chatglm.engine.threads import torch_threads
@@ -25,7 +26,7 @@ from chatglm.engine.warping import on_device, walk, warp
 
 INVALID = -1  # stands for a token where none can be chosen
 NOTHING_TO_CHOOSE = "no token can be chosen: the logits hold NaN or infinity, or every token is banned"
-_MOST_LOGPROBS = 20  # found for every row that wants any: of equals, which come first may depend on how many
+_MOST_LOGPROBS = 20  # found for every row that wants any
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +120,13 @@ class Sampler:
         if wanting:
             whole = len(wanting) == len(rows)
             which = slice(None) if whole else on_device(wanting, torch.long, scores.device)
-            raw = scores[which]
-            logprobs = self._for_logprobs(raw.device, *raw.shape)
-            torch.log_softmax(raw, dim=1, out=logprobs)
+            likelihoods = Likelihoods(scores[which], _MOST_LOGPROBS, self._for_logprobs, changes=whole and bool(edits))
         if edits:
             edits.apply(scores, first, self._room)
         tokens = self._tokens(scores, rows)
         if not wanting:
             return tokens, ()
-        own = logprobs.gather(1, tokens[which, None].clamp(min=0))[:, 0]
-        return tokens, (own, *most_likely(logprobs, min(_MOST_LOGPROBS, logprobs.shape[1])))
+        return tokens, (likelihoods.of(tokens[which].clamp(min=0)), likelihoods.logprobs, likelihoods.ids)
 
     def _scores(self, logits: Tensor) -> Tensor:
         scores = logits.float().contiguous()

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 class TokenCounts:
     """What single tokens of one request gain or lose, kept up to date as its text grows, at a cost per new token.
 
-    `ids` and `values` (as long) are what is added to which scores. `seen_ids` are the tokens of the text, each once,
-    and `seen` has a bit for each of them; both are empty where nobody asks for them.
+    `ids` and `values` (as long) are what is added to which scores. `seen` has a bit for each token of the text; it is
+    empty where nobody asks for it.
 
     Args:
         prompt_ids: counted as seen, not as used.
@@ -32,7 +32,6 @@ class TokenCounts:
         seen: bool,
     ) -> None:
         self.ids, self.values = array("q"), array("f")
-        self.seen_ids = array("q")
         self.seen = bytearray(-(-vocabulary // 32) * 4 if seen else 0)
         self._once, self._each = penalties
         self._biases = dict(biases) | dict.fromkeys(banned, -math.inf)
@@ -45,7 +44,7 @@ class TokenCounts:
         self._in_text = Counter(prompt_ids if seen else ())
         for token in self._in_text:
             if token < vocabulary:
-                self._appears(token)
+                self._flip(token)
 
     def follow(self, context: Sequence[int]) -> None:
         """Count what has come since the last time; `context` is the whole text."""
@@ -65,10 +64,8 @@ class TokenCounts:
             self._set(token, self._biases.get(token, 0.0) - (self._once + self._each * uses if uses else 0.0))
         if self.seen:
             self._in_text[token] += by
-            if by > 0 and self._in_text[token] == 1:
-                self._appears(token)
-            elif self._in_text[token] == 0:
-                self._disappears(token)
+            if self._in_text[token] == (1 if by > 0 else 0):  # it has appeared, or disappeared
+                self._flip(token)
 
     def _set(self, token: int, value: float) -> None:
         place = self._places.setdefault(token, len(self.ids))
@@ -78,11 +75,5 @@ class TokenCounts:
         else:
             self.values[place] = value
 
-    def _appears(self, token: int) -> None:
-        self.seen_ids.append(token)
-        self.seen[token >> 3] |= 1 << (token & 7)
-
-    def _disappears(self, token: int) -> None:
-        last = self.seen_ids.pop()
-        assert last == token, "texts go back the way they came"
-        self.seen[token >> 3] &= ~(1 << (token & 7))
+    def _flip(self, token: int) -> None:
+        self.seen[token >> 3] ^= 1 << (token & 7)

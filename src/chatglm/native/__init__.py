@@ -11,6 +11,8 @@ Nothing here chooses: `quant` and `engine` ask `available()` and use torch where
 from chatglm.native.kernels import (
     attention,
     dequantize,
+    edit_scores,
+    find_highest,
     gather,
     layers_forward,
     linear,
@@ -28,12 +30,13 @@ from chatglm.native.library import (
     why_not,
 )
 from chatglm.native.paged import batch_of, cache_of, readable
-from chatglm.native.structures import Batch, Cache, Caches, Layer, Layers, Weight
+from chatglm.native.structures import Batch, Cache, Caches, Edit, Layer, Layers, Weight
 
 __all__ = [
     "Batch",
     "Cache",
     "Caches",
+    "Edit",
     "Layer",
     "Layers",
     "Weight",
@@ -42,6 +45,8 @@ __all__ = [
     "batch_of",
     "cache_of",
     "dequantize",
+    "edit_scores",
+    "find_highest",
     "gather",
     "layers_forward",
     "level",

@@ -1,13 +1,14 @@
 """The kernels as functions over tensors. Everything is float32 on the CPU; shapes are asserted, not guessed."""
 
 import time
+from collections.abc import Sequence
 from ctypes import byref
 
 import torch
 from torch import Tensor
 
 from chatglm.native.library import library
-from chatglm.native.structures import DTYPES, Batch, Cache, Caches, Layers, Weight
+from chatglm.native.structures import DTYPES, Batch, Cache, Caches, Edit, Highest, Layers, Weight, address
 
 
 def _done(status: int) -> None:
@@ -81,6 +82,33 @@ def layers_forward(
     pointers = (cosines.data_ptr(), sines.data_ptr(), stream.data_ptr())
     call = library().chatglm_layers_forward
     _done(call(layers.structs, caches.structs, len(layers.structs), byref(batch.struct), *pointers))
+
+
+def edit_scores(scores: Tensor, edits: Sequence[Edit]) -> None:
+    """Change the scores float32 [n, V] in place, each row by its own of n edits: first the penalty, then what is added
+    to single ids, which must lie within the row."""
+    assert (scores.dtype, len(scores), scores.is_contiguous()) == (torch.float32, len(edits), True)
+    structs = (Edit * len(edits))(*edits)
+    _done(library().chatglm_edit_scores(scores.data_ptr(), scores.shape[1], structs, len(edits)))
+
+
+MOST_HIGHEST = 64  # CHATGLM_MOST_HIGHEST
+
+
+def find_highest(scores: Tensor, count: int, kept: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of scores float32 [n, V] the highest [n], log(sum(exp(score - highest))) [n], and the log-probabilities of the
+    `count` most likely [n, count] with their ids, of equals the lower ids. A row that holds NaN, or whose highest is
+    not finite, has NaN everywhere and any ids. `kept` [n, V] becomes a copy of the scores.
+    """
+    assert (scores.dtype, scores.is_contiguous()) == (torch.float32, True)
+    assert kept is None or (kept.dtype, kept.shape, kept.is_contiguous()) == (torch.float32, scores.shape, True)
+    assert 1 <= count <= min(MOST_HIGHEST, scores.shape[1])
+    most, log_sums = torch.empty(2, len(scores))
+    logprobs = torch.empty(len(scores), count)
+    ids = torch.empty(len(scores), count, dtype=torch.int64)
+    out = Highest(most.data_ptr(), log_sums.data_ptr(), logprobs.data_ptr(), ids.data_ptr(), address(kept))
+    _done(library().chatglm_find_highest(scores.data_ptr(), scores.shape[1], len(scores), count, byref(out)))
+    return most, log_sums, logprobs, ids
 
 
 def read_rate(num_bytes: int = 2**30, repeats: int = 5) -> float:

@@ -10,7 +10,7 @@ import torch
 from chatglm.errors import ConfigError
 from chatglm.native import structures
 
-ABI = 4
+ABI = 5
 MOST_THREADS = 1024  # CHATGLM_MOST_THREADS
 FILE = Path(__file__).with_name("libchatglm.so")
 

@@ -72,8 +72,38 @@ class _Layer(ctypes.Structure):
     ]
 
 
-BY_NAME = {"weight": _Weight, "cache": _Cache, "batch": _Batch, "layer": _Layer}
-_AsWeight, _AsCache, _AsBatch, _AsLayer = (ctypes.POINTER(structure) for structure in BY_NAME.values())
+class Edit(ctypes.Structure):
+    """What is done to one row of scores; `seen`, `ids` (int64) and `values` (float32) are bytes, kept alive by this."""
+
+    _fields_ = [
+        ("seen", ctypes.c_char_p),
+        ("ids", ctypes.c_char_p),
+        ("values", ctypes.c_char_p),
+        ("count", _Long),
+        ("penalty", _Float),
+        ("reserved", _Int),
+    ]
+
+
+class Highest(ctypes.Structure):
+    _fields_ = [
+        ("most", _Pointer),
+        ("log_sums", _Pointer),
+        ("logprobs", _Pointer),
+        ("ids", _Pointer),
+        ("kept", _Pointer),
+    ]
+
+
+BY_NAME = {
+    "weight": _Weight,
+    "cache": _Cache,
+    "batch": _Batch,
+    "layer": _Layer,
+    "edit": Edit,
+    "highest": Highest,
+}
+_AsWeight, _AsCache, _AsBatch, _AsLayer, _AsEdit, _AsHighest = map(ctypes.POINTER, BY_NAME.values())
 FUNCTIONS: dict[str, list[Any]] = {
     "chatglm_linear": [_AsWeight, _Pointer, _Long, _Long, _Pointer, _Long],
     "chatglm_dequantize": [_AsWeight, _Pointer, _Long, _Long],
@@ -81,6 +111,8 @@ FUNCTIONS: dict[str, list[Any]] = {
     "chatglm_gather": [_AsWeight, _Pointer, _Pointer, _Long, _Long],
     "chatglm_attention": [_AsCache, _AsBatch, _Pointer, _Pointer, _Pointer, _Pointer, _Long, _Float],
     "chatglm_layers_forward": [_AsLayer, _AsCache, _Long, _AsBatch, _Pointer, _Pointer, _Pointer],
+    "chatglm_edit_scores": [_Pointer, _Long, _AsEdit, _Long],
+    "chatglm_find_highest": [_Pointer, _Long, _Long, _Long, _AsHighest],
     "chatglm_read": [_Pointer, _Long],
     "chatglm_multiply_only": [_Long],
     "chatglm_set_num_threads": [_Int],
