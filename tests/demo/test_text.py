@@ -12,7 +12,8 @@ from chatglm.demo.text import SPLITS, Intent, Turn, expand, habits, held_out, ph
 from chatglm.demo.topics import TOPICS
 from chatglm.demo.wording import FOLDER, read_intents, read_sections
 
-INTENT_FILES = ("greetings", "identity", "small_talk", "calendar", "things")
+TALK = ("greetings", "identity", "small_talk", "offline", "daily")
+INTENT_FILES = (*TALK, "calendar", "things")
 
 
 def sample(seed: int, count: int, **options: object) -> list[Conversation]:
@@ -59,6 +60,12 @@ def test_no_way_to_ask_belongs_to_two_intents_with_different_answers(name: str) 
         for ask in intent.asks:
             other = seen.setdefault(ask.lower(), intent)
             assert other.answers == intent.answers, ask
+
+
+def test_there_is_much_to_talk_about() -> None:
+    intents = [intent for name in TALK for intent in read_intents(name)]
+    assert len(intents) >= 300
+    assert sum(len(intent.asks) >= 6 for intent in intents) >= 285
 
 
 def test_phrasings_are_split_without_overlap() -> None:
@@ -116,5 +123,5 @@ def test_every_sentence_file_can_be_read() -> None:
     for path in FOLDER.glob("*.txt"):
         if path.stem in INTENT_FILES:
             assert read_intents(path.stem)
-        elif path.stem != "scaffold":
+        else:
             assert all(read_sections(path.stem).values())
