@@ -5,7 +5,7 @@ A block for each family, its lines `key: value`:
     [weather]
     name: get_weather, weather          names the tool may have
     about: Get the weather of a city | 查询天气            descriptions in both languages
-    in: city, place = city ; name of the city | 城市名     a parameter: its names, its kind, descriptions; `in?` optional
+    in: city, place = city ; name of the city | 城市名     a parameter: names, kind, descriptions; `in?` optional
     out: sky = pick sky                 a value of the result
     ask / 问: ... {city} ...            ways to ask for it; parameters that are not in it are left out of the call
     done / 答: ... {sky} ...            what is answered

@@ -1,7 +1,7 @@
 """The tiny model end to end: through sessions of the product, with tools that are called and code that is run.
 
-Each set asks conversations that training never drew, greedily. A tool answers what its sample says it answers; code runs
-in the real sandbox.
+Each set asks conversations that training never drew, greedily. A tool answers what its sample says it answers; code
+runs in the real sandbox.
 """
 
 import random
@@ -110,6 +110,7 @@ class Judged:
     def with_code(self, one: Conversation) -> Outcome:
         """The last turn of a conversation, its code really run; after an error, only the second cell counts."""
         turn = one.turns[-1]
+        self.sandbox.restart()  # every conversation counts its cells from 1
         if not turn.steps[0].learned:
             return self._after_error(one)
         session = Session(self.engine, self.tokenizer, sandbox=self.sandbox)
@@ -157,7 +158,7 @@ class Judged:
         return self._said(Session(self.engine, self.tokenizer), Conversation(None, (Turn(text, "", ("",)),)))[0]
 
     def _said(self, session: Session, one: Conversation) -> tuple[str, bool]:
-        """Earlier turns are put in as they are in the sample, then the last is asked; the answer, and whether it ended."""
+        """Earlier turns are put in as they are in the sample, then the last is asked: the answer, and if it ended."""
         before = _messages_before(one)
         if before:
             session.reopen(SavedConversation(tuple(before), vocabulary_of(self.tokenizer)))

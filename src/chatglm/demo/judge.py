@@ -8,6 +8,7 @@ As a command it prints that table, the end-to-end table of `journeys.py`, and th
 
 import argparse
 import json
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -189,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     with Judged(options.weights, "int4" if options.int4 else None) as judged:
         if options.journeys:
             for name, share in judged.table(options.journeys, options.seed).items():
-                _print(f"{name:44}{share:6.1%}")
+                _print(f"{name:44}" + ("     -" if math.isnan(share) else f"{share:6.1%}"))
         if options.questions:
             lines = options.questions.read_text(encoding="utf-8").split("\n")
             for question, answer in plain_answers(judged, [json.loads(line)["question"] for line in lines if line]):

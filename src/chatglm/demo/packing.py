@@ -67,7 +67,8 @@ def shard(encoder: Encoder, recipe: Recipe, index: int) -> list[Batch]:
     """The batches of one shard of the text, in random order; `index` counts shards from the start of training."""
     rng = random.Random(recipe.seed * 1_000_003 + index)
     examples = list(_drawn(encoder, recipe, rng, recipe.progress(index)))
-    batches = [batch for length in ROW_LENGTHS for batch in _batches(examples, length, recipe.batch_tokens)]
+    rows = _rows(examples)
+    batches = [batch for length in ROW_LENGTHS for batch in _batches(rows, length, recipe.batch_tokens)]
     rng.shuffle(batches)
     return batches
 
@@ -81,22 +82,33 @@ def _drawn(encoder: Encoder, recipe: Recipe, rng: random.Random, progress: float
             yield example
 
 
-def _batches(examples: list[Example], length: int, batch_tokens: int) -> Iterator[Batch]:
-    """Full rows of one length; a conversation goes into the shortest rows that hold it."""
-    shorter = max((one for one in ROW_LENGTHS if one < length), default=0)
-    rows: list[list[Example]] = []
-    room: list[int] = []
+@dataclass
+class _Row:
+    """A row that is being filled."""
+
+    length: int
+    room: int
+    examples: list[Example]
+
+
+def _rows(examples: Sequence[Example]) -> list[_Row]:
+    """The longest first, each into the first row with room for it; a new row is the shortest that holds it."""
+    rows: list[_Row] = []
     for example in sorted(examples, key=lambda one: -len(one.ids)):
         needed = len(example.ids) - 1
-        if not shorter < needed <= length:
-            continue
-        place = next((index for index, free in enumerate(room) if free >= needed), None)
-        if place is None:
-            rows.append([])
-            room.append(length)
-            place = len(rows) - 1
-        rows[place].append(example)
-        room[place] -= needed
+        row = next((row for row in rows if row.room >= needed), None)
+        if row is None:
+            length = next(length for length in ROW_LENGTHS if length >= needed)
+            row = _Row(length, length, [])
+            rows.append(row)
+        row.examples.append(example)
+        row.room -= needed
+    return rows
+
+
+def _batches(rows: Sequence[_Row], length: int, batch_tokens: int) -> Iterator[Batch]:
+    """The rows of one length, so many together as a step takes."""
+    filled = [row.examples for row in rows if row.length == length]
     step = batch_tokens // length
-    for start in range(0, len(rows), step):
-        yield pack(rows[start : start + step], length)
+    for start in range(0, len(filled), step):
+        yield pack(filled[start : start + step], length)

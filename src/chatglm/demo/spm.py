@@ -16,7 +16,7 @@ from chatglm.demo.text import is_chinese
 from chatglm.demo.wording import FOLDER
 
 VOCAB_SIZE = 5111  # with the nine special tokens 5120, a multiple of 64
-CONVERSATIONS = 6_000  # of each kind
+CONVERSATIONS = 2_000  # of each kind
 OPTIONS: dict[str, Any] = {
     "model_type": "bpe",
     "vocab_size": VOCAB_SIZE,

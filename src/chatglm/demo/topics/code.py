@@ -133,8 +133,11 @@ def _function(name: str, last: int, english: bool) -> _Plot:
 
 
 _CURVES = {
-    "sin": ("sine", "正弦"), "cos": ("cosine", "余弦"), "exp": ("exponential", "指数"), "sqrt": ("square root", "平方根"),
-}  # fmt: skip
+    "sin": ("sine", "正弦"),
+    "cos": ("cosine", "余弦"),
+    "exp": ("exponential", "指数"),
+    "sqrt": ("square root", "平方根"),
+}
 
 
 def _labels(split: Split, rng: random.Random, count: int) -> list[str]:

@@ -154,8 +154,9 @@ def _arguments(tool: Offered, given: Mapping[str, Any]) -> dict[str, Any]:
 def _joined(first: Turn, second: Turn, english: bool, rng: random.Random) -> Turn:
     """Two requests in one message: two calls, one after the other, and both results in the answer."""
     link = rng.choice(WORDING[f"link {_language(english)}"])
-    second_text = second.user
-    text = f"{first.user.rstrip()} {link}{second_text}" if english else f"{first.user}{link}{second_text}"
+    said = first.user.rstrip()
+    pause = "" if said.endswith(tuple("？?。.！!")) else "." if english else "，"
+    text = said + pause + (" " if english else "") + link + second.user
     answer = f"{first.answer} {second.answer}" if english else first.answer + second.answer
     return Turn(
         text,
