@@ -156,8 +156,8 @@ _ZONE = (
     "IANA timezone name (e.g., 'America/New_York', 'Europe/London'). Use 'Asia/Shanghai' as local timezone if no "
     "{} provided by the user."
 )
-# What the servers of examples/mcp.json describe themselves as.
-SERVED = (
+# What the servers of examples/mcp.json describe themselves as, the longest descriptions cut after their first sentence.
+SERVED: tuple[dict[str, Any], ...] = (
     _served("get_current_time", "Get current time in a specific timezones", timezone=_ZONE.format("timezone")),
     _served(
         "convert_time",
@@ -166,6 +166,29 @@ SERVED = (
         time="Time to convert in 24-hour format (HH:MM)",
         target_timezone="Target " + _ZONE.format("target timezone"),
     ),
+    {
+        "name": "read_text_file",
+        "description": "Read the complete contents of a file from the file system as text. Only works within allowed "
+        "directories.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "path": {"type": "string"},
+                "head": {
+                    "type": "number",
+                    "description": "If provided, returns only the first N lines of the file",
+                },
+            },
+            "required": ["path"],
+        },
+    },
+    {
+        "name": "list_directory",
+        "description": "Get a detailed listing of all files and directories in a specified path. Results clearly "
+        "distinguish between files and directories with [FILE] and [DIR] prefixes. Only works within allowed "
+        "directories.",
+        "parameters": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+    },
 )
 
 

@@ -111,6 +111,14 @@ def _read(given: Values, found: Values, english: bool, rng: random.Random) -> tu
     return found["line"].shown, found
 
 
+def _directory(given: Values, found: Values, english: bool, rng: random.Random) -> tuple[str, Values]:
+    names = [found["files"].shown] + [draw("file", english, "train", rng).shown for _ in range(rng.choice((0, 1)))]
+    folders = rng.sample(("old", "images", "letters", "2025", "backup"), rng.choice((0, 1)))
+    text = "\n".join([f"[FILE] {name}" for name in names] + [f"[DIR] {name}" for name in folders])
+    shown = ", ".join([*names, *folders]) if english else "、".join([*names, *folders])
+    return text, {"files": Value(shown, names)}
+
+
 def _written(given: Values, found: Values, english: bool, rng: random.Random) -> tuple[str, Values]:
     size = len(str(given["text"].given).encode())
     return f"{FILES_FOLDER}/{given['name'].given} has {size} bytes now.", {"size": Value(str(size), size)}
@@ -143,6 +151,8 @@ _PRODUCT: Mapping[str, Callable[[Values, Values, bool, random.Random], tuple[str
     "list_files": _listed,
     "read_file": _read,
     "write_file": _written,
+    "read_text_file": _read,
+    "list_directory": _directory,
     "get_current_time": _served_time,
     "convert_time": _converted,
 }

@@ -129,6 +129,13 @@ def _file(english: bool, split: Split, rng: random.Random) -> Value:
     return Value(text, text)
 
 
+def _path(english: bool, split: Split, rng: random.Random) -> Value:
+    """A path as servers of files take it: a folder, or a file in one."""
+    folder = f"/home/{pools.english_word(split, rng)}/{rng.choice(('Documents', 'Desktop', 'notes', 'work'))}"
+    text = f"{folder}/{_file(english, split, rng).shown}" if rng.random() < 0.6 else folder
+    return Value(text, text)
+
+
 def _url(english: bool, split: Split, rng: random.Random) -> Value:
     page = rng.choice(("", "/", f"/{pools.english_word(split, rng)}", f"/docs/{pools.english_word(split, rng)}.html"))
     host = (
@@ -169,6 +176,7 @@ _KINDS: dict[str, Callable[..., Value]] = {
     "code": _code,
     "email": _email,
     "file": _file,
+    "path": _path,
     "url": _url,
     "expression": _expression,
 }
