@@ -59,7 +59,11 @@ TOPICS = {
     "memory": Topic(memory.dialogue, 16, 16, open=True),
     "two_facts": Topic(memory.two_facts, 2, 4, open=True),
     "copying": Topic(copying.dialogue, 40, 8, open=True),
-    "unknown": Topic(unknown.dialogue, 10, 18, open=True),
+    "unknown": Topic(unknown.dialogue, 10, 16, open=True),
+    "knowledge": Topic(unknown.knowledge, 2, 3),
 }
 # What means the same whether there are tools or not.
-FILLERS = ("greetings", "identity", "small_talk", "daily", "feelings", "memory", "copying", "things", "opposites")
+FILLERS = (
+    "greetings", "identity", "small_talk", "daily", "feelings", "memory", "copying", "things", "opposites", "qualities",
+    "capitals", "calendar", "knowledge", "knowledge",
+)  # fmt: skip

@@ -21,7 +21,7 @@ WORDING = read_sections("tool_use")
 _COMPOSITE_SHARE = 0.2  # of conversations whose tools are in the form of the official composite demo
 _INVENTED_SHARE = 0.3  # of offered tools that exist nowhere, so that schemas have to be read
 _PRODUCT_SHARE = 0.3  # of conversations with the product's own tools first
-_KINDS = {"plain": 62, "two": 9, "lacking": 8, "unfit": 9, "failing": 7, "mistaken": 5}
+_KINDS = {"plain": 54, "more": 8, "two": 9, "lacking": 8, "unfit": 9, "failing": 7, "mistaken": 5}
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ def _dialogue(kind: str, offer: Offer, english: bool, split: Split, rng: random.
     if kind == "failing":
         return [_failing(tool, english, split, rng)]
     first = _plain(tool, english, split, rng)
+    if kind == "more" and len(tool.family.inputs) == 1:
+        return [first, _more(tool, first, english, split, rng)]
     if kind == "two":
         return [_joined(first, _plain(rng.choice(tools), english, split, rng), english, rng)]
     if kind == "mistaken":
@@ -149,6 +151,16 @@ def _arguments(tool: Offered, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call, by their names in the schema and in its order."""
     names = [one.name for one in tool.family.inputs if one.name in given]
     return {tool.parameters[name]: given[name].given for name in names}
+
+
+def _more(tool: Offered, first: Turn, english: bool, split: Split, rng: random.Random) -> Turn:
+    """The same asked for another value, in a word."""
+    one = tool.family.inputs[0]
+    value = draw(one.kind, english, split, rng)
+    if not first.steps[0].arguments:  # there was nothing the first time
+        return _plain(tool, english, split, rng)
+    text = rng.choice(WORDING[f"more {_language(english)}"]).format(value=value.shown)
+    return _carried_out(tool, text, {one.name: value}, english, split, rng)
 
 
 def _joined(first: Turn, second: Turn, english: bool, rng: random.Random) -> Turn:

@@ -23,6 +23,14 @@ ANSWERS_EN = {"ask": NO_EN, "do": CANNOT_EN, "tell": HEARD_EN}
 WORDING = read_sections("unknown")
 
 
+def knowledge(split: Split, rng: random.Random) -> list[Turn]:
+    """A question about a field of knowledge, which neither tools nor code would answer."""
+    language = rng.choice(("en", "zh"))
+    asks = tuple(one for one in WORDING[f"ask {language}"] if "{topic}" in one)
+    topic, other = rng.sample(WORDING[f"topics {language}"], 2)
+    return [ask(asks, (NO_EN if language == "en" else NO_ZH,), split, rng, topic=topic, other=other)]
+
+
 def dialogue(split: Split, rng: random.Random) -> list[Turn]:
     """One thing beyond the model: a question, a task, or a remark."""
     english = rng.random() < 0.5
