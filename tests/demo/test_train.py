@@ -15,7 +15,9 @@ from chatglm.demo.encoding import Encoder
 from chatglm.demo.judge import acted, exact, judge
 from chatglm.demo.packing import Batch, collate, pack, shard
 from chatglm.demo.recipe import Recipe
+from chatglm.demo.spm import VOCAB_SIZE
 from chatglm.demo.train import Trainer, answer_losses, main
+from chatglm.model.config import ChatGLMConfig
 from chatglm.model.network import ChatGLMForConditionalGeneration
 
 SMALL = Recipe(batch_tokens=2048, shard_batches=2, warmup_steps=3, tokens=2048 * 6)
@@ -143,3 +145,13 @@ def test_learning_rate_rises_stays_and_falls() -> None:
     assert rates[-1] < 0.06 * settings.learning_rate
     with pytest.raises(ValueError, match="multiple of 2048"):
         Recipe(batch_tokens=1000)
+
+
+def test_the_shape_suits_blocks_of_32_and_the_repository() -> None:
+    sizes = recipe.SHAPE["hidden_size"], recipe.SHAPE["ffn_hidden_size"], recipe.SHAPE["kv_channels"]
+    assert not any(size % 32 for size in sizes)
+    config = ChatGLMConfig(**recipe.SHAPE, padded_vocab_size=VOCAB_SIZE + 9)
+    with torch.device("meta"):
+        number = sum(parameter.numel() for parameter in ChatGLMForConditionalGeneration(config).parameters())
+    assert 5e6 < number < 13e6
+    assert 2 * number < 25e6

@@ -11,7 +11,7 @@ NAME = "tiny-glm"
 SHAPE: dict[str, Any] = {
     "num_layers": 8,
     "hidden_size": 256,
-    "ffn_hidden_size": 688,
+    "ffn_hidden_size": 704,
     "num_attention_heads": 4,
     "kv_channels": 64,
     "multi_query_attention": True,
