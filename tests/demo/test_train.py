@@ -67,6 +67,18 @@ def test_a_stopped_run_goes_on_to_the_bit_as_if_it_had_not_stopped(folder: Path,
     assert all(value.equal(weights(second)[name]) for name, value in weights(whole).items())
 
 
+def test_hours_end_a_call_with_a_checkpoint_and_reports(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Trainer(folder, SMALL)
+    trainer.run(max_hours=0.0, report_every=1)
+    assert trainer.state.step == 1
+    assert "step 1/6" in (out := capsys.readouterr().out)
+    assert "tokens/s" in out
+    assert "tools" in out
+    again = Trainer(folder, SMALL)
+    again.resume()
+    assert again.state == trainer.state
+
+
 def test_workers_give_the_same_batches(folder: Path) -> None:
     alone, helped = (Trainer(folder, replace(SMALL, tokens=2048 * 5), workers=number) for number in (0, 2))
     pairs = zip(every(alone), every(helped), strict=True)

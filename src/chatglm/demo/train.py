@@ -226,6 +226,9 @@ class Losses:
     """Sums of losses by kind of conversation since the last report."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self.sums, self.counts = torch.zeros(len(KINDS)), torch.zeros(len(KINDS))
 
     def add(self, losses: Tensor, kinds: Tensor) -> None:
@@ -237,7 +240,7 @@ class Losses:
         """Their means in words; they begin anew."""
         total = float(self.sums.sum() / self.counts.sum().clamp(min=1))
         means = (self.sums / self.counts.clamp(min=1)).tolist()
-        self.__init__()  # type: ignore[misc]
+        self._begin()
         return f"{total:.3f} (" + " ".join(f"{kind} {one:.3f}" for kind, one in zip(KINDS, means, strict=True)) + ")"
 
 
