@@ -62,7 +62,8 @@ RULES = Rules(
             third_party=names("torch transformers"),
         ),
         "demo": Room(
-            may=names("chat model loading errors"), third_party=names("torch transformers safetensors sentencepiece")
+            may=names("chat tools agent engine sandbox model loading errors"),  # its text is what sessions render
+            third_party=names("torch transformers safetensors sentencepiece"),
         ),
         ROOT: Room(may=names("registration"), inside=names("errors chat tools engine quant model loading agent")),
         "terminal": Room(

@@ -12,7 +12,8 @@ from chatglm.demo.text import SPLITS, Intent, Turn, expand, habits, held_out, ph
 from chatglm.demo.topics import TOPICS
 from chatglm.demo.wording import FOLDER, read_intents, read_sections
 
-INTENT_FILES = ("greetings", "identity", "small_talk", "calendar", "things")
+TALK = ("greetings", "identity", "small_talk", "offline", "daily")
+INTENT_FILES = (*TALK, "calendar", "things")
 
 
 def sample(seed: int, count: int, **options: object) -> list[Conversation]:
@@ -61,6 +62,12 @@ def test_no_way_to_ask_belongs_to_two_intents_with_different_answers(name: str) 
             assert other.answers == intent.answers, ask
 
 
+def test_there_is_much_to_talk_about() -> None:
+    intents = [intent for name in TALK for intent in read_intents(name)]
+    assert len(intents) >= 300
+    assert sum(len(intent.asks) >= 6 for intent in intents) >= 285
+
+
 def test_phrasings_are_split_without_overlap() -> None:
     asks = [f"ask {index}" for index in range(13)]
     train, kept = phrasings(asks, "train"), phrasings(asks, "phrasing")
@@ -70,9 +77,10 @@ def test_phrasings_are_split_without_overlap() -> None:
 
 
 def test_held_out_phrasings_are_never_trained() -> None:
-    kept = {ask for intent in read_intents("identity") for ask in intent.asks if "(" not in ask}
-    kept -= {ask for intent in read_intents("identity") for ask in phrasings(intent.asks, "train")}
-    assert len(kept) > 10
+    intents = [intent for name in INTENT_FILES for intent in read_intents(name)]
+    kept = {ask for intent in intents for ask in intent.asks if "(" not in ask}
+    kept -= {ask for intent in intents for ask in phrasings(intent.asks, "train")}
+    assert len(kept) > 300
     trained = {turn.user for conversation in sample(5, 4000) for turn in conversation.turns}
     assert not kept & trained
 
@@ -116,5 +124,5 @@ def test_every_sentence_file_can_be_read() -> None:
     for path in FOLDER.glob("*.txt"):
         if path.stem in INTENT_FILES:
             assert read_intents(path.stem)
-        elif path.stem != "scaffold":
+        else:
             assert all(read_sections(path.stem).values())

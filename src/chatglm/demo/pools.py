@@ -26,6 +26,18 @@ def kept_for_judge(value: str) -> bool:
     return zlib.crc32(value.encode()) % 10 == 3
 
 
+def _parted(values: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Entries for training and those kept for the judge."""
+    return (
+        tuple(value for value in values if not kept_for_judge(value)),
+        tuple(value for value in values if kept_for_judge(value)),
+    )
+
+
+CITIES_EN = _parted(tuple(WORDING["english cities"][0].split(", ")))
+CITIES_ZH = _parted(tuple(" ".join(WORDING["chinese cities"]).split()))
+
+
 def draw(split: Split, make: "Draw") -> str:
     """Draw until the entry lies on the wanted side of the held-out line."""
     while True:
@@ -105,3 +117,26 @@ def english_word(split: Split, rng: random.Random) -> str:
 
 def chinese_word(split: Split, rng: random.Random) -> str:
     return draw(split, ChineseWord(rng))
+
+
+def number(split: Split, rng: random.Random, low: int, high: int) -> int:
+    """A whole number; above 99 one in ten is kept for the judge, smaller ones are everybody's."""
+    value = rng.randint(low, high)
+    while value > 99 and kept_for_judge(str(value)) != (split == "entity"):
+        value = rng.randint(max(low, 100), max(high, 999))
+    return value
+
+
+def english_city(split: Split, rng: random.Random) -> str:
+    """Half a known city, half one that does not exist."""
+    if rng.random() < 0.5:
+        return rng.choice(CITIES_EN[split == "entity"])
+    while kept_for_judge(made_up := made_up_word(rng).capitalize()) != (split == "entity"):
+        pass
+    return made_up
+
+
+def chinese_city(split: Split, rng: random.Random) -> str:
+    """Half a known city, half one that does not exist."""
+    cities = CITIES_ZH[split == "entity"]
+    return rng.choice(cities) if rng.random() < 0.5 else chinese_word(split, rng)

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chatglm.demo.conversation import SYSTEM_PROMPTS
+from chatglm.demo.conversation import SYSTEM_PROMPTS, chat, with_code, with_tools
 from chatglm.demo.pools import english_name, english_word
 from chatglm.demo.text import is_chinese
-from chatglm.demo.topics import TOPICS
 from chatglm.demo.wording import FOLDER
 
-VOCAB_SIZE = 3063  # with the nine special tokens 3072, a multiple of 64
-DIALOGUES = 5_000  # of each topic
+VOCAB_SIZE = 5111  # with the nine special tokens 5120, a multiple of 64
+CONVERSATIONS = 2_000  # of each kind
 OPTIONS: dict[str, Any] = {
     "model_type": "bpe",
     "vocab_size": VOCAB_SIZE,
@@ -28,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "normalization_rule_name": "identity",
     "add_dummy_prefix": True,
     "remove_extra_whitespaces": False,
-    "max_sentencepiece_length": 16,
+    "max_sentencepiece_length": 24,
     "split_by_unicode_script": True,
     "split_by_whitespace": True,
     "split_by_number": True,
@@ -43,15 +42,13 @@ OPTIONS: dict[str, Any] = {
     "minloglevel": 2,
 }
 PUNCTUATION = "，。？！：；、“”‘’（）《》【】—…·～￥"
-# The shapes that tool descriptions, tool calls and small programs take, so that a later recipe needs no new vocabulary.
-SCAFFOLD = tuple((FOLDER / "scaffold.txt").read_text(encoding="utf-8").rstrip("\n").split("\n"))
 
 
-def train_vocabulary(seed: int, dialogues: int = DIALOGUES) -> bytes:
+def train_vocabulary(seed: int, conversations: int = CONVERSATIONS) -> bytes:
     """The serialized SentencePiece model; the same bytes for the same arguments and library version."""
     import sentencepiece
 
-    texts = list(_texts(seed, dialogues))
+    texts = list(_texts(seed, conversations))
     characters = {character for text in texts for character in text if not character.isspace()} | _extra_characters()
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -70,20 +67,22 @@ def write_vocabulary(folder: Path, seed: int) -> Path:
     return path
 
 
-def _texts(seed: int, dialogues: int) -> Iterator[str]:
+def _texts(seed: int, conversations: int) -> Iterator[str]:
+    """Messages of all kinds of conversations, each text as it is encoded."""
     yield from SYSTEM_PROMPTS
     rng = random.Random(seed)
-    for topic in TOPICS.values():
-        for _ in range(dialogues):
-            for turn in topic.dialogue("train", rng):
-                yield turn.user
-                yield turn.answer
+    for make in (chat, with_tools, with_code):
+        for _ in range(conversations):
+            for message in make("train", rng).messages():
+                yield message.text()
+                if message.metadata:
+                    yield message.metadata + "\n"
 
 
 def _without_chinese(texts: list[str], seed: int) -> list[str]:
     rng = random.Random(seed)
     words = [f"{english_name('train', rng)} {english_word('train', rng)}" for _ in range(2000)]
-    return [text for text in texts if not is_chinese(text)] + words + list(SCAFFOLD) * 40
+    return [text for text in texts if not is_chinese(text)] + words
 
 
 def _extra_characters() -> set[str]:

@@ -4,13 +4,16 @@ A template is a sentence with choices in parentheses and named slots: `(what is|
 One phrasing in six of each intent never appears in training, so that the judge can ask something new.
 """
 
+import hashlib
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
 
-Split = Literal["train", "phrasing", "entity"]
+Split = Literal["train", "phrasing", "entity", "family"]
 SPLITS: tuple[Split, ...] = ("train", "phrasing", "entity")
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
@@ -26,13 +29,44 @@ _FULL_TO_HALF = str.maketrans({"？": "?", "！": "!", "，": ",", "。": "."})
 
 
 @dataclass(frozen=True)
+class Step:
+    """Something the model does before it answers, and what comes back of it.
+
+    Attributes:
+        name: the tool that is called, or `interpreter` for code.
+        text: the call or the code as it is written, fences and all.
+        observation: the result as the product words it.
+        arguments: of a call.
+        learned: False for a mistake that is there only to be put right by what follows.
+    """
+
+    name: str
+    text: str
+    observation: str
+    arguments: Mapping[str, Any] | None = None
+    learned: bool = True
+
+
+@dataclass(frozen=True)
 class Turn:
-    """One question and the answer to learn; `accepted` holds every answer that the judge takes as right."""
+    """One question, what is done about it, and the answer to learn.
+
+    Attributes:
+        accepted: every answer that the judge takes as right.
+        family: the topic.
+        values: what the answer must tell of the results.
+        drawn: entries of open pools and large numbers in it, of which some are kept for the judge.
+        files: names and contents uploaded with the question.
+    """
 
     user: str
     answer: str
     accepted: tuple[str, ...]
     family: str = ""
+    steps: tuple[Step, ...] = ()
+    values: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
+    files: tuple[tuple[str, bytes], ...] = ()
 
     def __post_init__(self) -> None:
         if self.answer not in self.accepted:
@@ -57,6 +91,23 @@ def phrasings(asks: Sequence[str], split: Split) -> list[str]:
     if len(asks) <= _HELD_OUT_FIRST:
         return list(asks)
     return [ask for index, ask in enumerate(asks) if held_out(index) == (split == "phrasing")]
+
+
+@cache
+def _plain_questions() -> frozenset[str]:
+    file = Path(__file__).parent / "kept_questions.txt"
+    return frozenset(file.read_text(encoding="utf-8").split())
+
+
+def question_digest(text: str) -> str:
+    """What a question is recognised by, however it is typed: 12 hexadecimal digits."""
+    letters = "".join(letter for letter in text.casefold() if letter.isalnum())
+    return hashlib.sha256(letters.encode()).hexdigest()[:12]
+
+
+def kept_question(text: str) -> bool:
+    """Whether this is one of the plain questions that training must never show."""
+    return question_digest(text) in _plain_questions()
 
 
 def expand(template: str, rng: random.Random) -> str:

@@ -1,165 +1,208 @@
-"""Train the tiny model: `python -m chatglm.demo.train --out FOLDER --minutes 50`.
+"""Train the tiny model: `python -m chatglm.demo.train --run FOLDER --tokens 150e6`.
 
-Runs on a CPU or an NVIDIA GPU. A run that was stopped goes on from its last checkpoint when
-started again with the same folder. The folder is a complete model folder after every checkpoint.
+Runs on a CPU or an NVIDIA GPU. A run that was stopped goes on from its last checkpoint when started again with the same
+folder, to the bit (on a CPU with one thread) as if it had not stopped. FOLDER/model is a complete model folder after
+every checkpoint.
 """
 
 import argparse
-import math
+import os
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chatglm.demo.batches import Batch, pool_batches
-from chatglm.demo.encoding import Encoder
+from chatglm.demo.encoding import KINDS, Encoder
 from chatglm.demo.folder import VOCABULARY_FILE, make_config, save_folder
 from chatglm.demo.judge import judge, mean
-from chatglm.demo.recipe import NAME, SHAPE, Recipe
+from chatglm.demo.packing import Batch, shard
+from chatglm.demo.recipe import NAME, SHAPE, Recipe, text_sha256
 from chatglm.demo.spm import write_vocabulary
 from chatglm.model.network import ChatGLMForConditionalGeneration
 
 CHECKPOINT_FILE = "checkpoint.pt"
-_LAST_RATE = 0.02  # of the learning rate, at the end of the cosine
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train: so many minutes, or so many steps."""
-
-    minutes: float | None = None
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.steps is None):
-            raise ValueError(f"give either minutes or steps, not {self.minutes} and {self.steps}")
-
-    def progress(self, seconds: float, step: int) -> float:
-        """The used share, 0 to 1."""
-        used = step / max(self.steps, 1) if self.steps is not None else seconds / (60 * (self.minutes or 1.0))
-        return min(used, 1.0)
+MODEL_FOLDER = "model"
+_AHEAD = 2  # shards that each worker is ahead
 
 
 @dataclass
 class State:
-    """Where a run stands."""
+    """Where a run stands. Steps decide everything; seconds are only told."""
 
     step: int = 0
-    pool: int = 0
-    pool_progress: float = 0.0  # the progress the pool in use was drawn at
+    shard: int = 0
     used: int = 0  # batches of it that are done
-    tokens: int = 0
+    tokens: int = 0  # without padding
     seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
 
 
 class Trainer:
-    """One run: network, optimizer, and the place in the stream of text."""
+    """One run: network, optimizer, and the place in the stream of text.
+
+    Args:
+        folder: of the run, with its vocabulary.
+        recipe: what decides the weights.
+        device: "cpu" or "cuda".
+        bfloat16: products in bfloat16; weights stay float32.
+        workers: processes that make the text ahead; 0: it is made in this one.
+    """
 
     def __init__(
-        self, folder: Path, recipe: Recipe, budget: Budget, device: str = "cpu", bfloat16: bool = False
+        self, folder: Path, recipe: Recipe, device: str = "cpu", bfloat16: bool = False, workers: int = 0
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.folder, self.recipe, self.budget, self.device = folder, recipe, budget, device
+        self.folder, self.recipe, self.device, self.bfloat16, self.workers = folder, recipe, device, bfloat16, workers
         self.vocabulary = folder / VOCABULARY_FILE
         self.encoder = Encoder(self.vocabulary)
         self.model = ChatGLMForConditionalGeneration(make_config(self.encoder))
         torch.nn.Module.to(self.model, device)
         self.optimizer = make_optimizer(self.model, recipe)
         self.state = State()
-        self.bfloat16 = bfloat16
-
-    def progress(self) -> float:
-        return self.budget.progress(self.state.seconds, self.state.step)
+        self.scores: dict[str, dict[str, float]] = {}
+        self.losses = Losses()
 
     def batches(self) -> Iterator[Batch]:
-        """Batches until the budget is used; the text follows the progress, so copying drills become fewer."""
-        state = self.state
-        while True:
-            if state.used == 0:
-                state.pool_progress = self.progress()
-            for batch in islice(
-                pool_batches(self.encoder, self.recipe, state.pool, state.pool_progress), state.used, None
-            ):
-                if self.progress() >= 1.0:
+        """Batches from where the run stands to its end."""
+        for batches in self._shards():
+            while self.state.used < len(batches):
+                if self.state.step >= self.recipe.steps:
                     return
-                state.used += 1
+                batch = batches[self.state.used]
+                self.state.used += 1
                 yield batch
-            state.pool, state.used = state.pool + 1, 0
+            self.state.shard, self.state.used = self.state.shard + 1, 0
+
+    def _shards(self) -> Iterator[list[Batch]]:
+        """Shards without end, from the one the run stands in."""
+        first = self.state.shard
+        if not self.workers:
+            while True:
+                yield shard(self.encoder, self.recipe, self.state.shard)
+        with ProcessPoolExecutor(self.workers) as pool:
+            waiting: deque[Future[list[Batch]]] = deque()
+            for index in range(first, first + _AHEAD * self.workers):
+                waiting.append(self._made(pool, index))
+            while True:
+                yield waiting.popleft().result()
+                waiting.append(self._made(pool, self.state.shard + len(waiting)))
+
+    def _made(self, pool: Executor, index: int) -> "Future[list[Batch]]":
+        return pool.submit(_made_apart, self.vocabulary, self.recipe, index)
 
     def step(self, batch: Batch) -> float:
         """One update; gives the mean loss over the learned tokens."""
-        rate = learning_rate(self.recipe, self.state.step, self.progress())
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.recipe.rate(self.state.step)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
-            loss = answer_loss(self.model, batch, self.device)
+            losses = answer_losses(self.model, batch, self.device)
+        loss = losses.mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.state.step += 1
         self.state.tokens += batch.num_tokens
+        self.losses.add(losses.detach().cpu(), batch.kinds[batch.learned])
         return loss.item()
 
-    def run(self, samples: int, report_every: int = 50, save_every: float = 240.0) -> None:
-        """Train to the end of the budget, with a report every so many steps and a checkpoint every so many seconds.
+    def run(
+        self,
+        samples: int = 100,
+        report_every: int = 50,
+        save_minutes: float = 10.0,
+        judge_every: int = 1000,
+        max_hours: float | None = None,
+    ) -> None:
+        """Train to the end of the recipe or until the hours are over, whatever comes first; then save.
 
-        The last judgement asks `samples` questions a topic and split, those on the way a fifth of them.
+        Args:
+            samples: questions a topic and split of the last judgement; those on the way ask a tenth.
+            report_every: steps between two lines of progress.
+            save_minutes: between two checkpoints.
+            judge_every: steps between two judgements.
+            max_hours: of this call.
         """
-        saved = self.state.seconds
+        began = saved = time.monotonic()
         for batch in self.batches():
             started = time.perf_counter()
-            loss = self.step(batch)
+            self.step(batch)
             self.state.seconds += time.perf_counter() - started
             if self.state.step % report_every == 0:
-                self.state.losses.append(round(loss, 4))
-                self.report(loss)
-            if self.state.seconds - saved > save_every:
-                saved = self.state.seconds
-                self.save(max(1, samples // 5))
-        self.save(samples)
+                self.report()
+            if self.state.step % judge_every == 0:
+                self.judge(max(1, samples // 10))
+            if time.monotonic() - saved > 60 * save_minutes:
+                self.save()
+                saved = time.monotonic()
+            if max_hours is not None and time.monotonic() - began > 3600 * max_hours:
+                break
+        if self.state.step >= self.recipe.steps:
+            self.judge(samples)
+        self.save()
 
-    def report(self, loss: float) -> None:
+    def report(self) -> None:
+        """One line of progress."""
         state = self.state
         speed = state.tokens / max(state.seconds, 1e-9)
         _print(
-            f"step {state.step}  {state.tokens / 1e6:.2f}M tokens  {speed:,.0f} tokens/s  "
-            f"{self.progress():.0%}  loss {loss:.3f}"
+            f"step {state.step}/{self.recipe.steps}  {state.tokens / 1e6:.2f}M tokens  {speed:,.0f} tokens/s  "
+            f"rate {self.recipe.rate(state.step):.1e}  loss {self.losses.take()}"
         )
 
-    def save(self, samples: int) -> None:
-        """Judge, and write the model folder and the checkpoint."""
+    def judge(self, samples: int) -> None:
+        """Measure held-out accuracy."""
         self.model.train(False)
-        scores = judge(self.model, self.encoder, samples)
+        self.scores = judge(self.model, self.encoder, samples)
         self.model.train(True)
-        _print("  ".join(f"{split} {mean(found):.3f}" for split, found in scores.items()))
-        for split, found in scores.items():
-            _print(f"  {split}: " + "  ".join(f"{name} {score:.2f}" for name, score in found.items()))
-        save_folder(self.folder, self.model, self.vocabulary, self.record(scores, samples))
+        for split, found in self.scores.items():
+            _print(f"  {split} {mean(found):.3f}: " + "  ".join(f"{name} {score:.2f}" for name, score in found.items()))
+
+    def save(self) -> None:
+        """Write the model folder, and the checkpoint in one piece, so that a stop in between leaves the old one."""
+        save_folder(self.folder / MODEL_FOLDER, self.model, self.vocabulary, self.record())
         states = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
+            "rng": torch.get_rng_state(),
+            "scores": self.scores,
+            "recipe": asdict(self.recipe),
+            "text": text_sha256(),
         }
-        torch.save(states, self.folder / CHECKPOINT_FILE)
+        file = self.folder / CHECKPOINT_FILE
+        torch.save(states, file.with_suffix(".new"))
+        os.replace(file.with_suffix(".new"), file)
 
     def resume(self) -> None:
-        """Go on from the checkpoint of the folder, if there is one."""
-        file = self.folder / CHECKPOINT_FILE
-        if file.is_file():
-            states = torch.load(file, map_location=self.device, weights_only=True)
-            self.model.load_state_dict(states["model"])
-            self.optimizer.load_state_dict(states["optimizer"])
-            self.state = State(**states["state"])
+        """Go on from the checkpoint of the folder, if there is one.
 
-    def record(self, scores: dict[str, dict[str, float]], samples: int) -> dict[str, Any]:
+        Raises:
+            ValueError: it is of another recipe or another text.
+        """
+        file = self.folder / CHECKPOINT_FILE
+        if not file.is_file():
+            return
+        states = torch.load(file, map_location=self.device, weights_only=True)
+        if states["text"] != text_sha256():
+            raise ValueError(f"{file} was trained on other text; go on with the version of the package it began with")
+        kept = {**asdict(self.recipe), "tokens": None}
+        if {**states["recipe"], "tokens": None} != kept:
+            raise ValueError(f"{file} is of the recipe {states['recipe']}; only its tokens may differ from {kept}")
+        self.model.load_state_dict(states["model"])
+        self.optimizer.load_state_dict(states["optimizer"])
+        self.state = State(**states["state"])
+        self.scores = states["scores"]
+        torch.set_rng_state(states["rng"].cpu())
+
+    def record(self) -> dict[str, Any]:
         """What `RECIPE.json` says."""
         return {
             "name": NAME,
@@ -168,13 +211,37 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "steps": self.state.step,
             "tokens": self.state.tokens,
-            "seconds": round(self.state.seconds),
-            "device": self.device,
+            "hours": round(self.state.seconds / 3600, 2),
+            "commit": commit(),
+            "text_sha256": text_sha256(),
+            "machine": f"{machine(self.device)}, {torch.get_num_threads()} threads",
             "bfloat16_products": self.bfloat16,
             "sentencepiece": version("sentencepiece"),
-            "samples_per_score": samples,
-            "scores": scores,
+            "torch": torch.__version__,
+            "scores": self.scores,
         }
+
+
+class Losses:
+    """Sums of losses by kind of conversation since the last report."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self.sums, self.counts = torch.zeros(len(KINDS)), torch.zeros(len(KINDS))
+
+    def add(self, losses: Tensor, kinds: Tensor) -> None:
+        """Losses of tokens [tokens] and the kinds they are of."""
+        self.sums.index_add_(0, kinds, losses.float())
+        self.counts.index_add_(0, kinds, torch.ones(len(kinds)))
+
+    def take(self) -> str:
+        """Their means in words; they begin anew."""
+        total = float(self.sums.sum() / self.counts.sum().clamp(min=1))
+        means = (self.sums / self.counts.clamp(min=1)).tolist()
+        self._begin()
+        return f"{total:.3f} (" + " ".join(f"{kind} {one:.3f}" for kind, one in zip(KINDS, means, strict=True)) + ")"
 
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -187,18 +254,47 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
 
 
-def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
-    """Warm up over the first steps, then half a cosine down to nearly nothing."""
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup_steps) * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
+def answer_losses(model: ChatGLMForConditionalGeneration, batch: Batch, device: str = "cpu") -> Tensor:
+    """Cross entropy of each learned token [learned tokens]; the output layer runs at those positions only."""
+    inputs, targets, learned, positions, mask = (
+        part.to(device) for part in (batch.input_ids, batch.targets, batch.learned, batch.positions, batch.mask())
+    )
+    found = model.transformer(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False)
+    logits = model.transformer.output_layer(found.last_hidden_state[learned])  # [learned tokens, vocabulary]
+    return torch.nn.functional.cross_entropy(logits.float(), targets[learned], reduction="none")
 
 
-def answer_loss(model: ChatGLMForConditionalGeneration, batch: Batch, device: str = "cpu") -> Tensor:
-    """Mean cross entropy over learned tokens; the output layer runs at those positions only."""
-    inputs, targets, learned = (part.to(device) for part in (batch.input_ids, batch.targets, batch.learned))
-    hidden = model.transformer(input_ids=inputs, use_cache=False).last_hidden_state  # [rows, columns, hidden]
-    logits = model.transformer.output_layer(hidden[learned])  # [learned tokens, vocabulary]
-    return torch.nn.functional.cross_entropy(logits.float(), targets[learned])
+@cache
+def _encoder(vocabulary: Path) -> Encoder:
+    return Encoder(vocabulary)
+
+
+def _made_apart(vocabulary: Path, recipe: Recipe, index: int) -> list[Batch]:
+    """A shard, made in a worker."""
+    torch.set_num_threads(1)
+    return shard(_encoder(vocabulary), recipe, index)
+
+
+@cache
+def commit() -> str:
+    """The commit of the sources, where they lie in a repository; "+" where they were changed since."""
+    import subprocess
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    return (git("rev-parse", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "--", ".") else "")
+
+
+def machine(device: str) -> str:
+    """The processor the run is on, in words."""
+    if device != "cpu":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    return next((line.split(": ")[1] for line in lines.split("\n") if line.startswith("model name")), "CPU")
 
 
 def prepare(folder: Path, recipe: Recipe) -> None:
@@ -210,27 +306,44 @@ def prepare(folder: Path, recipe: Recipe) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m chatglm.demo.train", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model; a checkpoint in it is continued")
-    length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--minutes", type=float, help="training time, without judging and saving")
-    length.add_argument("--steps", type=int, help="number of updates; with one thread the result is reproducible")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run; a checkpoint in it is continued")
+    parser.add_argument("--tokens", type=float, default=Recipe.tokens, help="length of the run (default 150e6)")
+    parser.add_argument("--batch-tokens", type=int, default=Recipe.batch_tokens, help="of a step (default 4096)")
+    parser.add_argument("--rate", type=float, default=Recipe.learning_rate, help="highest learning rate")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make text ahead (default 0: none)")
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="seed of the text and of the first weights")
     parser.add_argument("--samples", type=int, default=100, help="questions a topic and split at the end (default 100)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--save-minutes", type=float, default=10.0, help="between two checkpoints (default 10)")
+    parser.add_argument("--judge-every", type=int, default=1000, help="steps between two judgements (default 1000)")
+    parser.add_argument("--max-hours", type=float, help="stop after so many hours, with a checkpoint")
+    parser.add_argument("--nice", type=int, default=0, help="lower the priority by so much (0 to 19)")
     parser.add_argument(
         "--bfloat16",
         action="store_true",
         help="products in bfloat16, weights stay float32: faster where the processor has it",
     )
     options = parser.parse_args(arguments)
+    if options.nice:
+        os.nice(options.nice)
     torch.set_num_threads(options.threads)
-    recipe = replace(Recipe(), seed=options.seed)
-    prepare(options.out, recipe)
-    budget = Budget(options.minutes, options.steps)
-    trainer = Trainer(options.out, recipe, budget, options.device, options.bfloat16)
+    recipe = replace(
+        Recipe(),
+        seed=options.seed,
+        tokens=int(options.tokens),
+        batch_tokens=options.batch_tokens,
+        learning_rate=options.rate,
+    )
+    prepare(options.run, recipe)
+    trainer = Trainer(options.run, recipe, options.device, options.bfloat16, options.workers)
     trainer.resume()
-    trainer.run(options.samples)
+    trainer.run(
+        options.samples,
+        save_minutes=options.save_minutes,
+        judge_every=options.judge_every,
+        max_hours=options.max_hours,
+    )
 
 
 def _print(text: str) -> None:

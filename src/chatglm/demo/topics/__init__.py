@@ -13,10 +13,14 @@ from chatglm.demo.topics import (
     calendar,
     capitals,
     copying,
+    daily,
+    feelings,
     greetings,
     identity,
     memory,
+    offline,
     opposites,
+    qualities,
     small_talk,
     things,
     translation,
@@ -34,22 +38,32 @@ class Topic:
     open: bool = False  # whether it has entities that can be kept from training
 
     def weight(self, progress: float) -> float:
-        """The share at a point of training; a change is complete after two thirds of the run."""
-        return self.first + (self.last - self.first) * min(progress * 1.5, 1.0)
+        """The share at a point of training, 0 to 1."""
+        return self.first + (self.last - self.first) * progress
 
 
 TOPICS = {
-    "greetings": Topic(greetings.dialogue, 8, 11),
-    "identity": Topic(identity.dialogue, 9, 13),
-    "small_talk": Topic(small_talk.dialogue, 9, 15),
+    "greetings": Topic(greetings.dialogue, 6, 7),
+    "identity": Topic(identity.dialogue, 8, 9),
+    "small_talk": Topic(small_talk.dialogue, 10, 12),
+    "daily": Topic(daily.dialogue, 20, 34),
+    "feelings": Topic(feelings.dialogue, 7, 10),
+    "offline": Topic(offline.dialogue, 3, 4),
     "capitals": Topic(capitals.dialogue, 6, 8, open=True),
-    "opposites": Topic(opposites.dialogue, 6, 10, open=True),
+    "opposites": Topic(opposites.dialogue, 6, 9, open=True),
     "translation": Topic(translation.dialogue, 8, 13, open=True),
     "calendar": Topic(calendar.dialogue, 3, 5),
     "things": Topic(things.dialogue, 7, 10),
-    "arithmetic": Topic(arithmetic.dialogue, 6, 24, open=True),
+    "qualities": Topic(qualities.dialogue, 5, 8),
+    "arithmetic": Topic(arithmetic.dialogue, 8, 22, open=True),
     "memory": Topic(memory.dialogue, 16, 16, open=True),
-    "two_facts": Topic(memory.two_facts, 2, 3, open=True),
-    "copying": Topic(copying.dialogue, 30, 6, open=True),
-    "unknown": Topic(unknown.dialogue, 9, 14, open=True),
+    "two_facts": Topic(memory.two_facts, 2, 4, open=True),
+    "copying": Topic(copying.dialogue, 40, 8, open=True),
+    "unknown": Topic(unknown.dialogue, 10, 16, open=True),
+    "knowledge": Topic(unknown.knowledge, 2, 3),
 }
+# What means the same whether there are tools or not.
+FILLERS = (
+    "greetings", "identity", "small_talk", "daily", "feelings", "memory", "copying", "things", "opposites", "qualities",
+    "capitals", "calendar", "knowledge", "knowledge",
+)  # fmt: skip

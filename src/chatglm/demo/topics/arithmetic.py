@@ -7,10 +7,11 @@ from chatglm.demo.wording import read_sections
 
 WORDING = read_sections("arithmetic")
 ASK_EN, ASK_ZH = WORDING["ask en"], WORDING["ask zh"]
-LARGEST_TERM = 20
-LARGEST_FACTOR = 10
+LARGEST_TERM = 100
+LARGEST_FACTOR = 12
 SYMBOLS = {"+": ("+", " + "), "-": ("-", " - "), "*": ("*", " * ", "×", "x", " x "), "/": ("/", " / ", "÷")}
 WORDS_EN = {"+": " plus ", "-": " minus ", "*": " times ", "/": " divided by "}
+NAMES_EN, NAMES_ZH = (WORDING[f"numbers {language}"][0].split() for language in ("en", "zh"))  # 0 to 20
 WORDS_ZH = {"+": "加", "-": "减", "*": "乘以", "/": "除以"}
 TOO_BIG_EN = "These numbers are too big for me. I can only do very small sums."
 TOO_BIG_BARE = "这个数太大了，我算不了。 / This is too big for me."  # nothing tells the language
@@ -27,7 +28,7 @@ def dialogue(split: Split, rng: random.Random) -> list[Turn]:
 
 
 def _numbers(sign: str, rng: random.Random) -> tuple[int, int, int]:
-    largest = LARGEST_TERM if rng.random() < 0.5 else LARGEST_FACTOR  # the smallest sums are asked most
+    largest = rng.choice((10, 20, 20, LARGEST_TERM, LARGEST_TERM))  # the smallest sums are asked most
     if sign == "+":
         left, right = rng.randint(0, largest), rng.randint(0, largest)
         return left, right, left + right
@@ -45,9 +46,14 @@ def _turn(split: Split, left: int, right: int, sign: str, result: str, rng: rand
         if rng.random() < 0.5
         else (WORDS_ZH, ASK_ZH, "{left} {sign} {right} = {result}。")
     )
+    first, second = str(left), str(right)
     if rng.random() < 0.4:
         symbol = words[sign]
-    question = say(asks, split, rng, sum=f"{left}{symbol}{right}").removeprefix("，")
+        if max(left, right) <= 20 and rng.random() < 0.4:
+            names = NAMES_EN if words is WORDS_EN else NAMES_ZH
+            first, second = names[left], names[right]
+    asked = f"{first}{symbol}{second}"
+    question = say(asks, split, rng, sum=asked).removeprefix("，")
     answers = (answer,)
     if question.strip("=? ") == f"{left}{symbol}{right}" and symbol not in words.values():
         answers = ("{left} {sign} {right} = {result}.",)  # nothing tells the language, so one form for both
@@ -55,9 +61,9 @@ def _turn(split: Split, left: int, right: int, sign: str, result: str, rng: rand
 
 
 def _too_big(rng: random.Random) -> Turn:
-    left, right = (rng.randint(LARGEST_TERM + 1, 10 ** rng.randint(2, 6)) for _ in range(2))
+    left, right = (rng.randint(LARGEST_TERM + 1, 10 ** rng.randint(3, 6)) for _ in range(2))
     if rng.random() < 0.3:
-        right = rng.randint(2, LARGEST_TERM)
+        right = rng.randint(2, 20)
     sign = rng.choice("+-*/")
     if sign == "/":
         left += LARGEST_FACTOR**2  # beyond the table of products, which holds some of these quotients

@@ -2,10 +2,10 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chatglm.demo.pools import chinese_name, chinese_word, english_name, english_word
-from chatglm.demo.text import Split, Turn, ask
+from chatglm.demo.text import Split, Turn, ask, is_chinese
 from chatglm.demo.wording import read_sections
 
 WORDING = read_sections("memory")
@@ -60,12 +60,20 @@ FACTS_EN = (
     _fact("color en", _from(True, *_COLORS_EN)),
     _fact("pet en", english_name),
     _fact("age en", _age),
+    _fact("food en", _from(True, *WORDING["foods en"][0].split(", "))),
+    _fact("job en", _from(True, *WORDING["jobs en"][0].split(", "))),
+    _fact("hobby en", _from(True, *WORDING["hobbies en"][0].split(", "))),
+    _fact("friend en", english_name),
 )
 FACTS_ZH = (
     _fact("home zh", _from(False, *_CITIES_ZH)),
     _fact("color zh", _from(False, *_COLORS_ZH)),
     _fact("pet zh", chinese_name),
     _fact("age zh", _age),
+    _fact("food zh", _from(False, *WORDING["foods zh"][0].split())),
+    _fact("job zh", _from(False, *WORDING["jobs zh"][0].split())),
+    _fact("hobby zh", _from(False, *WORDING["hobbies zh"][0].split())),
+    _fact("friend zh", chinese_name),
 )
 
 
@@ -86,12 +94,22 @@ def recall(fact: Fact, value: str, split: Split, rng: random.Random) -> Turn:
     return ask(fact.asks, (fact.recalled,), split, rng, value=value)
 
 
+def told_and_asked(fact: Fact, value: str, split: Split, rng: random.Random) -> Turn:
+    """Said and asked for in one message."""
+    told, asked = tell(fact, value, split, rng).user, recall(fact, value, split, rng)
+    told = told.rstrip(".!。！ ")
+    text = f"{told}。{asked.user}" if is_chinese(told) else f"{told}. {asked.user[:1].upper()}{asked.user[1:]}"
+    return replace(asked, user=text)
+
+
 def dialogue(split: Split, rng: random.Random) -> list[Turn]:
     """Told and asked back; or told twice, and the last one counts; or asked without having been told."""
     fact = choose(rng)
     if split == "train" and rng.random() < 0.15:
         return [ask(fact.asks, (fact.unknown,), split, rng)]
     value = fact.pool(split, rng)
+    if rng.random() < 0.25:
+        return [told_and_asked(fact, value, split, rng)]
     turns = [tell(fact, value, split, rng)]
     if rng.random() < 0.12:
         value = fact.pool(split, rng)
