@@ -7,8 +7,8 @@ import pytest
 
 from chatglm.demo import WEIGHTS
 from chatglm.demo.conversation import with_code, with_tools
+from chatglm.demo.exact import acted
 from chatglm.demo.journeys import Judged, plain_answers
-from chatglm.demo.judge import acted
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from chatglm.demo import WEIGHTS, recipe, train
 from chatglm.demo.conversation import with_tools
 from chatglm.demo.encoding import Encoder
-from chatglm.demo.judge import acted, exact, judge
+from chatglm.demo.exact import acted, exact, judge
 from chatglm.demo.packing import Batch, collate, pack, shard
 from chatglm.demo.recipe import Recipe
 from chatglm.demo.spm import VOCAB_SIZE

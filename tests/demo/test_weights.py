@@ -11,7 +11,7 @@ from safetensors import safe_open
 from chatglm.demo import WEIGHTS
 from chatglm.demo.conversation import Conversation, stream
 from chatglm.demo.encoding import Encoder
-from chatglm.demo.judge import exact
+from chatglm.demo.exact import exact
 from chatglm.demo.text import Turn
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.model.tokenizer import ChatGLMTokenizer

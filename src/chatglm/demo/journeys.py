@@ -15,7 +15,7 @@ from chatglm.agent.prompts import code_result
 from chatglm.agent.session import Session
 from chatglm.chat.message import INTERPRETER, Message, Role
 from chatglm.chat.saved import SavedConversation, vocabulary_of
-from chatglm.demo import judge as judging
+from chatglm.demo import exact
 from chatglm.demo.conversation import Conversation, question_of, with_code, with_tools
 from chatglm.demo.text import Split, Turn
 from chatglm.demo.topics.unknown import REFUSALS
@@ -146,7 +146,7 @@ class Judged:
 
     def unknown(self, samples: int, seed: int) -> float:
         """Share of questions outside its world to which it says that it does not know."""
-        asked = [one for name in UNKNOWN for one in islice(judging.questions(name, "entity", seed), samples // 4 + 1)]
+        asked = [one for name in UNKNOWN for one in islice(exact.questions(name, "entity", seed), samples // 4 + 1)]
         refused = []
         for one in asked:
             answer, _ = self._said(Session(self.engine, self.tokenizer), one)
@@ -181,7 +181,7 @@ def _messages_before(one: Conversation) -> list[Message]:
 
 
 def _last_acts(make: Callable[[Split, random.Random], Conversation], split: str, seed: int) -> Iterator[Conversation]:
-    return judging.acted(make, split, seed)  # type: ignore[arg-type]
+    return exact.acted(make, split, seed)  # type: ignore[arg-type]
 
 
 def _shares(outcomes: list[Outcome], title: str, names: tuple[str, ...]) -> dict[str, float]:

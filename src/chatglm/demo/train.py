@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from chatglm.demo.encoding import KINDS, Encoder
+from chatglm.demo.exact import judge, mean
 from chatglm.demo.folder import VOCABULARY_FILE, make_config, save_folder
-from chatglm.demo.judge import judge, mean
 from chatglm.demo.packing import Batch, shard
 from chatglm.demo.recipe import NAME, SHAPE, Recipe, text_sha256
 from chatglm.demo.spm import write_vocabulary
