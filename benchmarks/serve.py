@@ -1,128 +1,140 @@
-"""Many requests at once: total tokens/s and waiting times, against the same requests one after another.
+"""What HTTP costs: streams through `chatglm serve`, against the same requests on the engine itself.
 
-    python benchmarks/serve.py [--model FOLDER | --scheme int4 --layers 28] [--requests 16] [--rate 4] [--max-tokens 32]
+    python benchmarks/serve.py [MODEL] [--clients 1,16,64] [--tokens 64] [--rounds 3] [-- OPTIONS OF chatglm serve]
 
-Requests arrive at random (exponential gaps, `--rate` a second) with prompts of 16 to 256 tokens that share a system
-prompt of 64 tokens. The peer is the same engine taking one request at a time, in the same run. Without `--model` the
-network has the 6B widths, `--layers` deep, and random weights, in a dtype or packed by a scheme.
+Every client asks one question after another and reads a stream to its end. Server, engine and load run on the same
+processors, the load in a process of its own; each figure is the median of the rounds, which take turns.
 """
 
 import argparse
-import random
+import asyncio
+import json
+import re
 import statistics
+import subprocess
+import sys
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from common import SCHEMES, hardware, model_of
+from common import hardware
 
-from chatglm.engine.config import EngineConfig
-from chatglm.engine.engine import Engine
-from chatglm.engine.request import Request, SamplingParams
-from chatglm.model.network import ChatGLMForConditionalGeneration
-
-
-@dataclass
-class Job:
-    """One request of the load: when it comes, what it asks, and when its first and last token came."""
-
-    arrival: float
-    prompt_ids: list[int]
-    request: Request | None = None
-    first: float = 0.0
-    last: float = 0.0
-    outputs: int = 0
-
-
-@dataclass
-class Result:
-    seconds: float
-    tokens: int
-    first_token: list[float] = field(default_factory=list)
-    between: list[float] = field(default_factory=list)
+QUESTION = "What is the capital of France? 法国的首都是哪里？"
+DIRECT = """
+import sys, json, threading, time
+import chatglm
+model, tokenizer = chatglm.load(sys.argv[1] or None, quantize=sys.argv[2] or None)
+engine = chatglm.engine_for(model, tokenizer, max_running=64, kv_memory=None).start()
+ids = tokenizer.render([{"role": "user", "content": sys.argv[3]}]).ids
+for line in sys.stdin:
+    clients, tokens, each = json.loads(line)
+    params = chatglm.SamplingParams(max_tokens=tokens, ignore_eos=True, temperature=0.8, top_p=0.8)
+    waits = []
+    def client():
+        for _ in range(each):
+            begun = time.perf_counter()
+            for index, output in enumerate(engine.stream(engine.submit(ids, params))):
+                if index == 0:
+                    waits.append(time.perf_counter() - begun)
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    begun = time.perf_counter()
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    print(json.dumps([clients * each * tokens / (time.perf_counter() - begun), waits]), flush=True)
+"""
 
 
-def jobs(count: int, rate: float, vocab: int) -> list[Job]:
-    generator = random.Random(0)
-    shared = [generator.randrange(3, vocab) for _ in range(64)]
-    now, made = 0.0, []
-    for _ in range(count):
-        now += generator.expovariate(rate)
-        made.append(Job(now, [*shared, *(generator.randrange(3, vocab) for _ in range(generator.randrange(16, 257)))]))
-    return made
+class Direct:
+    """The engine in a process of its own, without a server."""
+
+    def __init__(self, model: str, scheme: str) -> None:
+        command = [sys.executable, "-c", DIRECT, model, scheme, QUESTION]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, clients: int, tokens: int, each: int) -> tuple[float, list[float]]:
+        """Tokens a second, and the waits for first tokens."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([clients, tokens, each]) + "\n")
+        self.process.stdin.flush()
+        rate, waits = json.loads(self.process.stdout.readline())
+        return rate, waits
+
+    def end(self) -> None:
+        self.process.kill()
 
 
-def run(model: Any, load: list[Job], max_tokens: int, max_running: int, prompt_tokens: int | None) -> Result:
-    """Play the arrivals in real time against a fresh engine."""
-    kv_dtype = "float16" if model.dtype == torch.float32 else "model"
-    engine = Engine(model, EngineConfig(max_running=max_running, kv_dtype=kv_dtype, max_prompt_tokens=prompt_tokens))
-    params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
-    start, waiting, active = time.perf_counter(), list(load), []
-    while waiting or active:
-        now = time.perf_counter() - start
-        while waiting and waiting[0].arrival <= now:
-            job = waiting.pop(0)
-            job.request = engine.submit(job.prompt_ids, params)
-            active.append(job)
-        if not active:
-            time.sleep(max(0.0, waiting[0].arrival - now))
-            continue
-        engine.step()
-        active = [job for job in active if not note(job, time.perf_counter() - start)]
-    seconds = time.perf_counter() - start
-    result = Result(seconds, sum(job.outputs for job in load))
-    result.first_token = [job.first - job.arrival for job in load]
-    result.between = [(job.last - job.first) / max(1, job.outputs - 1) for job in load]
-    return result
+class Served:
+    """The same through HTTP."""
 
+    def __init__(self, model: str, options: list[str]) -> None:
+        command = [sys.executable, "-m", "chatglm", "serve", *([model] if model else []), "--port", "0", "--name", "m"]
+        command += ["--log-level", "warning", *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if found := re.search(r"http://([\d.]+):(\d+)", line):
+                self.address = found[1], int(found[2])
+                return
+        raise SystemExit("the server did not start")
 
-def note(job: Job, now: float) -> bool:
-    """Read what a request has gained; whether it is finished."""
-    assert job.request is not None
-    while job.request.outputs:
-        output = job.request.outputs.popleft()
-        if output.token_ids and job.outputs == 0:
-            job.first = now
-        job.outputs += len(output.token_ids)
-        job.last = now
-    return job.request.finished
+    def run(self, clients: int, tokens: int, each: int) -> tuple[float, list[float]]:
+        """Tokens a second, and the waits for first tokens."""
+        return asyncio.run(self._load(clients, tokens, each))
 
+    async def _load(self, clients: int, tokens: int, each: int) -> tuple[float, list[float]]:
+        body = {"model": "m", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": tokens}
+        data = json.dumps(body | {"stream": True, "ignore_eos": True}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self.address[0]}\r\nContent-Length: {len(data)}\r\n\r\n"
+        waits: list[float] = []
+        begun = time.perf_counter()
+        await asyncio.gather(*(self._client(head.encode() + data, each, waits) for _ in range(clients)))
+        return clients * each * tokens / (time.perf_counter() - begun), waits
 
-def quantile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+    async def _client(self, request: bytes, each: int, waits: list[float]) -> None:
+        reader, writer = await asyncio.open_connection(*self.address)
+        for _ in range(each):
+            begun, first = time.perf_counter(), True
+            writer.write(request)
+            while (line := await reader.readline()) and b"[DONE]" not in line:
+                if first and b'"content":"' in line and b'"content":""' not in line:
+                    waits.append(time.perf_counter() - begun)
+                    first = False
+            while await reader.readline() not in (b"0\r\n", b""):
+                pass
+            await reader.readline()
+        writer.close()
+
+    def end(self) -> None:
+        self.process.terminate()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--scheme", default="bfloat16", help=f"{SCHEMES}; of --model only a dtype")
-    parser.add_argument("--prompt-tokens", type=int, help="EngineConfig.max_prompt_tokens")
-    parser.add_argument("--requests", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=4.0)
-    parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("model", nargs="?", default="", help="folder (default: the embedded model)")
+    parser.add_argument("--quantize", default="", metavar="SCHEME")
+    parser.add_argument("--clients", default="1,16,64")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--each", type=int, default=4, help="requests of each client in a round")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    more = ["--quantize", options.quantize] if options.quantize else []
     print(hardware())
-    if options.model:
-        dtype = getattr(torch, options.scheme)
-        model = ChatGLMForConditionalGeneration.from_pretrained(options.model, dtype=dtype).eval()
-    else:
-        model = model_of(options.scheme, options.layers)
-    print(f"{options.requests} requests, {options.rate} a second, {options.max_tokens} tokens each, {options.scheme}\n")
-    print("| at once | tokens/s | first token, median | 95 % | between tokens, median |")
-    print("|---|---|---|---|---|")
-    totals = {}
-    for at_once in (1, 16):
-        load = jobs(options.requests, options.rate, int(model.config.vocab_size) - 20)
-        result = run(model, load, options.max_tokens, at_once, options.prompt_tokens)
-        totals[at_once] = result.tokens / result.seconds
-        median = statistics.median(result.first_token)
-        print(
-            f"| {at_once} | {totals[at_once]:.1f} | {median:.2f} s | {quantile(result.first_token, 0.95):.2f} s "
-            f"| {statistics.median(result.between) * 1e3:.0f} ms |"
-        )
-    print(f"\ntogether against one after another: x{totals[16] / totals[1]:.2f} tokens/s")
+    ways: list[Any] = [Direct(options.model, options.quantize), Served(options.model, more)]
+    try:
+        for way in ways:
+            way.run(1, options.tokens, 1)
+        for clients in map(int, options.clients.split(",")):
+            found = [[way.run(clients, options.tokens, options.each) for way in ways] for _ in range(options.rounds)]
+            rates = [statistics.median(round_[way][0] for round_ in found) for way in (0, 1)]
+            waits = [statistics.median(wait for round_ in found for wait in round_[way][1]) for way in (0, 1)]
+            print(
+                f"{clients:3} clients: engine {rates[0]:8.1f} tok/s, served {rates[1]:8.1f} "
+                f"({100 * (1 - rates[1] / rates[0]):5.1f} % less); first token {1e3 * waits[0]:7.1f} ms, "
+                f"served {1e3 * waits[1]:7.1f} ms"
+            )
+    finally:
+        for way in ways:
+            way.end()
 
 
 if __name__ == "__main__":

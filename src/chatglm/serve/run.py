@@ -1,0 +1,218 @@
+"""`chatglm serve`: checks the options, loads the model, runs the app until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from chatglm.errors import ConfigError, MissingExtraError
+from chatglm.serve.access import OPEN, Keys
+from chatglm.serve.config import ServerConfig
+from chatglm.serve.direct import Direct
+
+ENVIRONMENT = "CHATGLM_API_KEYS"
+EMBEDDED = "chatglm-tiny"
+ENGINE_DIED = 70  # EX_SOFTWARE
+_BACKLOG = 2048
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def start_server(options: argparse.Namespace) -> int:
+    """Run `chatglm serve` with parsed options. Everything that can be checked is checked before the model is loaded.
+
+    Raises:
+        ConfigError: an option's value, or a port that is taken. MissingExtraError: the packages of a server.
+        SandboxError: code cannot be isolated here.
+    """
+    _need_packages()
+    _check_engine(options)
+    config = config_of(options)
+    keys = Keys.read(options.api_key_file, os.environ.get(ENVIRONMENT))
+    if options.host not in _LOOPBACK and not keys.asked_for:
+        _note(
+            f"anybody who reaches {options.host}:{options.port} can use this model; "
+            f"ask for keys with --api-key-file or {ENVIRONMENT}"
+        )
+    if config.code:
+        from chatglm.sandbox import open_sandbox
+
+        open_sandbox(config.tier).close()  # that code cannot be isolated here is told before a model is loaded
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    with _listening(options.host, options.port) as listener:  # before the model: a taken port is said at once
+        _note("loading " + (options.model or "the embedded model"))
+        engine, tokenizer = _loaded(options)
+        try:
+            return asyncio.run(serve(engine, tokenizer, config, keys, listener, options))
+        finally:
+            engine.close()
+
+
+def _check_engine(options: argparse.Namespace) -> None:
+    if options.cache_memory is not None and not 0 < options.cache_memory < 1e6:
+        raise ConfigError(f"--cache-memory is {options.cache_memory}; it must be a number of GB above 0")
+    if options.max_batch < 1:
+        raise ConfigError(f"--max-batch is {options.max_batch}; it must be at least 1")
+
+
+def config_of(options: argparse.Namespace) -> ServerConfig:
+    """The settings that the options name; those not given are the defaults."""
+    given = {field.name: getattr(options, field.name, None) for field in fields(ServerConfig)}
+    given["name"] = options.name or (Path(options.model).name if options.model else EMBEDDED)
+    given["aliases"] = tuple(options.alias or ())
+    given["origins"] = tuple(origin.lower().rstrip("/") for origin in getattr(options, "allow_origin", None) or ())
+    given["tools"] = tuple(getattr(options, "tools", None) or ())
+    host = getattr(options, "host", None)  # a batch listens nowhere
+    named = [name.lower() for name in getattr(options, "allow_host", None) or ()]
+    given["hosts"] = (*_LOOPBACK, *named) if named or host in _LOOPBACK else ()  # checks of health ask by those
+    return ServerConfig(**{name: value for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def loaded_server(options: argparse.Namespace) -> Iterator[Direct]:
+    """A server of the model that the options name, which nobody but this program asks."""
+    _need_packages()
+    _check_engine(options)
+    config = config_of(options)
+    from chatglm.serve.app import build_app
+    from chatglm.serve.server import Server
+    from chatglm.serve.service import Service
+
+    _note("loading " + (options.model or "the embedded model"))
+    engine, tokenizer = _loaded(options)
+    server = Server(Service(engine.start(), tokenizer, config), Keys())
+    try:
+        yield Direct(build_app(server), OPEN)
+    finally:
+        engine.close()
+        asyncio.run(server.parts.aclose())
+
+
+async def serve(
+    engine: Any, tokenizer: Any, config: ServerConfig, keys: Keys, listener: socket.socket, options: Any
+) -> int:
+    """Answer on a socket until SIGINT or SIGTERM, or until the engine has died.
+
+    Returns:
+        The exit status.
+    """
+    import uvicorn
+
+    from chatglm.serve.app import build_app
+    from chatglm.serve.server import Server
+    from chatglm.serve.service import Service
+
+    engine.start()
+    server = Server(Service(engine, tokenizer, config), keys)
+    settings = uvicorn.Config(
+        build_app(server),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=round(config.grace) + 5,  # what is left at the end of the grace is told so
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+        lifespan="on",
+    )
+    web = _web_server(settings)
+    loop = asyncio.get_running_loop()
+
+    def leave() -> None:
+        if server.closing:  # asked a second time
+            server.end_running()
+        server.closing = web.should_exit = True
+        loop.call_later(config.grace, server.end_running)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, leave)
+    listener.listen(_BACKLOG)  # whoever reads the address below may come at once
+    scheme = "https" if options.tls_cert else "http"
+    host, port = listener.getsockname()[:2]
+    _note(f"{config.name} answers at {scheme}://{host}:{port}/v1")
+    watch = asyncio.create_task(_watch(engine, server, web))
+    try:
+        await web.serve(sockets=[listener])
+    finally:
+        watch.cancel()
+    return ENGINE_DIED if engine.failed else 0
+
+
+def _web_server(settings: Any) -> Any:
+    """uvicorn's server, but signals are the loop's here: they also say that the server is closing."""
+    import uvicorn
+
+    class WebServer(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return WebServer(settings)
+
+
+async def _watch(engine: Any, server: Any, web: Any) -> None:
+    """Ends the server when its engine has died: whoever started it can start another."""
+    while not engine.failed:
+        await asyncio.sleep(1)
+    logging.getLogger(__name__).error("the engine has failed; the server ends: %r", engine.failed)
+    await asyncio.sleep(2)  # long enough for waiting requests to be told
+    server.closing = True
+    web.should_exit = True
+
+
+def _loaded(options: argparse.Namespace) -> tuple[Any, Any]:
+    from chatglm.loading import load
+    from chatglm.own_engine import engine_for
+
+    model, tokenizer = load(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        quantize=options.quantize,
+        hub=options.hub,
+        adapter=options.adapter,
+        prefix=options.prefix,
+        rope_ratio_meaning=options.rope_ratio_meaning,
+        cache=False if options.no_cache else None,
+    )
+    memory = None if options.cache_memory is None else round(options.cache_memory * 1e9)
+    return engine_for(model, tokenizer, max_running=options.max_batch, kv_memory=memory), tokenizer
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that has its address already.
+
+    Raises:
+        ConfigError: the address is taken or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(f"nothing can listen at {host}:{port}: {error}; choose another --port or --host") from None
+    return listener
+
+
+def _need_packages() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("fastapi", "serve", "chatglm serve") from None
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"chatglm: {text}\n")
+    sys.stderr.flush()
