@@ -215,7 +215,7 @@ class Batches:
         found = []
         for path in self.store.folder.glob("batch-*.json"):
             try:
-                item = json.loads(path.read_text(encoding="utf-8"))
+                item = json.loads(path.read_text(encoding="utf-8-sig"))
                 if isinstance(item, dict) and item.get("id") == path.stem and ID.fullmatch(path.stem):
                     found.append(item)
             except (OSError, ValueError):
