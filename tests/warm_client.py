@@ -14,6 +14,8 @@ import socket
 import sys
 import termios
 
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is a program to pass them on to
 where, *arguments = sys.argv[1:]
 terminal = os.isatty(0) and os.getsid(0) == os.getpid()
 if terminal:
@@ -29,8 +31,9 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
     server.connect(where)
     socket.send_fds(server, [json.dumps(program).encode()], [0, 1, 2])
     child = int(server.recv(64))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in PASSED_ON:
         signal.signal(number, lambda number, frame: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     code = os.waitstatus_to_exitcode(int(server.recv(64)))
 if code < 0:
     with contextlib.suppress(OSError):  # nothing can be set for SIGKILL

@@ -128,7 +128,7 @@ class FileStore:
 
     def _read(self, file_id: str) -> StoredFile | None:
         try:
-            return StoredFile(**json.loads(self.path(file_id, "json").read_text(encoding="utf-8")))
+            return StoredFile(**json.loads(self.path(file_id, "json").read_text(encoding="utf-8-sig")))
         except (OSError, ValueError, TypeError):
             return None
 
