@@ -122,6 +122,13 @@ def load(
     return (_ready_for_cpu(model) if model.device.type == "cpu" else model), language
 
 
+def load_as(options: Any) -> tuple[Any, "ChatGLMTokenizer"]:
+    """`load` with the parsed options of a command line, those of `chatglm.cli.options.add_loading`."""
+    names = ("dtype", "device", "quantize", "hub", "adapter", "prefix", "rope_ratio_meaning")
+    given = {name: getattr(options, name) for name in names}
+    return load(options.model, cache=False if options.no_cache else None, **given)
+
+
 def best_device() -> str:
     """The kind of device to use when nobody says: "cuda" or "mps" where there is one, else "cpu"."""
     if torch.cuda.is_available():

@@ -9,8 +9,6 @@ from typing import Any
 from chatglm.cli.options import add_loading
 from chatglm.cli.parser import add_command
 
-_LOADING = ("dtype", "device", "quantize", "hub", "adapter", "prefix", "rope_ratio_meaning")
-
 
 def add_perplexity(commands: Any) -> None:
     command = add_command(commands, "perplexity", _perplexity, "tell how well a model foresees a text")
@@ -25,12 +23,11 @@ def add_perplexity(commands: Any) -> None:
 
 def _perplexity(options: argparse.Namespace) -> int:
     from chatglm.evaluate.perplexity import perplexity, read_text, report
-    from chatglm.loading import load
+    from chatglm.loading import load_as
     from chatglm.progress import progress_line
 
     text = read_text(options.text)
-    loading = {name: getattr(options, name) for name in _LOADING}
-    model, tokenizer = load(options.model, cache=False if options.no_cache else None, **loading)
+    model, tokenizer = load_as(options)
     context = min(2048, model.config.max_position_embeddings) if options.context is None else options.context
     step = progress_line()
     progress = None if step is None else lambda done, total: step("tokens", done, total)

@@ -170,20 +170,10 @@ async def _watch(engine: Any, server: Any, web: Any) -> None:
 
 
 def _loaded(options: argparse.Namespace) -> tuple[Any, Any]:
-    from chatglm.loading import load
+    from chatglm.loading import load_as
     from chatglm.own_engine import engine_for
 
-    model, tokenizer = load(
-        options.model,
-        dtype=options.dtype,
-        device=options.device,
-        quantize=options.quantize,
-        hub=options.hub,
-        adapter=options.adapter,
-        prefix=options.prefix,
-        rope_ratio_meaning=options.rope_ratio_meaning,
-        cache=False if options.no_cache else None,
-    )
+    model, tokenizer = load_as(options)
     memory = None if options.cache_memory is None else round(options.cache_memory * 1e9)
     return engine_for(model, tokenizer, max_running=options.max_batch, kv_memory=memory), tokenizer
 

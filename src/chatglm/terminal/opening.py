@@ -104,18 +104,8 @@ def load_model(options: argparse.Namespace) -> Loaded:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of reading weights: bars are for downloads, which take minutes
-    from chatglm.loading import load
+    from chatglm.loading import load_as
     from chatglm.own_engine import engine_for
 
-    model, tokenizer = load(
-        options.model,
-        dtype=options.dtype,
-        device=options.device,
-        quantize=options.quantize,
-        hub=options.hub,
-        adapter=options.adapter,
-        prefix=options.prefix,
-        rope_ratio_meaning=options.rope_ratio_meaning,
-        cache=False if options.no_cache else None,
-    )
+    model, tokenizer = load_as(options)
     return engine_for(model, tokenizer), tokenizer
