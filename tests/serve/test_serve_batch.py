@@ -348,13 +348,11 @@ def test_a_batch_is_answered_in_the_background(keyed, keeping):
         assert list(other.batches.list()) == []
 
 
-@pytest.mark.slow
 def test_a_batch_is_cancelled_and_keeps_what_it_has(keyed):
-    content = "".join(json.dumps(request(n, max_tokens=300, ignore_eos=True)) + "\n" for n in range(300))
+    content = "".join(json.dumps(request(n, max_tokens=1500, ignore_eos=True)) + "\n" for n in range(60))
     file = keyed.files.create(file=("in.jsonl", content.encode()), purpose="batch")
     made = keyed.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    assert keyed.batches.cancel(made.id).status in ("cancelling", "cancelled")
-    assert finished(keyed, made).status == "cancelled"
+    assert keyed.batches.cancel(made.id).status == "cancelled"
     with pytest.raises(openai.ConflictError):
         keyed.batches.cancel(made.id)
 

@@ -203,6 +203,7 @@ def test_other_forms(client, form, fits):
         ({"tools": []}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"extra_body": {"modalities": ["audio"]}}, "modalities"),
+        ({"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}, "chat_template_kwargs"),
         ({"extra_body": {"wrong_field": 1}}, "wrong_field"),
         ({"max_tokens": 10**9}, "max_tokens"),
         ({"stop": [""]}, "stop"),

@@ -209,11 +209,20 @@ def test_tokens_go_there_and_back(http):
     assert http.get("/tokenizer_info").json()["eos_token"]
 
 
+def _metric(http, name):
+    line = next(line for line in http.get("/metrics").text.splitlines() if line.startswith(f"{name} "))
+    return float(line.split()[1])
+
+
 def test_health_and_metrics(http, client):
     assert http.get("/health").json() == {"status": "ok"}
     assert http.get("/ready").status_code == 200
-    client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hi"}], max_tokens=2)
+    before = _metric(http, "chatglm_time_between_tokens_seconds_count")
+    client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "hi"}], max_tokens=5, extra_body={"ignore_eos": True}
+    )
     told = http.get("/metrics").text
+    assert _metric(http, "chatglm_time_between_tokens_seconds_count") > before
     assert 'chatglm_requests_total{route="/v1/chat/completions",status="200"}' in told
     assert "chatglm_time_to_first_token_seconds_bucket" in told
     assert "chatglm_engine_steps_total" in told

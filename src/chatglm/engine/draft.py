@@ -179,7 +179,6 @@ class Drafter:
     def __init__(self, draft_model: DraftModel | None) -> None:
         self.lookup, self.draft_model = PromptLookup(), draft_model
         self.acceptance: WeakKeyDictionary[Request, Acceptance] = WeakKeyDictionary()
-        self.has_model = draft_model is not None  # also when it has failed: guesses are never needed
         self.num_proposed = 0
         self.num_accepted = 0
 

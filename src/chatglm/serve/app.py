@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -38,7 +39,6 @@ from chatglm.serve.protocol.completions import CompletionRequest
 from chatglm.serve.protocol.messages import CountRequest, MessagesRequest
 from chatglm.serve.protocol.responses import ResponsesRequest
 from chatglm.serve.server import Server, engine_failed
-from chatglm.serve.service import Answers
 from chatglm.serve.stream import Gone, while_connected
 
 _log = logging.getLogger(__name__)
@@ -83,16 +83,9 @@ def _add_chat(app: FastAPI, server: Server) -> None:
     @app.post("/v1/chat/completions", openapi_extra=described(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         asked = await server.body(request, ChatRequest)
-
-        async def whole(answers: Answers) -> dict[str, Any]:
-            return await chat.whole(service, asked, answers)
-
-        def events(answers: Answers) -> AsyncGenerator[bytes, None]:
-            return chat.chunks(service, asked, answers)
-
-        return await server.answered(
-            request, lambda: service.begin(chat.jobs(service, asked)), whole, events if asked.stream else None
-        )
+        jobs = partial(chat.jobs, service, asked)
+        events = partial(chat.chunks, service, asked) if asked.stream else None
+        return await server.answered(request, jobs, partial(chat.whole, service, asked), events)
 
 
 def _add_completions(app: FastAPI, server: Server) -> None:
@@ -102,16 +95,9 @@ def _add_completions(app: FastAPI, server: Server) -> None:
     async def text_completions(request: Request) -> Response:
         asked = await server.body(request, CompletionRequest)
         completions.check_echo(asked)
-
-        async def whole(answers: Answers) -> dict[str, Any]:
-            return await completions.whole(service, asked, answers)
-
-        def events(answers: Answers) -> AsyncGenerator[bytes, None]:
-            return completions.chunks(service, asked, answers)
-
-        return await server.answered(
-            request, lambda: service.begin(completions.jobs(service, asked)), whole, events if asked.stream else None
-        )
+        jobs = partial(completions.jobs, service, asked)
+        events = partial(completions.chunks, service, asked) if asked.stream else None
+        return await server.answered(request, jobs, partial(completions.whole, service, asked), events)
 
 
 def _add_messages(app: FastAPI, server: Server) -> None:
@@ -120,19 +106,10 @@ def _add_messages(app: FastAPI, server: Server) -> None:
     @app.post(messages.ROUTE, openapi_extra=described(MessagesRequest))
     async def anthropic_messages(request: Request) -> Response:
         asked = (await server.body(request, MessagesRequest)).chat()
-
-        async def whole(answers: Answers) -> dict[str, Any]:
-            return await messages.whole(service, asked, answers)
-
-        def events(answers: Answers) -> AsyncGenerator[bytes, None]:
-            return messages.chunks(asked, answers)
-
+        jobs = partial(chat.jobs, service, asked)
+        events = partial(messages.chunks, asked) if asked.stream else None
         return await server.answered(
-            request,
-            lambda: service.begin(chat.jobs(service, asked)),
-            whole,
-            events if asked.stream else None,
-            error_event=messages.error_event,
+            request, jobs, partial(messages.whole, service, asked), events, error_event=messages.error_event
         )
 
     @app.post(f"{messages.ROUTE}/count_tokens", openapi_extra=described(CountRequest))
@@ -149,16 +126,9 @@ def _add_responses(app: FastAPI, server: Server) -> None:
     async def create_response(request: Request) -> Response:
         asked = await server.body(request, ResponsesRequest)
         wanted = asked.chat()
-
-        async def whole(answers: Answers) -> dict[str, Any]:
-            return await responses.whole(asked, wanted, answers)
-
-        def events(answers: Answers) -> AsyncGenerator[bytes, None]:
-            return responses.chunks(asked, wanted, answers)
-
-        return await server.answered(
-            request, lambda: service.begin(chat.jobs(service, wanted)), whole, events if asked.stream else None
-        )
+        jobs = partial(chat.jobs, service, wanted)
+        events = partial(responses.chunks, asked, wanted) if asked.stream else None
+        return await server.answered(request, jobs, partial(responses.whole, asked, wanted), events)
 
 
 def _add_embeddings(app: FastAPI, server: Server) -> None:

@@ -268,10 +268,13 @@ async def run_batch(
 
     tasks = [asyncio.ensure_future(work()) for _ in range(at_once)]
     try:
-        await asyncio.gather(*tasks)
+        # Not `gather`: cancelled, it waits for a row that has missed its cancellation.
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
     finally:
         stopping = True
-        pending = set(tasks)
+        pending = {task for task in tasks if not task.done()}
         while pending:  # `asyncio.wait_for` before Python 3.12 can swallow a cancellation
             for task in pending:
                 task.cancel()

@@ -63,7 +63,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
                 pass
             return _told(asked, "".join(segment.display for segment in answers.made[0].segments).strip())
 
-        return await server.answered(request, lambda: service.begin([_job(service, asked)]), whole, None)
+        return await server.answered(request, lambda: [_job(service, asked)], whole, None)
 
 
 def _job(service: Service, asked: LegacyRequest) -> Job:

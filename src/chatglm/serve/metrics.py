@@ -51,8 +51,9 @@ class Metrics:
             registry=self.registry, buckets=_SECONDS,
         )  # fmt: skip
         self.between = Histogram(
-            "chatglm_time_between_tokens_seconds", "From a token to the next", registry=self.registry, buckets=_SECONDS
-        )
+            "chatglm_time_between_tokens_seconds", "From a step with tokens of an answer to the next",
+            registry=self.registry, buckets=_SECONDS,
+        )  # fmt: skip
         self.finished = Counter(
             "chatglm_answers", "Answers by the reason they ended for", ("reason",), registry=self.registry
         )

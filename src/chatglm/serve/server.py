@@ -17,7 +17,7 @@ from chatglm.serve import metrics
 from chatglm.serve.access import Keys, Turnstile
 from chatglm.serve.errors import ApiError, from_validation
 from chatglm.serve.protocol.base import Body
-from chatglm.serve.service import Answers, Service
+from chatglm.serve.service import Answers, Job, Service
 from chatglm.serve.stream import EventStream, while_connected
 
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Server:
     async def answered(
         self,
         request: Request,
-        begin: Callable[[], Answers],
+        jobs: Callable[[], list[Job]],
         whole: Callable[[Answers], Awaitable[dict[str, Any]]],
         events: Callable[[Answers], AsyncGenerator[bytes, None]] | None,
         **stream_options: Any,
@@ -131,7 +131,7 @@ class Server:
         """Has a request carried out in its key's turn: as one body, or as a stream where `events` is given."""
         turn = await self.turn(request)
         try:
-            answers = begin()
+            answers = self.service.begin(jobs())
         except BaseException:
             await turn.aclose()
             raise
@@ -158,7 +158,12 @@ class Server:
         """
         self.check_open()
         stack = AsyncExitStack()
-        await while_connected(request, self.in_time(stack.enter_async_context(self.gate.admitted(request.state.key))))
+        try:
+            entering = stack.enter_async_context(self.gate.admitted(request.state.key))
+            await while_connected(request, self.in_time(entering))
+        except BaseException:  # it may have been given a place just then
+            await stack.aclose()
+            raise
         return stack
 
     async def in_time(self, work: Awaitable[Any]) -> Any:
@@ -176,6 +181,8 @@ class Server:
             self.metrics.finished.labels(answer.finish_reason or "abort").inc()
             if answer.first_token_seconds is not None:
                 self.metrics.first_token.observe(answer.first_token_seconds)
+        for gap in answers.gaps:
+            self.metrics.between.observe(gap)
 
 
 def _json(raw: bytes) -> Any:

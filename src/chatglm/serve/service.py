@@ -10,7 +10,7 @@ from typing import Any
 
 from chatglm.agent.answer import Answer
 from chatglm.agent.prompts import system_message
-from chatglm.chat.message import Event, Message, Role
+from chatglm.chat.message import Event, Message, Role, TextDelta
 from chatglm.chat.openai import from_openai
 from chatglm.engine.request import Output, SamplingParams
 from chatglm.errors import ChatGLMError
@@ -189,12 +189,18 @@ class Service:
 
 
 class Answers:
-    """Several answers while they are made, read on an event loop. Leaving its `async with` ends what is left."""
+    """Several answers while they are made, read on an event loop. Leaving its `async with` ends what is left.
+
+    Attributes:
+        made: the answers.
+        gaps: seconds from each output with tokens to the next one of its answer, as the engine gave them.
+    """
 
     def __init__(self, service: Service, jobs: Sequence[Job]) -> None:
         self.engine, self.made = service.engine, list[Answer]()
         self._inbox: asyncio.Queue[tuple[int, Output | ApiError]] = asyncio.Queue()
         self._readers: list[asyncio.Task[None]] = []
+        self.gaps: list[float] = []
         try:
             for job in jobs:
                 answer = Answer(
@@ -219,26 +225,41 @@ class Answers:
             ApiError: the engine could not go on, or somebody had them fail.
         """
         self._readers = [asyncio.create_task(self._read(index)) for index in range(len(self.made))]
-        left = len(self.made)
-        while left:
-            index, output = await self._inbox.get()
-            if isinstance(output, ApiError):
-                raise output
-            answer = self.made[index]
-            if answer.finish_reason is not None:
-                continue
-            try:
-                events = answer.feed(output)
-            except ChatGLMError as error:
-                raise from_ours(error) from error
-            if answer.finished:  # at a stop string the engine does not know yet
-                left -= 1
-                self.engine.abort(answer.request)
-            yield index, events
+        while any(answer.finish_reason is None for answer in self.made):
+            arrived = [await self._inbox.get()]
+            while not self._inbox.empty():  # whoever reads slowly is told more at once
+                arrived.append(self._inbox.get_nowait())
+            fresh: dict[int, list[Event]] = {}
+            for index, output in arrived:
+                if isinstance(output, ApiError):
+                    raise output
+                fresh.setdefault(index, []).extend(self._fed(index, output))
+            for index, events in fresh.items():
+                yield index, _joined(events)
+
+    def _fed(self, index: int, output: Output) -> list[Event]:
+        answer = self.made[index]
+        if answer.finish_reason is not None:
+            return []
+        try:
+            events = answer.feed(output)
+        except ChatGLMError as error:
+            raise from_ours(error) from error
+        if answer.finished:  # at a stop string the engine does not know yet
+            self.engine.abort(answer.request)
+        return events
 
     async def _read(self, index: int) -> None:
-        async for output in self.engine.astream(self.made[index].request):
-            self._inbox.put_nowait((index, output))
+        before: float | None = None
+        try:
+            async for output in self.engine.astream(self.made[index].request):
+                if output.token_ids:
+                    now = time.monotonic()
+                    self.gaps += [] if before is None else [now - before]
+                    before = now
+                self._inbox.put_nowait((index, output))
+        except ChatGLMError as error:
+            self._inbox.put_nowait((index, from_ours(error)))
 
     def fail(self, error: ApiError) -> None:
         """Break off what is not done: whoever reads the events gets the error."""
@@ -264,6 +285,18 @@ class Answers:
 
     async def __aexit__(self, *_: object) -> None:
         self.end()
+
+
+def _joined(events: list[Event]) -> list[Event]:
+    """The same events, pieces of text that follow each other as one."""
+    joined: list[Event] = []
+    for event in events:
+        last = joined[-1] if joined else None
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta):
+            joined[-1] = TextDelta(last.text + event.text)
+        else:
+            joined.append(event)
+    return joined
 
 
 def _joined_systems(messages: Sequence[Message]) -> list[Message]:

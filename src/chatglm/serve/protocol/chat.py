@@ -135,8 +135,9 @@ class ChatRequest(Sampling):
         "prediction": "predicted outputs are not used",
         "web_search_options": "this server does not search the web",
         "moderation": "this server does not moderate",
+        "chat_template_kwargs": "the format of this model has no variants",
     }
-    neutral: ClassVar[dict[str, Any]] = {"modalities": ["text"]}
+    neutral: ClassVar[dict[str, Any]] = {"modalities": ["text"], "chat_template_kwargs": {}}
 
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -151,7 +152,6 @@ class ChatRequest(Sampling):
     functions: Annotated[list[FunctionTool], Field(min_length=1)] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None
     stream_options: StreamOptions | None = None
-    chat_template_kwargs: dict[str, Any] = {}
     structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="after")
