@@ -54,7 +54,7 @@ def seen_in_a_step(model: Any, num_threads: int | None) -> list[tuple[int, int]]
     seen: list[tuple[int, int]] = []
     handle = model.transformer.embedding.register_forward_hook(lambda *_: seen.append(now()))
     engine = Engine(model, EngineConfig(num_threads=num_threads))
-    params = SamplingParams(max_tokens=1, hook=lambda *_: seen.append(now()))
+    params = SamplingParams(max_tokens=1, ignore_eos=True, hook=lambda *_: seen.append(now()))
     answer = engine.generate([[1, 2]], params)[0]
     handle.remove()
     assert answer.finish_reason == "length"
