@@ -296,4 +296,5 @@ def test_loading_needs_the_memory_of_the_result(
     del model
     done = subprocess.run([*python, "-c", PEAK, str(tmp_path), dtype], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < copies * size + 120e6
+    beside = int(done.stdout) - copies * size  # a shard on its way, and what loading imports
+    assert beside < 0.8 * size

@@ -27,6 +27,7 @@ def modules_after(code: str) -> set[str]:
         "import chatglm; chatglm.Message, chatglm.ChatGLMError, dir(chatglm)",
         "import chatglm.cli; chatglm.cli.build_parser().format_help()",
         "import chatglm.terminal.start",
+        "import chatglm.cli; chatglm.cli.main(['cache', 'list'])",
     ],
 )
 def test_nothing_heavy_is_imported(code):

@@ -15,12 +15,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from chatglm.model.saving import Source, save_tensors
-from chatglm.model.weights import WeightFolder
-from chatglm.quant.model import METHOD
 from chatglm.quant.scheme import QuantScheme
+
+if TYPE_CHECKING:  # both import torch, which listing and removing copies can do without
+    from chatglm.model.saving import Source
+    from chatglm.model.weights import WeightFolder
 
 FORMAT = 1  # of the packed weights and of copy.json; another number: other copies
 _ABOUT = "copy.json"
@@ -73,7 +74,7 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 10**8 else f"{num_bytes / 1e6:.1f} MB"
 
 
-def find(weights: WeightFolder, scheme: QuantScheme) -> Path | None:
+def find(weights: "WeightFolder", scheme: QuantScheme) -> Path | None:
     """The copy of a folder's weights, checked; None where there is none.
 
     One whose files are not as they were written is removed.
@@ -89,7 +90,7 @@ def find(weights: WeightFolder, scheme: QuantScheme) -> Path | None:
 
 
 def keep(
-    weights: WeightFolder, scheme: QuantScheme, settings: Mapping[str, Any], tensors: Mapping[str, Source]
+    weights: "WeightFolder", scheme: QuantScheme, settings: Mapping[str, Any], tensors: "Mapping[str, Source]"
 ) -> Path | None:
     """Write a copy -> its folder; None, after a line that says why, where the disk has no place for it.
 
@@ -124,11 +125,14 @@ def keep(
 
 def _write(
     part: Path,
-    weights: WeightFolder,
+    weights: "WeightFolder",
     scheme: QuantScheme,
     settings: Mapping[str, Any],
-    tensors: Mapping[str, Source],
+    tensors: "Mapping[str, Source]",
 ) -> None:
+    from chatglm.model.saving import save_tensors
+    from chatglm.quant.model import METHOD
+
     files = save_tensors(part, tensors, _SHARD_SIZE)
     held = {"quantization_config": {"quant_method": METHOD, "scheme": scheme.to_dict()}}
     plain = {key: value for key, value in settings.items() if key != "quantization_bit"}
@@ -146,7 +150,7 @@ def _rename(part: Path, place: Path) -> None:
             raise
 
 
-def _remove_older(weights: WeightFolder, scheme: QuantScheme) -> None:
+def _remove_older(weights: "WeightFolder", scheme: QuantScheme) -> None:
     """Those of the same folder as it was before."""
     source = str(weights.path.resolve())
     for copy in copies():
@@ -155,7 +159,7 @@ def _remove_older(weights: WeightFolder, scheme: QuantScheme) -> None:
             shutil.rmtree(copy.folder, ignore_errors=True)
 
 
-def _place(weights: WeightFolder, scheme: QuantScheme) -> Path:
+def _place(weights: "WeightFolder", scheme: QuantScheme) -> Path:
     known = [FORMAT, scheme.to_dict(), _stamps(weights.files)]
     key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:20]
     return cache_folder() / f"{scheme.name}-{key}"

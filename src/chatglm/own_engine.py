@@ -92,11 +92,13 @@ def forget_engine(model: Any) -> None:
 
 
 def check_pair(model: Any, tokenizer: Any, call: str) -> None:
-    """Refuse what is no language model, or no tokenizer that fits it; `call` is how it would be right.
+    """Refuse what is no loaded language model, or no tokenizer that fits it; `call` is how it would be right.
 
     Raises:
         RequestError: what was given, and what would be right.
     """
+    from chatglm.engine import parts
+
     if _is_tokenizer(model) and not _is_tokenizer(tokenizer):
         raise RequestError(f"a tokenizer stands where the model belongs; it must be {call}")
     if not isinstance(model, nn.Module) or not hasattr(model, "config") or not hasattr(model, "generate"):
@@ -108,6 +110,7 @@ def check_pair(model: Any, tokenizer: Any, call: str) -> None:
             f"tokenizer is {_named(tokenizer)}; it must be the model's ChatGLMTokenizer, as chatglm.load() or "
             f"AutoTokenizer gives it: {call}"
         )
+    parts.check_loaded(model)
     config: Any = model.config
     rows = int(config.get_text_config().vocab_size)
     if len(tokenizer) > rows:

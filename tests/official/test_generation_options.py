@@ -1,8 +1,10 @@
 """Options of `generate()` and fields of a generation_config: the same answer, or an error that names them."""
 
 import copy
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
@@ -157,3 +159,40 @@ def test_every_field_of_a_generation_config_has_a_place(full: tuple[Any, Any]) -
         options = Options(model, {name: [2] if name in ("eos_token_id", "suppress_tokens") else 2})
         generation = options.generation(prompt_tokens=1, room=3, stop_ids=[2], without_text=())
         assert name in generation or name not in options.only_generate
+
+
+@pytest.mark.parametrize(
+    "name", ["prompt_lookup_num_tokens", "max_new_tokens", "max_length", "min_new_tokens", "num_beams"]
+)
+@pytest.mark.parametrize("value", ["a", 2.5, True, -1, [3]])
+def test_a_count_that_is_none_is_named_on_every_way(full: tuple[Any, Any], name: str, value: Any) -> None:
+    model, tokenizer = full
+    inputs = tokenizer.build_chat_input("hi")
+    for ask in (
+        lambda **options: model.chat(tokenizer, "hi", **options),
+        lambda **options: next(model.stream_generate(**inputs, **options)),
+        lambda **options: model.chat(tokenizer, "hi", logits_processor=SAME, **options),
+    ):
+        with pytest.raises(PromptError, match=rf"{name} is {re.escape(repr(value))}; it must be a whole number"):
+            ask(**{name: value})
+
+
+def test_counts_of_numpy_and_torch_are_counts(full: tuple[Any, Any]) -> None:
+    model, tokenizer = full
+    expected = model.chat(tokenizer, QUESTION, **GREEDY)
+    for number in (np.int64(16), torch.tensor(16)):
+        assert model.chat(tokenizer, QUESTION, **GREEDY | {"max_new_tokens": number}) == expected
+
+
+def test_a_model_without_weights_is_named_on_every_way() -> None:
+    model, tokenizer = chatglm.load()
+    model.to("meta")
+    for ask in (
+        lambda: model.chat(tokenizer, "hi"),
+        lambda: next(model.stream_chat(tokenizer, "hi", num_beams=2)),
+        lambda: next(model.stream_generate(torch.tensor([[1]]))),
+        lambda: chatglm.engine_for(model, tokenizer, kv_memory=10**6),
+        lambda: chatglm.Engine(model),
+    ):
+        with pytest.raises(ValueError, match="'meta'.*no numbers.*chatglm.load"):
+            ask()

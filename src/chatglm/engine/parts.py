@@ -20,10 +20,20 @@ def check(model: object, config: object) -> None:
     """Raise `RequestError` for what is no network, or no configuration."""
     if not hasattr(getattr(model, "config", None), "max_position_embeddings") or not hasattr(model, "forward"):
         raise RequestError(f"model is a {type(model).__name__}; it must be a network, such as chatglm.load gives")
+    check_loaded(model)
     if config is not None and not isinstance(config, EngineConfig):
         raise RequestError(
             f"config is a {type(config).__name__}; it must be an EngineConfig or None "
             "(chatglm.engine_for(model, tokenizer) makes an engine that knows its tokenizer)"
+        )
+
+
+def check_loaded(model: Any) -> None:
+    """Raise `RequestError` where the weights hold no numbers, and nothing brings them."""
+    if getattr(model, "device", None) == torch.device("meta"):
+        raise RequestError(
+            "the model is on the device 'meta': its weights have shapes and no numbers. Load it, by chatglm.load() or "
+            "from_pretrained()"
         )
 
 

@@ -285,8 +285,8 @@ def _stock_tokenizer(source: Path, config: ChatGLMConfig) -> "Tokenizer | None":
     if not model_file.is_file():
         return None
     roles = has_roles(source, config)
-    added = read_added_tokens(source, roles=roles)
-    tokenizer = stock_tokenizer(model_file, roles=roles, added=added)
+    added = read_added_tokens(source, roles=roles).values()
+    tokenizer = stock_tokenizer(model_file, roles=roles, added=[*added])
     if added and (count := tokenizer.get_vocab_size()) > config.padded_vocab_size:
         raise CheckpointError(
             f"{source} has {count} tokens with those that were added, and its embedding {config.padded_vocab_size} "
@@ -315,6 +315,9 @@ def _write_official_tokenizer(source: Path, target: Path, side: Mapping[str, Any
 
 def _stock_added_tokens(source: Path) -> dict[str, Any]:
     """The tokens somebody added to a stock folder's tokenizer, as `tokenizer_config.json` lists them."""
-    known = Vocabulary.from_file(source / "tokenizer.model").n_words
+    vocabulary = Vocabulary.from_file(source / "tokenizer.model")
+    own = range(vocabulary.sp_size, vocabulary.n_words)
     stock = (_read_if(source, "tokenizer.json") or {}).get("added_tokens", [])
-    return {str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in stock if token["id"] >= known}
+    return {
+        str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in stock if token["id"] not in own
+    }

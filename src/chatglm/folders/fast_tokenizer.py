@@ -29,26 +29,31 @@ _PROBES = (
 )  # fmt: skip
 
 
-def read_added_tokens(folder: Path, *, roles: bool = True) -> list["AddedToken"]:
-    """The tokens that were added to a folder's tokenizer, in the order of their ids, which follow the model's own.
+def read_added_tokens(folder: Path, *, roles: bool = True) -> dict[int, "AddedToken"]:
+    """The tokens that were added to a folder's tokenizer, by id and in the order of their ids.
+
+    A token that was a piece before has that piece's id; the ids of the others follow the model's own.
 
     Raises:
         CheckpointError: their ids leave a gap that other formats cannot have.
     """
     tokenizer: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(folder, version="chatglm3" if roles else "chatglm2")
-    for expected, (token_id, token) in enumerate(tokenizer.added_tokens.items(), tokenizer.vocab_size):
+    added = tokenizer.added_tokens
+    beyond = [token_id for token_id in added if token_id >= tokenizer.vocab_size]
+    for expected, token_id in enumerate(beyond, tokenizer.vocab_size):
         if token_id != expected:
+            name = str(added[token_id])
             raise CheckpointError(
-                f"the added token {str(token)!r} of {folder} has id {token_id}; the next free one is {expected}, and "
-                "the converted tokenizer has no place for a gap: add tokens in the order of their ids"
+                f"the added token {name!r} of {folder} has id {token_id}; the next free one is {expected}, and the"
+                " converted tokenizer has no place for a gap: add tokens in the order of their ids"
             )
-    return list(tokenizer.added_tokens.values())
+    return added
 
 
 def stock_tokenizer(model_file: Path, *, roles: bool = True, added: "Sequence[AddedToken]" = ()) -> "Tokenizer":
     """The same tokenizer in the `tokenizers` library: `[gMASK] <sop>` in front, specials appended after the pieces.
 
-    `roles`: the four role tokens of ChatGLM3 are among them. `added`: tokens that follow these.
+    `roles`: the four role tokens of ChatGLM3 are among them. `added`: pieces, and tokens that follow these.
 
     Raises:
         CheckpointError: the vocabulary uses rules (another normalizer, another algorithm) that would give other ids.
@@ -65,7 +70,7 @@ def stock_tokenizer(model_file: Path, *, roles: bool = True, added: "Sequence[Ad
             raise CheckpointError(
                 f"{model_file} cannot be written as tokenizer.json: {text!r} would become {found}, it is {expected}"
             )
-    for token in added:  # recognised in texts as they are written
+    for token in added:  # pieces keep their ids, others get the next ones; recognised in texts as they are written
         kept = AddedToken(
             token.content, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False
         )

@@ -56,30 +56,31 @@ def read_tokens(folder: Path, size: int, *, roles: bool = True) -> Tokens:
     vocabulary = Vocabulary.from_file(model_file, role_tokens=roles)
     _check_rules(model_file, roles)
     added = _added_tokens(folder, roles)
-    if (count := vocabulary.n_words + len(added)) > size:
+    beyond = [token for token_id, token in added.items() if token_id >= vocabulary.n_words]
+    if (count := vocabulary.n_words + len(beyond)) > size:
         raise CheckpointError(
             f"{model_file} has {count} tokens, the model's embedding {size} rows; they must come from one release"
         )
     specials = SPECIAL_TOKENS + (ROLE_TOKENS if roles else ())
     pieces, first = vocabulary.sp_model, vocabulary.sp_size
     spellings = [pieces.id_to_piece(index) for index in range(first)]
-    spellings += [*specials, *(token.content for token in added)]
+    spellings += [*specials, *(token.content for token in beyond)]
     if len(set(spellings)) != len(spellings):
         doubled = next(name for name in spellings[first:] if spellings.count(name) > 1)
         raise CheckpointError(
             f"{model_file} has a piece spelled {doubled!r}, like a special token; llama.cpp takes one"
         )
     unused = size - len(spellings)
+    types = [_type(pieces, index) for index in range(first)] + [_CONTROL] * len(specials) + [_UNUSED] * len(beyond)
+    for token_id, token in added.items():
+        types[token_id] = _CONTROL if token.special else _USER_DEFINED
     ends = (
         {"eot": first + specials.index("<|user|>"), "eom": first + specials.index("<|observation|>")} if roles else {}
     )
     return Tokens(
         spellings + [f"[PAD{len(spellings) + index}]" for index in range(unused)],
         [pieces.get_score(index) for index in range(first)] + [0.0] * (size - first),
-        [_type(pieces, index) for index in range(first)]
-        + [_CONTROL] * len(specials)
-        + [_CONTROL if token.special else _USER_DEFINED for token in added]
-        + [_UNUSED] * unused,
+        types + [_UNUSED] * unused,
         {
             "bos": vocabulary.bos_id,
             "eos": vocabulary.eos_id,
@@ -90,10 +91,10 @@ def read_tokens(folder: Path, size: int, *, roles: bool = True) -> Tokens:
     )
 
 
-def _added_tokens(folder: Path, roles: bool) -> list[Any]:
+def _added_tokens(folder: Path, roles: bool) -> dict[int, Any]:
     """llama.cpp finds them in texts as they are written, and leaves the blanks around them alone."""
     added = read_added_tokens(folder, roles=roles)
-    for token in added:
+    for token in added.values():
         if options := [name for name in ("lstrip", "rstrip", "single_word") if getattr(token, name)]:
             raise CheckpointError(
                 f"the added token {token.content!r} of {folder} has {options[0]} set, which llama.cpp's tokenizer does "

@@ -114,13 +114,16 @@ def stream_generate(
     Rows that have ended are filled with the pad id. With `return_past_key_values` each item is a pair whose second
     value is an `EarlierTurns`.
     """
+    from chatglm.engine.parts import check_loaded
+
     options = _options(
         locals(), "generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"
     )
     options = {key: value for key, value in options.items() if value is not None}
+    refuse(kwargs)
     if kwargs.get("num_beams", 1) != 1:
         raise PromptError(f"num_beams={kwargs['num_beams']} cannot be streamed; call generate()")
-    refuse(kwargs)
+    check_loaded(model)
     if not isinstance(input_ids, Tensor):
         raise PromptError(f"input_ids is {input_ids!r:.200}; it must be a tensor of ids [B, tokens]")
     ids = input_ids.repeat_interleave(kwargs.get("num_return_sequences", 1), dim=0)

@@ -3,6 +3,7 @@
 Every field of a `GenerationConfig` stands in one of the tables here, or is handed to `generate()` as it is.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ _ENGINE = {
 _ENGINE_ONLY = {"presence_penalty", "frequency_penalty", "bad_words", "draft"}
 _SAMPLING_ONLY = ("temperature", "top_p", "top_k", "min_p")
 _LENGTHS = ("max_length", "max_new_tokens", "min_length")
+# Whole numbers, and the least that each may be where nothing else says it.
+_COUNTS = dict.fromkeys((*_LENGTHS, "min_new_tokens"), 0) | dict.fromkeys(
+    ("prompt_lookup_num_tokens", "num_beams", "num_return_sequences"), 1
+)
 # These say nothing without beams, or without something that drafts tokens.
 _BEAMS_ONLY = {"early_stopping", "length_penalty", "num_beam_groups", "diversity_penalty", "low_memory"}
 _DRAFTS = {"assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"}
@@ -70,11 +75,10 @@ class Options:
     def __init__(self, model: Any, given: Mapping[str, Any]) -> None:
         given = {name: value for name, value in given.items() if value is not None}
         options = _defaults(model, given.pop("generation_config", None)) | given
+        refuse(options)
         self.options = options = {name: options[name] for name in options if _says_something(name, options)}
         for name in sorted(_OTHER_RESULTS & set(options)):
             raise PromptError(f"{name}={options[name]!r} has no meaning in a conversation, whose result is one text")
-        refuse(options)
-        _check_lookup(options.get("prompt_lookup_num_tokens"))
         self.only_generate = sorted(set(options) - _ENGINE)
         self.num_beams = int(options.get("num_beams", 1))
 
@@ -180,19 +184,26 @@ class Options:
 
 
 def refuse(options: Mapping[str, Any]) -> None:
-    """Name what cannot be carried out token by token.
+    """Name what cannot be carried out token by token, and counts that are none.
 
     Raises:
         PromptError: one of the options, and why.
     """
+    for name, least in _COUNTS.items():
+        value = options.get(name)
+        if value is not None and not _counts(value, least):
+            raise PromptError(f"{name} is {value!r}; it must be a whole number of at least {least}")
     for name in sorted(set(_REFUSED) & set(options)):
         if options[name]:
             raise PromptError(f"{name}={options[name]!r} cannot be used here: {_REFUSED[name]}")
 
 
-def _check_lookup(tokens: Any) -> None:
-    if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
-        raise PromptError(f"prompt_lookup_num_tokens is {tokens!r}; it must be a whole number of at least 1")
+def _counts(value: Any, least: int) -> bool:
+    """Whether it is a whole number, of Python, numpy or torch."""
+    try:
+        return not isinstance(value, bool) and operator.index(value) >= least
+    except TypeError:
+        return False
 
 
 def _defaults(model: Any, given: GenerationConfig | None) -> dict[str, Any]:
