@@ -69,7 +69,7 @@ RULES = Rules(
         "terminal": Room(
             may=names("chat words errors"),
             inside=names("official model loading engine quant native agent tools sandbox demo") | {ROOT},
-            third_party=names("prompt_toolkit"),
+            third_party=names("prompt_toolkit rich markdown_it"),
         ),
         "serve": Room(
             may=names("chat errors engine agent loading tools"),

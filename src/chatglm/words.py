@@ -37,7 +37,13 @@ SENTENCES: dict[str, tuple[str, str]] = {
 /get FILE       save one of them here
 /tokens         how much of the model's context the conversation takes
 /help           show this
-/exit           leave; so do the word stop and Ctrl-D
+/tools          list the tools the model may use
+/set NAME VALUE change how answers are sampled; /set shows it
+/model NAME     go on with another model, a folder or hub name
+/adapter FOLDER go on with a LoRA folder attached; - without
+/cut            leave out the oldest turns when the context is full
+/stats          write the speed of each answer, or no longer
+/exit           leave; so do the words exit, quit, stop and Ctrl-D
 
 Several lines:  Alt-Enter (or Escape, then Enter) begins a new line; so does Enter after a backslash \\ ;
                 or put the message between two lines of \"\"\"
@@ -56,7 +62,13 @@ A message that begins with a slash: begin it with two, //like this.""",
 /get 文件       把其中一个保存到这里
 /tokens         对话占用了模型上下文的多少
 /help           显示本帮助
-/exit           退出；输入 stop 或按 Ctrl-D 也可以
+/tools          列出模型可以使用的工具
+/set 名称 值    更改采样设置；/set 显示设置
+/model 名称     换一个模型（文件夹或 hub 名称）继续
+/adapter 文件夹 加上 LoRA 继续；- 表示不加
+/cut            上下文已满时省略最早的对话
+/stats          显示或不再显示每次回答的速度
+/exit           退出；输入 exit、quit、stop 或按 Ctrl-D 也可以
 
 多行输入：Alt-Enter（或先按 Esc 再按回车）换行；行末写反斜杠 \\ 再按回车也是换行；
           或者把消息放在两行 \"\"\" 之间
@@ -73,12 +85,12 @@ A message that begins with a slash: begin it with two, //like this.""",
         "[已停止；已经生成的部分保留]",
     ),
     "stopped_at_once": (
-        "[stopped before anything was said; your message is back on the input line]",
-        "[还没有说出内容就停止了；您的消息已放回输入行]",
+        "[stopped before anything was said; {where}]",
+        "[还没有说出内容就停止了；{where}]",
     ),
     "said_nothing": (
-        "[the model said nothing; your message is back on the input line]",
-        "[模型没有说出内容；您的消息已放回输入行]",
+        "[the model said nothing; {where}]",
+        "[模型没有说出内容；{where}]",
     ),
     "limit_reached": (
         "[cut off at the token limit; /tokens shows how much room is left]",
@@ -91,10 +103,10 @@ A message that begins with a slash: begin it with two, //like this.""",
     "failed": (
         """\
 The answer failed: {error}
-The conversation is as it was before; your message is back on the input line.""",
+The conversation is as it was before; {where}.""",
         """\
 回答失败：{error}
-对话保持原样；您的消息已放回输入行。""",
+对话保持原样；{where}。""",
     ),
     "failed_midway": (
         """\
@@ -106,9 +118,67 @@ What came so far stays in the conversation.""",
     ),
     "too_long": (
         "The conversation with this message has {tokens} tokens, the limit is {limit}. Nothing was sent. "
-        "/clear starts afresh (/save FILE keeps this one first); your message is back on the input line.",
+        "/clear starts afresh (/save FILE keeps this one first); {where}.",
         "加上这条消息，对话共有 {tokens} 个 token，上限是 {limit}。没有发送任何内容。"
-        "/clear 可以重新开始（先用 /save 文件 可以保留这次对话）；您的消息已放回输入行。",
+        "/clear 可以重新开始（先用 /save 文件 可以保留这次对话）；{where}。",
+    ),
+    "on_line": (
+        "your message is back on the input line",
+        "您的消息已放回输入行",
+    ),
+    "in_history": (
+        "the up arrow brings your message back",
+        "按向上键可取回您的消息",
+    ),
+    "may_cut": (
+        "/cut leaves out the oldest turns from now on, and goes on from here.",
+        "/cut 会从现在起省略最早的对话，这样可以继续。",
+    ),
+    "cuts": (
+        "From now on the oldest turns are left out when the context is full; /save still writes all of them.",
+        "从现在起，上下文已满时会省略最早的对话；/save 仍会保存全部内容。",
+    ),
+    "cuts_already": (
+        "The oldest turns are left out already when the context is full.",
+        "上下文已满时已经会省略最早的对话。",
+    ),
+    "exists": (
+        "{path} exists. Nothing was written; the same command once more writes over it.",
+        "{path} 已存在，没有写入；再输入一次同样的命令就会覆盖它。",
+    ),
+    "elsewhere": (
+        "The model runs on a server; another one is chosen there.",
+        "模型在服务器上运行；请在那里更换。",
+    ),
+    "changed": (
+        "{model} goes on with this conversation.",
+        "现在由 {model} 继续这次对话。",
+    ),
+    "no_tools": (
+        "The model has no tools. Start with --tools WHICH or --code.",
+        "模型没有工具。启动时请加 --tools 或 --code。",
+    ),
+    "has_code": (
+        "interpreter  runs Python (--code)",
+        "interpreter  运行 Python（--code）",
+    ),
+    "statistics_on": (
+        "The speed of each answer is written from now on.",
+        "从现在起显示每次回答的速度。",
+    ),
+    "statistics_off": (
+        "The speed of answers is no longer written.",
+        "不再显示回答的速度。",
+    ),
+    "waiting": (
+        "waiting for the text on standard input, which is a pipe; add < /dev/null to go on without it",
+        "正在等待标准输入（管道）中的文字；如不需要，请加上 < /dev/null",
+    ),
+    "unwritable": (
+        "{count} characters of the answer could not be written in the encoding {encoding} of standard output and "
+        "became ?; set PYTHONIOENCODING=utf-8 or a UTF-8 locale",
+        "回答中有 {count} 个字符无法用标准输出的编码 {encoding} 写出，已变成 ?；"
+        "请设置 PYTHONIOENCODING=utf-8 或 UTF-8 locale",
     ),
     "unknown": (
         "There is no command {command}.{suggestion} /help lists them all. Nothing was sent; "
@@ -216,8 +286,8 @@ What came so far stays in the conversation.""",
         "[还有 {count} 个字符]",
     ),
     "ask": (
-        "The model wants to use {name}({arguments}). Allow it? [y/N] ",
-        "模型想调用 {name}({arguments})。允许吗？[y/N] ",
+        "The model wants to use {call}. Allow it? [y/N] ",
+        "模型想调用 {call}。允许吗？[y/N] ",
     ),
     "refused": (
         "[not allowed: {name}]",

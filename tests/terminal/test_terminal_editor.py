@@ -63,11 +63,24 @@ def test_arrow_up_brings_back_what_was_typed(keys):
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("/s", ["/system ", "/save "]), ("/cl", ["/clear"]), ("/x", []), ("say /cl", []), ("/save a", [])],
+    [
+        ("/s", ["/system ", "/save ", "/set ", "/stats"]),
+        ("/cl", ["/clear"]),
+        ("/x", []),
+        ("say /cl", []),
+        ("/system a", []),
+    ],  # fmt: skip
 )
 def test_completion_of_commands(typed, offered):
     found = CommandCompleter().get_completions(Document(typed), CompleteEvent())
     assert [completion.text for completion in found] == offered
+
+
+@pytest.mark.parametrize("command", ["/load", "/upload", "/model", "/adapter"])
+def test_completion_of_files(tmp_path, command):
+    (tmp_path / "talk 谈话.json").touch()
+    found = CommandCompleter().get_completions(Document(f"{command} {tmp_path}/ta"), CompleteEvent())
+    assert [completion.text for completion in found] == ["lk 谈话.json"]
 
 
 def test_history_is_a_private_file_under_the_state_folder(tmp_path):

@@ -11,7 +11,7 @@ from scripted import Tokens, model
 from chatglm.chat.message import Message, Role
 from chatglm.chat.saved import save_file, vocabulary_of
 from chatglm.cli import build_parser
-from chatglm.errors import ConversationError, UsageError
+from chatglm.errors import ChatGLMError, ConversationError, UsageError
 from chatglm.terminal.start import start
 
 
@@ -87,21 +87,38 @@ def test_greedy_alone_contradicts_nothing(chat, more):
     assert [params.greedy for params in engine.params] == [True]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the system does not tell what waits in a pipe")
-@pytest.mark.parametrize(("data", "noted"), [(b"context", True), (b"", False)])
-def test_a_prompt_beside_a_pipe_is_noted_on_standard_error(chat, monkeypatch, capsys, data, noted):
+@pytest.mark.parametrize(
+    ("data", "asked"),
+    [("context 上下文\n", "sum up\n\ncontext 上下文"), ("", "sum up"), (" \n", "sum up"), ("\ufeffx", "sum up\n\nx")],
+)
+def test_what_is_piped_in_stands_below_the_prompt(monkeypatch, capsys, tmp_path, data, asked):
+    (tmp_path / "file").write_text(data, encoding="utf-8")
     reading, writing = os.pipe()
-    os.write(writing, data)
+    os.write(writing, data.encode())
     os.close(writing)
-    with open(reading, encoding="utf-8") as pipe:
-        monkeypatch.setattr(sys, "stdin", pipe)
-        loaded = model("fine")
-        assert start(build_parser().parse_args(["chat", "hi"]), lambda options: loaded) == 0
-        assert pipe.read() == data.decode()
-    assert capsys.readouterr() == (
-        "fine\n",
-        "chatglm: note: standard input is ignored because a PROMPT was given\n" if noted else "",
-    )
+    for source in (reading, tmp_path / "file"):
+        with open(source, encoding="utf-8") as stream:
+            monkeypatch.setattr(sys, "stdin", stream)
+            engine, tokenizer = loaded = model("fine")
+            assert start(build_parser().parse_args(["chat", "sum up"]), lambda options, pair=loaded: pair) == 0
+        assert capsys.readouterr() == ("fine\n", "")
+        assert bytes(token for token in engine.prompts[0] if token < 256).decode().count(asked) == 1
+        assert tokenizer.render([Message(Role.USER, asked)]).ids == engine.prompts[0]
+
+
+def test_an_encoding_that_lacks_characters_is_named(monkeypatch, capsys):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", write_through=True))
+    loaded = model("好 fine 好")
+    with pytest.raises(ChatGLMError, match="2 characters .* encoding ascii .* PYTHONIOENCODING=utf-8"):
+        start(build_parser().parse_args(["chat", "hi"]), lambda options: loaded)
+    assert written.getvalue() == b"? fine ?\n"
+
+
+def test_a_locale_that_lacks_characters_is_named(chat, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "POSIX")
+    with pytest.raises(UsageError, match=r"encoding .* of this locale \(POSIX\)"):
+        chat("\udce4\udcbd")
 
 
 def test_system_prompt_and_saved_conversation(chat, tmp_path):

@@ -86,12 +86,11 @@ class Session:
     ) -> None:
         given = locals()
         check_parts(engine, tokenizer)
-        if when_full not in ("cut", "refuse"):
-            raise SessionError(f'when_full is {when_full!r}; it must be "cut" or "refuse"')
         self.engine, self.tokenizer = engine, tokenizer
         self.limits = Limits(max_rounds, max_errors, max_new_tokens, max_seconds)
         self.params = checked_params(OFFICIAL_SAMPLING if params is None else params)
-        self.window = Window(tokenizer, context_of(engine, context_length), may_cut=when_full == "cut")
+        self.window = Window(tokenizer, context_of(engine, context_length))
+        self.when_full = when_full
         toolbox = tools if isinstance(tools, ToolBox) else ToolBox(tools)
         options = {name: value for name, value in given.items() if name not in ("self", "engine", "tokenizer")}
         self._options = options | {"tools": toolbox}
@@ -292,6 +291,17 @@ class Session:
     def context_length(self) -> int:
         """Tokens the conversation and an answer may have together."""
         return self.window.context_length
+
+    @property
+    def when_full(self) -> Literal["cut", "refuse"]:
+        """What becomes of a conversation that is longer than the context; may be changed between turns."""
+        return "cut" if self.window.may_cut else "refuse"
+
+    @when_full.setter
+    def when_full(self, what: Literal["cut", "refuse"]) -> None:
+        if what not in ("cut", "refuse"):
+            raise SessionError(f'when_full is {what!r}; it must be "cut" or "refuse"')
+        self.window.may_cut = what == "cut"
 
     @property
     def sandbox(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from chatglm.errors import ChatGLMError, ContextFullError, SessionError
 from chatglm.terminal.commands import COMMANDS, Do, Unknown, read_line
 from chatglm.terminal.keyboard import typing_hidden
 from chatglm.terminal.screen import Screen, printable
+from chatglm.terminal.settings import Settings
 from chatglm.terminal.turn import describe, interrupts_ignored, show_turn, statistics_line
 
 if TYPE_CHECKING:
@@ -22,11 +24,21 @@ if TYPE_CHECKING:
     from chatglm.terminal.editor import Editor
     from chatglm.terminal.workbench import Workbench
 
+LONG, LONG_LINES = 500, 8  # characters and lines of a message that is not put back onto the input line
+
 
 class Chat:
     """One interactive chat: a screen, an editor and commands over one session.
 
     `run` is the loop; `handle` does what one line asks for.
+
+    Args:
+        session: the conversation.
+        screen: where it is shown.
+        bench: what it acts with.
+        statistics: where the numbers of each answer go.
+        tracebacks: whether errors are shown whole.
+        reopened: gives the conversation it is given with another model or adapter, and the model's name.
     """
 
     def __init__(
@@ -37,11 +49,14 @@ class Chat:
         *,
         statistics: TextIO | None = None,
         tracebacks: bool = False,
+        reopened: Callable[..., tuple[Session | RemoteSession, str]] | None = None,
     ) -> None:
         self.session: Any = session
         self.screen, self.bench = screen, bench
-        self.statistics, self.tracebacks = statistics, tracebacks
+        self.statistics, self.tracebacks, self._reopened = statistics, tracebacks, reopened
+        self._own_files: set[Path] = set()  # written or read here, or said twice: they may be written over
         self.draft = ""  # what stands on the next input line already
+        self._where = "on_line"  # what was given back last
         self.leaving = False
         self._actions: dict[str, Callable[[str], None]] = {
             "/clear": self._clear,
@@ -53,7 +68,13 @@ class Chat:
             "/upload": self._upload,
             "/files": self._files,
             "/get": self._get,
+            "/tools": self._tools,
+            "/set": self._set,
+            "/model": lambda name: self._reopen(model=name, adapter=None),
+            "/adapter": lambda folder: self._reopen(adapter=None if folder == "-" else folder),
             "/tokens": self._tokens,
+            "/cut": self._cut,
+            "/stats": self._stats,
             "/help": lambda _: screen.say("help"),
             "/exit": self._exit,
         }
@@ -81,20 +102,20 @@ class Chat:
         if meaning is None:
             return
         if isinstance(meaning, Unknown):
-            self._unknown(meaning, line)
+            self._unknown(meaning)
         elif isinstance(meaning, Do):
-            self._do(meaning, line)
+            self._do(meaning)
         else:
             text = meaning.text
             self._turn(lambda: self.session.send(text), line)
 
     # commands
 
-    def _do(self, command: Do, line: str) -> None:
+    def _do(self, command: Do) -> None:
         wants = COMMANDS[command.command]
         if command.argument and not wants:
             self.screen.say("no_argument", command=command.command, argument=command.argument)
-        elif wants == "FILE" and not command.argument:
+        elif wants in ("FILE", "FOLDER", "NAME") and not command.argument:
             self.screen.say("file_missing", command=command.command)
         else:
             try:
@@ -102,12 +123,10 @@ class Chat:
             except ChatGLMError as error:
                 self._show_error(error)
                 self.screen.note(str(error))
-                self.draft = line
 
-    def _unknown(self, unknown: Unknown, line: str) -> None:
+    def _unknown(self, unknown: Unknown) -> None:
         near = self.screen.words("did_you_mean", command=unknown.suggestion) if unknown.suggestion else ""
         self.screen.say("unknown", command=unknown.command, suggestion=near)
-        self.draft = line
 
     def _clear(self, _: str) -> None:
         self.session.clear()
@@ -124,12 +143,18 @@ class Chat:
 
     def _save(self, name: str) -> None:
         path = Path(name).expanduser()
+        if path.exists() and path.resolve() not in self._own_files:
+            self._own_files.add(path.resolve())
+            self.screen.say("exists", path=os.fspath(path))
+            return
         self.session.save(path)
+        self._own_files.add(path.resolve())
         self.screen.say("saved", count=len(self.session.history), path=os.fspath(path))
 
     def _load(self, name: str) -> None:
         path = Path(name).expanduser()
         same_vocabulary = self.session.reopen(load_file(path), other_tools=True)
+        self._own_files.add(path.resolve())
         self.screen.say("loaded", count=len(self.session.history), path=os.fspath(path))
         if not same_vocabulary:
             self.screen.say("other_vocabulary")
@@ -167,6 +192,40 @@ class Chat:
             self.screen.say("needs_code", command=command)
         return self.session.sandbox is not None
 
+    def _tools(self, _: str) -> None:
+        lines = [f"{printable(tool.name)}  {printable(tool.description)}" for tool in self.bench.tools]
+        lines += [self.screen.words("has_code")] if self.session.sandbox is not None else []
+        self.screen.note("\n".join(lines) or self.screen.words("no_tools"))
+
+    def _set(self, text: str) -> None:
+        name, _, value = text.partition(" ")
+        settings = Settings(self.session)
+        if text:
+            settings.change(name, value.strip())
+        self.screen.note("\n".join(f"{name}  {value}" for name, value in settings.shown().items()))
+
+    def _reopen(self, **changed: str | None) -> None:
+        """The same conversation with another model; what cannot be loaded leaves everything as it is."""
+        if self._reopened is None:
+            self.screen.say("elsewhere")
+            return
+        self.screen.say("loading", model=next(filter(None, changed.values()), "-"))
+        session, model = self._reopened(self.session, **changed)
+        self.session.close()
+        self.session = session
+        self.screen.say("changed", model=model)
+
+    def _cut(self, _: str) -> None:
+        if getattr(self.session, "when_full", "cut") == "cut":
+            self.screen.say("cuts_already")
+        else:
+            self.session.when_full = "cut"
+            self.screen.say("cuts")
+
+    def _stats(self, _: str) -> None:
+        self.statistics = sys.stderr if self.statistics is None else None
+        self.screen.say("statistics_on" if self.statistics is not None else "statistics_off")
+
     def _tokens(self, _: str) -> None:
         session = self.session
         count = len(session.history)
@@ -190,7 +249,7 @@ class Chat:
             error = caught
         kept = self.session.history != before if done is None else done.kept
         if not kept:
-            self.draft = line
+            self._give_back(line)
         if error is not None:
             self._explain_error(error, kept)
         else:
@@ -198,20 +257,31 @@ class Chat:
         if self.statistics is not None and done is not None:
             self.statistics.write(statistics_line(done, self.screen.words) + "\n")
 
+    def _give_back(self, line: str) -> None:
+        """Onto the input line; what is said about it must stay on the screen, so a long one is only a key away."""
+        self._where = "in_history" if len(line) > LONG or line.count("\n") > LONG_LINES else "on_line"
+        self.draft = line if self._where == "on_line" else ""
+
     def _explain_error(self, error: Exception, kept: bool) -> None:
         if isinstance(error, ContextFullError) and not kept:
-            self.screen.say("too_long", tokens=error.tokens, limit=error.limit)
+            self.screen.say("too_long", tokens=error.tokens, limit=error.limit, where=self._place())
+            if self.session.history and getattr(self.session, "when_full", "cut") == "refuse":
+                self.screen.say("may_cut")
             return
         self._show_error(error)
-        self.screen.say("failed_midway" if kept else "failed", error=describe(error))
+        self.screen.say("failed_midway" if kept else "failed", error=describe(error), where=self._place())
+
+    def _place(self) -> str:
+        """Where a message is that was given back."""
+        return self.screen.words(self._where)
 
     def _explain(self, done: TurnDone | None, kept: bool) -> None:
         """Say what is not plain from the answer itself."""
         reason = "abort" if done is None else done.reason
         if reason == "abort":
-            self.screen.say("stopped" if kept else "stopped_at_once")
+            self.screen.say("stopped" if kept else "stopped_at_once", where=self._place())
         elif not kept:
-            self.screen.say("said_nothing")
+            self.screen.say("said_nothing", where=self._place())
         elif reason == "length":
             self.screen.say("limit_reached")
         elif reason != "stop":

@@ -17,13 +17,19 @@ COMMANDS = {
     "/upload": "FILE",
     "/files": "",
     "/get": "FILE",
+    "/tools": "",
+    "/set": "NAME VALUE",
+    "/model": "NAME",
+    "/adapter": "FOLDER",
     "/tokens": "",
+    "/cut": "",
+    "/stats": "",
     "/help": "",
     "/exit": "",
 }
-OTHER_NAMES = {"/quit": "/exit", "/?": "/help"}
-# The words the official terminal demo understands.
-OFFICIAL_WORDS = {"clear": "/clear", "stop": "/exit"}
+OTHER_NAMES = {"/quit": "/exit", "/bye": "/exit", "/q": "/exit", "/?": "/help", "/new": "/clear"}
+# The words the official terminal demo understands, and those that end every other program of this kind.
+PLAIN_WORDS = {"clear": "/clear", "stop": "/exit", "exit": "/exit", "quit": "/exit"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,8 @@ def read_line(line: str) -> Say | Do | Unknown | None:
 
 
 def _read_text(text: str) -> Say | Do | Unknown:
-    if text in OFFICIAL_WORDS:
-        return Do(OFFICIAL_WORDS[text])
+    if text in PLAIN_WORDS:
+        return Do(PLAIN_WORDS[text])
     if text.startswith("//"):
         return Say(text[1:])
     match = re.match(r"/\S*", text)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from chatglm.chat.message import ToolCall
-from chatglm.terminal.screen import Screen, printable
+from chatglm.terminal.screen import Screen, call_text, printable
 
 if TYPE_CHECKING:
     from chatglm.agent.actions import Ask
@@ -21,9 +21,8 @@ def person_decides(screen: Screen, read: Callable[[str], str] | None) -> Ask:
     """
 
     def ask(call: ToolCall) -> bool:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in (call.arguments or {}).items())
         screen.end_line()
-        question = printable(screen.words("ask", name=call.name, arguments=arguments))
+        question = printable(screen.words("ask", call=call_text(call)))
         answer = "" if read is None else read(question)
         allowed = answer.strip().lower() in ("y", "yes", "是", "好")
         if not allowed:

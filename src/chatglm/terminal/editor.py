@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import FormattedText
@@ -85,11 +85,17 @@ def _key_bindings() -> KeyBindings:
 
 
 class CommandCompleter(Completer):
-    """Completes the name of a command at the beginning of the input."""
+    """Completes the name of a command at the beginning of the input, and the file or folder it takes."""
+
+    def __init__(self) -> None:
+        self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         typed = document.text_before_cursor
-        if typed.startswith("/") and not any(character.isspace() for character in typed):
+        command, blank, path = typed.partition(" ")
+        if blank and COMMANDS.get(command) in ("FILE", "FOLDER", "NAME"):
+            yield from self._paths.get_completions(Document(path), complete_event)
+        elif typed.startswith("/") and not any(character.isspace() for character in typed):
             for name, argument in COMMANDS.items():
                 if name.startswith(typed):
                     yield Completion(name + (" " if argument else ""), start_position=-len(typed), display=name)

@@ -14,10 +14,22 @@ LOCAL_MODES = 3  # place in the list that tcgetattr gives
 def typing_hidden() -> Iterator[None]:
     """Keys typed ahead are not shown in the midst of an answer; the next input line has them. Ctrl-C goes on working.
 
+    What is pasted meanwhile comes marked as such, so that it is one text there and not a message for each line.
     Nothing happens where the input is no terminal, or the system has no termios.
     """
-    with _echo(False):
-        yield
+    with _echo(False) as termios:
+        marked = termios is not None and sys.stdout.isatty()
+        _write("\x1b[?2004h" if marked else "")
+        try:
+            yield
+        finally:
+            _write("\x1b[?2004l" if marked else "")
+
+
+def _write(text: str) -> None:
+    if text:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 @contextlib.contextmanager

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from chatglm.chat.message import CodeDone, TextDelta, ToolCallDelta, ToolCallDone
+from chatglm.chat.message import CodeDone, TextDelta, ToolCall, ToolCallDelta, ToolCallDone
 from chatglm.words import Words
 
 if TYPE_CHECKING:
-    from chatglm.agent.events import Notice
+    from chatglm.agent.events import Notice, Observation
+    from chatglm.terminal.markdown import Drawing
     from chatglm.terminal.workbench import Workbench
 
 DIM, RESET = "\x1b[2m", "\x1b[0m"
@@ -24,6 +26,13 @@ def printable(text: str) -> str:
     return CONTROL.sub("", text)
 
 
+def call_text(call: ToolCall) -> str:
+    """A call as people read it; what could not be read stands as it was written."""
+    if call.arguments is None:
+        return call.raw.strip()
+    return f"{call.name}({', '.join(f'{name}={value!r}' for name, value in call.arguments.items())})"
+
+
 @dataclass
 class Screen:
     """Draws the events of a session on one stream, or what is not the answer itself on another.
@@ -35,6 +44,8 @@ class Screen:
         color: whether notes may be dimmed.
         bench: saves figures; without it they are not shown.
         aside: where everything goes that is not the answer; None: on the same stream.
+        drawing: draws answers as Markdown and calls in frames; None: everything as it comes, as plain text.
+        width: columns that notes are broken to; None: they are not broken. 0: as many as the terminal has.
     """
 
     stream: TextIO
@@ -43,6 +54,8 @@ class Screen:
     color: bool = True
     bench: Workbench | None = None
     aside: Screen | None = None
+    drawing: Drawing | None = None
+    width: int | None = None
     _line_open: bool = field(default=False, init=False)
     _open_call: int = field(default=0, init=False)
 
@@ -56,9 +69,7 @@ class Screen:
             self.end_line() if self.aside is not None else None
             (self.aside or self)._call(event)
         elif isinstance(event, Observation):
-            ending, seconds = self.words.ending(event.status), f"{event.seconds:.1f}"
-            self.remark(self.words("result_of", name=event.name, status=ending, seconds=seconds))
-            self.remark(self._shortened(event.text))
+            (self.aside or self)._result(event)
         elif isinstance(event, ImageProduced) and self.bench is not None:
             self.remark(self.bench.saved_figure(event, self.words))
         elif isinstance(event, FileProduced):
@@ -69,6 +80,10 @@ class Screen:
     def note(self, text: str) -> None:
         """A sentence of the program, on lines of its own."""
         self.end_line()
+        if self.width is not None:
+            from chatglm.terminal.markdown import wrapped
+
+            text = wrapped(text, self.width or shutil.get_terminal_size().columns)
         self._write(f"{DIM}{text}{RESET}\n" if self.color else f"{text}\n")
 
     def say(self, name: str, /, **values: object) -> None:
@@ -82,11 +97,15 @@ class Screen:
 
     def end_line(self) -> None:
         """Go to the beginning of a line, if the cursor is not there."""
-        if self._line_open:
+        if self.drawing is not None:
+            self.drawing.end()
+        elif self._line_open:
             self._write("\n")
 
     def _call(self, event: ToolCallDelta | ToolCallDone | CodeDone) -> None:
-        if isinstance(event, ToolCallDelta):
+        if self.drawing is not None:
+            self._draw_call(self.drawing, event)
+        elif isinstance(event, ToolCallDelta):
             if self._open_call != event.id:
                 self.end_line()
                 self._text(f"[{event.name}]\n")
@@ -95,6 +114,24 @@ class Screen:
         else:
             self.end_line()
 
+    def _draw_call(self, drawing: Drawing, event: ToolCallDelta | ToolCallDone | CodeDone) -> None:
+        if isinstance(event, ToolCallDelta):
+            drawing.writing(printable(event.text))
+        elif isinstance(event, CodeDone):
+            drawing.code("interpreter", printable(event.code), "python")
+        else:
+            drawing.code(printable(event.call.name), printable(call_text(event.call)), "python")
+
+    def _result(self, event: Observation) -> None:
+        ending, seconds = self.words.ending(event.status), f"{event.seconds:.1f}"
+        name = self.words("result_of", name=event.name, status=ending, seconds=seconds)
+        self.end_line()
+        if self.drawing is not None:
+            self.drawing.result(printable(name).strip("[]"), self._shortened(event.text))
+        else:
+            self.note(name)
+            self.note(self._shortened(event.text))
+
     def _shortened(self, text: str) -> str:
         text = printable(text)
         if len(text) <= SHOWN:
@@ -102,6 +139,9 @@ class Screen:
         return f"{text[:SHOWN]}\n{self.words('more_characters', count=len(text) - SHOWN)}"
 
     def _text(self, text: str) -> None:
+        if self.drawing is not None:
+            self.drawing.text(printable(text))
+            return
         self._write(printable(text) if self.steer else text)
 
     def _write(self, text: str) -> None:

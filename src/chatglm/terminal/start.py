@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import stat
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -15,6 +17,7 @@ from chatglm.errors import ChatGLMError, ContextFullError, UsageError
 from chatglm.terminal.app import Chat
 from chatglm.terminal.consent import person_decides, read_answer
 from chatglm.terminal.keyboard import typing_hidden
+from chatglm.terminal.markdown import Drawing
 from chatglm.terminal.opening import EMBEDDED, Load, Wishes, load_model, open_session, wishes_of
 from chatglm.terminal.remote import check_remote, open_remote
 from chatglm.terminal.screen import Screen
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from chatglm.agent.session import Session
 
 INTERRUPTED = 130
+PATIENCE = 2.0  # seconds without a word where a pipe brings nothing
 
 
 def start(options: argparse.Namespace, load: Load = load_model) -> int:
@@ -39,7 +43,7 @@ def start(options: argparse.Namespace, load: Load = load_model) -> int:
     wishes = wishes_of(options)
     check_remote(options)
     saved = load_file(Path(options.load)) if options.load else None
-    prompt = _prompt(options.prompt)
+    prompt = _prompt(options.prompt, choose(options.lang))
     if prompt is None and not sys.stdout.isatty():
         raise UsageError("standard output is no terminal, so there is nobody to talk to; give a PROMPT or pipe one in")
     with open_workbench(options) as bench:
@@ -60,6 +64,11 @@ class _Opening:
     def words(self) -> Words:
         return choose(self.options.lang)
 
+    @property
+    def model(self) -> str:
+        """What the model is called in notes."""
+        return str(self.options.api_base or self.options.model or EMBEDDED)
+
     def session(self, load: Load, screen: Screen, *, asks: bool) -> tuple[Session | RemoteSession, bool]:
         """The session to go on with, and whether its token ids mean the same to this model."""
         session: Session | RemoteSession
@@ -75,33 +84,66 @@ class _Opening:
             session.upload(path)
         return session, same
 
+    def other(self, load: Load, screen: Screen) -> Callable[..., tuple[Session, str]]:
+        """Gives a conversation with another model or adapter: what `Chat` does for /model and /adapter."""
+        from chatglm.chat.saved import vocabulary_of
 
-def _prompt(argument: str | None) -> str | None:
-    """The one message to answer, or None for an interactive chat."""
+        options = argparse.Namespace(**vars(self.options))
+
+        def reopened(session: Session, **changed: str | None) -> tuple[Session, str]:
+            wanted = argparse.Namespace(**{**vars(options), **changed})
+            ask = person_decides(screen, read_answer)
+            fresh = open_session(wanted, self.wishes, load(wanted), self.bench, ask)
+            fresh.reopen(SavedConversation(tuple(session.history), vocabulary_of(session.tokenizer)), other_tools=True)
+            fresh.params, fresh.limits, fresh.when_full = session.params, session.limits, session.when_full
+            vars(options).update(changed)
+            return fresh, str(wanted.model or EMBEDDED)
+
+        return reopened
+
+
+def _draws(options: argparse.Namespace) -> bool:
+    """Whether standard output is a terminal that lines can be written over on."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _prompt(argument: str | None, words: Words) -> str | None:
+    """The one message to answer, or None for an interactive chat. Text that is piped in stands below a PROMPT."""
     if argument is None and sys.stdin is not None and sys.stdin.isatty():
         return None
-    given = argument not in (None, "-")
-    prompt = _standard_input() if argument is None or argument == "-" else argument
-    if given and _waiting_in_pipe():
-        sys.stderr.write("chatglm: note: standard input is ignored because a PROMPT was given\n")
+    if argument is None or argument == "-":
+        prompt, where = _standard_input(), "the text on standard input"
+    else:
+        _check_locale(argument)
+        prompt, where = argument, "the PROMPT"
     if not prompt.strip():
-        where = "the PROMPT" if given else "the text on standard input"
         raise UsageError(f"{where} is empty; it must be a message to answer")
+    if argument not in (None, "-") and (below := _piped_in(words)).strip():
+        return f"{prompt}\n\n{below}"
     return prompt
 
 
-def _waiting_in_pipe() -> bool:
-    """Whether standard input is a pipe in which bytes wait, as far as the system tells; none is read."""
-    try:
-        import fcntl
-        import termios
+def _check_locale(prompt: str) -> None:
+    """Bytes that the locale's encoding does not know come as lone surrogates."""
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        locale = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "not set")
+        raise UsageError(
+            f"the PROMPT cannot be read in the encoding {sys.getfilesystemencoding()} of this locale ({locale}); set "
+            "LC_ALL=C.UTF-8 or PYTHONUTF8=1, or pipe it in"
+        )
 
-        if sys.stdin is None or not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
-            return False
-        count = fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, bytes(4))
-    except (ImportError, OSError, ValueError):  # Windows; a standard input that is no file
-        return False
-    return any(count)
+
+def _piped_in(words: Words) -> str:
+    """What a pipe or a file on standard input holds beside a PROMPT; nothing where it is a terminal or closed."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or no file
+        return ""
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
+        return ""
+    if stat.S_ISFIFO(mode) and not select.select([sys.stdin], [], [], PATIENCE)[0]:
+        sys.stderr.write(f"chatglm: {words('waiting')}\n")
+    return _standard_input()
 
 
 def _standard_input() -> str:
@@ -120,9 +162,12 @@ def _standard_input() -> str:
 def _one_answer(opening: _Opening, load: Load, prompt: str) -> int:
     words = opening.words
     aside = Screen(tolerant(sys.stderr), words, color=False)
-    screen = Screen(
-        tolerant(sys.stdout), words, steer=sys.stdout.isatty(), color=False, bench=opening.bench, aside=aside
-    )
+    output = tolerant(sys.stdout)
+    screen = Screen(output, words, steer=sys.stdout.isatty(), color=False, bench=opening.bench, aside=aside)
+    if _draws(opening.options):
+        screen.drawing = Drawing(output, color=_wants_color(opening.options))
+    if sys.stderr.isatty():
+        aside.say("loading", model=opening.model)
     session, _ = opening.session(load, screen, asks=False)
     try:
         done = show_turn(session.send(prompt), session, screen)
@@ -141,7 +186,14 @@ def _one_answer(opening: _Opening, load: Load, prompt: str) -> int:
     elif done.reason != "stop":
         aside.say("turn_over", reason=words.ending(done.reason))
         return 1
+    if lost := _unwritable(session.history[-1].content, output.encoding or "utf-8"):
+        raise ChatGLMError(words("unwritable", count=lost, encoding=output.encoding))
     return 0
+
+
+def _unwritable(text: str, encoding: str) -> int:
+    """How many characters an encoding does not have."""
+    return len(text) - len(text.encode(encoding, "ignore").decode(encoding))
 
 
 def tolerant(stream: TextIO) -> TextIO:
@@ -157,7 +209,9 @@ def tolerant(stream: TextIO) -> TextIO:
 def _interactive(opening: _Opening, load: Load) -> int:
     options, color = opening.options, _wants_color(opening.options)
     screen = Screen(tolerant(sys.stdout), opening.words, color=color, bench=opening.bench)
-    screen.say("loading", model=options.api_base or options.model or EMBEDDED)
+    if _draws(options):
+        screen.drawing, screen.width = Drawing(screen.stream, color=color), 0
+    screen.say("loading", model=opening.model)
     with typing_hidden():
         session, same_vocabulary = opening.session(load, screen, asks=True)
     _greet(screen, options, getattr(session, "model", None) or options.model or EMBEDDED)
@@ -166,7 +220,9 @@ def _interactive(opening: _Opening, load: Load) -> int:
     if not same_vocabulary:
         screen.say("other_vocabulary")
     statistics = sys.stderr if options.stats else None
-    _run(Chat(session, screen, opening.bench, statistics=statistics, tracebacks=options.traceback), screen)
+    reopened = None if options.api_base is not None else opening.other(load, screen)
+    chat = Chat(session, screen, opening.bench, statistics=statistics, tracebacks=options.traceback, reopened=reopened)
+    _run(chat, screen)
     return 0
 
 
@@ -174,8 +230,8 @@ def _greet(screen: Screen, options: argparse.Namespace, model: str) -> None:
     if options.model is None and options.api_base is None:
         from chatglm.demo import NOTICE_EN, NOTICE_ZH
 
-        # In both languages, whatever the locale: nobody should mistake it for the real one.
-        screen.note(f"{NOTICE_EN} {Words('en')('real_weights')}\n{NOTICE_ZH}{Words('zh')('real_weights')}")
+        notice = NOTICE_ZH if screen.words.language == "zh" else f"{NOTICE_EN} "
+        screen.note(notice + screen.words("real_weights"))
     screen.say("ready", model=model)
 
 
