@@ -76,10 +76,10 @@ def test_tests_have_no_network():
 @pytest.mark.parametrize(
     "first",
     [
-        "from transformers import GlmForCausalLM",  # its modules import an auto module while they are being loaded
         *(
             pytest.param(first, marks=pytest.mark.slow)  # torch is imported anew each time
             for first in (
+                "from transformers import GlmForCausalLM",  # imports an auto module while it is being loaded
                 "import transformers.modeling_layers",
                 "import transformers.modeling_utils",
                 "from transformers import AutoModel",

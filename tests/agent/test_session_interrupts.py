@@ -76,13 +76,13 @@ def check(at):
 
 
 def test_ctrl_c_at_every_line():
-    """The first and the last time each line is reached."""
+    """The first and the last time lines are reached, every other of them; the slow test takes every moment."""
     lines = talked(conversation()[1])
     last = {place: number for number, place in enumerate(lines)}
     first = {place: number for number, place in reversed(list(enumerate(lines)))}
     numbers = sorted({*last.values(), *first.values()} - {0})
     assert len(numbers) > 200
-    for at in numbers:
+    for at in numbers[::2]:
         check(at)
 
 

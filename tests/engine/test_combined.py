@@ -264,7 +264,7 @@ unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize(("kind", "with_adapters", "kv_dtype"), KINDS)
-@settings(unhurried, max_examples=6, derandomize=True)
+@settings(unhurried, max_examples=4, derandomize=True)
 @given(actions=actions, config=configs)
 def test_storm(kind: str, with_adapters: bool, kv_dtype: str, actions: Any, config: Any) -> None:
     play(kind, with_adapters, kv_dtype, actions, config)
@@ -280,7 +280,7 @@ def test_long_storm(kind: str, with_adapters: bool, kv_dtype: str, actions: Any,
 
 @pytest.mark.parametrize("kind", ["plain", "prefix"])
 @pytest.mark.parametrize("ahead", [{"static_decode": True}, {"run_ahead": True}], ids=str)
-@settings(unhurried, max_examples=5, derandomize=True)
+@settings(unhurried, max_examples=3, derandomize=True)
 @given(actions=actions, config=configs)
 def test_storm_of_steps_with_fixed_shapes(kind: str, ahead: Any, actions: Any, config: Any) -> None:
     play(kind, True, "model", actions, config | {"attention": "sdpa"} | ahead)

@@ -320,6 +320,7 @@ def test_padded_sizes() -> None:
     assert padded_sizes(100) == [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 96, 100]
 
 
+@pytest.mark.slow
 def test_compiled_steps_are_one_graph(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled as on a GPU (all in one piece: a part that cannot be compiled is an error), without generating code."""
     compile_, batches = torch.compile, []

@@ -164,7 +164,7 @@ def test_a_mixed_step_equals_the_reference(kernels: Any, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kv_dtype", ["model", "int8"])
+@pytest.mark.parametrize("kv_dtype", ["model", pytest.param("int8", marks=pytest.mark.slow)])
 def test_an_engine_on_these_kernels_answers_as_the_reference(
     kernels: Any, device: str, kv_dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

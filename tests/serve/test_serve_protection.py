@@ -32,7 +32,7 @@ def running(url):
     return float(found[0].split()[1])
 
 
-def until(holds, seconds=30):
+def until(holds, seconds=120):  # that long only where something is wrong
     last = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < last, "it did not come to hold"
