@@ -11,6 +11,7 @@ from chatglm.tools import Tool
 
 MOST_TEXT = 20_000  # characters of the editor
 MOST_TOOLS = 20
+MOST_DEPTH = 30
 PATIENCE = 3600.0  # seconds that a call waits for its result
 
 
@@ -68,8 +69,7 @@ def _schemas(text: str) -> Sequence[Any]:
     if len(text) > MOST_TEXT:
         raise ToolError(f"the tools have {len(text)} characters; at most {MOST_TEXT} are read")
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ToolError("the tools hold an alias (*name), with which a short text can become an endless value")
+        _check_shape(text)
         found = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ToolError(f"the tools are no YAML and no JSON: {error}") from None
@@ -77,3 +77,15 @@ def _schemas(text: str) -> Sequence[Any]:
     if len(listed) > MOST_TOOLS:
         raise ToolError(f"there are {len(listed)} tools; at most {MOST_TOOLS} are taken")
     return listed
+
+
+def _check_shape(text: str) -> None:
+    """Refuses what makes a short text long to read: values in values without end, and aliases."""
+    import yaml
+
+    depth = 0
+    for token in yaml.scan(text):
+        name = type(token).__name__
+        depth += name.endswith("StartToken") - name.endswith("EndToken")
+        if depth > MOST_DEPTH or isinstance(token, yaml.AliasToken):
+            raise ToolError(f"the tools hold an alias (*name), or values in more than {MOST_DEPTH} others")

@@ -58,7 +58,7 @@ def _step(step: Step, words: Words) -> Shown:
     parts = [fenced(code_so_far(step), "python") if step.code else _call(step)]
     if result is not None:
         text = result.text if len(result.text) <= SHOWN else result.text[:SHOWN] + "\n" + _more(result.text, words)
-        parts.append(f"{words('web_result_of')}\n\n{fenced(_without_fence(text))}")
+        parts.append(f"{words('web_result_of')}\n\n{fenced(_without_fence(text), 'text')}")
     title = f"{'💻' if step.code else '🛠️'} {words('web_code') if step.code else plain(step.name)}"
     metadata: dict[str, Any] = {"title": title, "id": f"step-{step.id}", "status": "pending"}
     if result is not None:

@@ -139,7 +139,7 @@ class View:
         if self.parts and isinstance(last := self.parts[-1], Text):
             last.text += text
         elif text.strip():
-            self.parts.append(Text(text.lstrip("\n")))
+            self.parts.append(Text(text.lstrip()))
 
     def _written(self, event: ToolCallDone | CodeDone) -> None:
         if isinstance(event, CodeDone):

@@ -1,0 +1,102 @@
+"""A model that answers by what it was asked, tools for it, and visitors who ask it."""
+
+import time
+
+from agent.scripted_engine import ByteTokenizer, ScriptedEngine, call, code, say
+from byte_text import SPECIALS
+from web.injections import PAYLOADS
+
+from chatglm.tools import named, tool
+from chatglm.web.answering import Local
+
+LOREM = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过懒狗。"
+MARKDOWN = """\
+# Heading
+
+A list of `List<int>` and $a<b$:
+
+- one
+- two
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+```python
+print("<b>not bold</b>")
+```
+
+$$\\int_0^1 x^2 dx = \\frac{1}{3}$$
+"""
+PLOT = """\
+import matplotlib.pyplot as plt
+plt.plot([1, 3, 2])
+plt.show()
+open('数据 1.csv', 'w').write('a,b')
+print('drawn')"""
+
+
+@tool(dangerous=True)
+def remove(name: str) -> str:
+    """Removes something."""
+    return f"removed {name}"
+
+
+@tool
+def wait() -> str:
+    """Waits for long."""
+    time.sleep(20)
+    return "waited"
+
+
+def answer(prompt_ids):
+    """What the model writes: by the last message, and whether a result has come since."""
+    question, results = last_question(prompt_ids)
+    if question.startswith("count"):
+        return say(" ".join(f"{question[6:]}{number}" for number in range(1, 41)))
+    if question == "long":
+        return say(LOREM * 1000)
+    if question == "markdown":
+        return say(MARKDOWN)
+    if question.startswith("inject"):
+        return say("\n\n".join(PAYLOADS))
+    if results:
+        return say(f"Done, {results} results.")
+    calls = {
+        "tool": call("calculator", expression="6 * 7"),
+        "danger": call("remove", name="<b>everything</b>"),
+        "wait": call("wait"),
+        "by hand": call("get_weather", city="北京"),
+        "plot": code(PLOT),
+        "loop": code("while True: pass"),
+        "files": code("import os; print(sorted(os.listdir('.')))"),
+    }
+    return calls.get(question.split("\n")[-1].strip(), say(f"You said: {question}"))
+
+
+def last_question(prompt_ids):
+    user, observation, assistant = (SPECIALS[f"<|{role}|>"] for role in ("user", "observation", "assistant"))
+    start = len(prompt_ids) - 1 - prompt_ids[::-1].index(user)
+    end = prompt_ids.index(assistant, start)
+    text = bytes(number for number in prompt_ids[start + 1 : end] if number < 256).decode()
+    return text.strip(), prompt_ids[start:].count(observation)
+
+
+class PacedEngine(ScriptedEngine):
+    """Never at a loss; long answers come at the pace of a model."""
+
+    def submit(self, prompt_ids, params=None):
+        self.script.append(answer)
+        return super().submit(prompt_ids, params)
+
+    def stream(self, request):
+        slow = isinstance(request.answer, str) and len(request.answer) > 5000
+        for output in super().stream(request):
+            yield output
+            if slow:
+                time.sleep(0.002)
+
+
+def answers(pool=None, engine=None):
+    tools = [*named(["calculator"]), remove, wait]
+    return Local(engine or PacedEngine(), ByteTokenizer(), "scripted <b>model</b>", tools, pool)
