@@ -31,7 +31,7 @@ RULES = Rules(
     rooms={
         "errors": Room(optional=False),
         "words": Room(optional=False),
-        "listening": Room(may=names("errors"), optional=False),
+        "listening": Room(may=names("errors")),
         "chat": Room(may=names("errors"), optional=False),
         "tools": Room(
             may=names("chat errors"),

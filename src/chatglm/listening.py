@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from chatglm.errors import ConfigError
 
@@ -48,3 +50,15 @@ def host_of(named: str) -> str:
 def is_own_origin(origin: str, named: str) -> bool:
     """Whether a page of this server asks, by its Origin and Host headers; so does what is no page."""
     return not origin or origin in (f"http://{named}", f"https://{named}")
+
+
+def web_server(settings: Any) -> Any:
+    """uvicorn's server, but signals are the program's own, which has more to end than requests."""
+    import uvicorn
+
+    class WebServer(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return WebServer(settings)

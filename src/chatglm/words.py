@@ -298,7 +298,7 @@ Plan:
     "web_temperature": ("Temperature", "温度 temperature"),
     "web_top_p": ("Top P", "核采样 top_p"),
     "web_repetition_penalty": ("Repetition penalty", "重复惩罚"),
-    "web_max_new_tokens": ("Tokens of an answer at most", "回答最多的 token 数"),
+    "web_max_new_tokens": ("Tokens at most", "最多 token 数"),
     "web_tools": ("Tools", "工具"),
     "web_tools_here": ("The model may use: {names}", "模型可以使用：{names}"),
     "web_tools_none": ("No tools are offered on the server.", "服务器没有提供工具。"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chatglm.errors import ConfigError, MissingExtraError
-from chatglm.listening import LOOPBACK, known_hosts, listening
+from chatglm.listening import LOOPBACK, known_hosts, listening, web_server
 from chatglm.serve.access import OPEN, Keys
 from chatglm.serve.config import ServerConfig
 from chatglm.serve.direct import Direct
@@ -123,7 +123,7 @@ async def serve(
         ssl_keyfile=options.tls_key,
         lifespan="on",
     )
-    web = _web_server(settings)
+    web = web_server(settings)
     loop = asyncio.get_running_loop()
 
     def leave() -> None:
@@ -144,18 +144,6 @@ async def serve(
     finally:
         watch.cancel()
     return ENGINE_DIED if engine.failed else 0
-
-
-def _web_server(settings: Any) -> Any:
-    """uvicorn's server, but signals are the loop's here: they also say that the server is closing."""
-    import uvicorn
-
-    class WebServer(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    return WebServer(settings)
 
 
 async def _watch(engine: Any, server: Any, web: Any) -> None:

@@ -95,6 +95,16 @@ class Events:
         settle.__annotations__ = {"request": gr.Request}
         return settle
 
+    def arranging(self) -> Callable[..., Any]:
+        """Where there is room, what is at the side is shown at once."""
+        import gradio as gr
+
+        def arrange(request: Any) -> Any:
+            return gr.Sidebar(open="Mobi" not in request.headers.get("user-agent", ""))
+
+        arrange.__annotations__ = {"request": gr.Request}
+        return arrange
+
     def leaving(self) -> Callable[..., None]:
         """A page has gone."""
         import gradio as gr
@@ -174,12 +184,9 @@ class Events:
     # conversations
 
     def opened(self, visitor: Visitor, words: Words) -> Updates:
-        import gradio as gr
-
         return self.screen(visitor, words) | {
             self.page.system: visitor.system or "",
             self.page.by_hand: visitor.by_hand.text,
-            self.page.side: gr.skip(),
         }
 
     def clear(self, visitor: Visitor, words: Words) -> Updates:
@@ -279,7 +286,7 @@ class Events:
 def _shown(visible: bool) -> Any:
     import gradio as gr
 
-    return gr.Group(visible=visible)
+    return gr.Column(visible=visible)
 
 
 def _mode(name: str) -> Mode:

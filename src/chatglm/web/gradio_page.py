@@ -24,15 +24,18 @@ CSS = """
 footer {display: none !important}
 #chat .message, #chat .bubble-wrap .message-content {contain: paint; overflow: auto}
 #chat .message form, #chat .message input:not([type=checkbox]), #chat .message iframe {display: none !important}
-#chat .message img {max-width: min(100%, 640px); height: auto; background: white; border-radius: 6px}
-#chat {height: calc(100dvh - 230px) !important; min-height: 260px}
+#chat .message img {max-width: min(100%, 640px); height: auto !important; background: white; border-radius: 6px}
+#chat {flex: 1 1 0 !important; height: auto !important; min-height: 200px}
+#chat .bot.message {padding-bottom: 6px}
+#chat button.example {border: 1px solid var(--border-color-primary)}
+#ask {flex: 0 0 auto !important; border: 2px solid var(--color-accent); border-radius: 8px; padding: 12px; gap: 8px}
+#question {max-height: 25dvh; overflow-y: auto}
 #counter {min-height: 1.2em; opacity: .75; font-size: .85em}
 #conversations .wrap {flex-direction: column; flex-wrap: nowrap; max-height: 30dvh; overflow-y: auto}
 #conversations label {width: 100%; min-width: 0}
 #conversations label span {overflow: hidden; text-overflow: ellipsis; white-space: nowrap}
 #mode .wrap {flex-wrap: wrap}
 @media (max-width: 640px) {
-  #chat {height: calc(100dvh - 210px) !important}
   #mode label {padding: 4px 8px !important; font-size: .85em}
   .gradio-container > main {padding: 8px !important}
 }
@@ -124,8 +127,8 @@ class Page:
             latex_delimiters=[{"left": left, "right": right, "display": big} for left, right, big in FORMULAS],
             placeholder=f"**{_escaped(self.answers.name)}**",
         )
-        with gr.Group(visible=False, elem_id="ask") as self.ask:
-            self.question = gr.Markdown(elem_id="question", container=True)
+        with gr.Column(visible=False, elem_id="ask") as self.ask:
+            self.question = gr.Markdown(elem_id="question")
             with gr.Row():
                 self.allow = gr.Button(say("web_allow"), variant="primary", elem_id="allow")
                 self.refuse = gr.Button(say("web_refuse"), elem_id="refuse")
@@ -146,7 +149,7 @@ class Page:
         """What an event may change."""
         return [
             self.chat, self.box, self.ask, self.question, self.counter, self.mode, self.conversations, self.take_along,
-            self.system, self.tools, self.by_hand, self.side,
+            self.system, self.tools, self.by_hand,
         ]  # fmt: skip
 
     # what happens
@@ -159,6 +162,7 @@ class Page:
         page.load(events.plain(events.opened), None, self.outputs, show_progress="hidden").then(
             events.drawing(), None, self.chat, show_progress="hidden"
         ).then(events.settling(), None, self.outputs, show_progress="hidden")
+        page.load(events.arranging(), None, self.side, show_progress="hidden")
         page.unload(events.leaving())
         self._turn(self.box.submit, events.plain(events.send), [self.box, self.system, *settings])
         self._turn(self.chat.retry, events.plain(events.retry), settings)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from chatglm.errors import MissingExtraError, SandboxError, UsageError
-from chatglm.listening import LOOPBACK, known_hosts, listening
+from chatglm.listening import LOOPBACK, known_hosts, listening, web_server
 from chatglm.web.answering import Local, Remote
 from chatglm.web.conversations import default_folder
 from chatglm.web.users import Users
@@ -69,9 +71,17 @@ def serve(app: Any, listener: Any) -> None:
         server_header=False,
         lifespan="on",
         ws="none",
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=1,  # an open page holds two connections for as long as it is there
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    server = web_server(config)
+
+    async def answer() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+        await server.serve(sockets=[listener])
+
+    asyncio.run(answer())
 
 
 def _check(options: argparse.Namespace) -> None:
