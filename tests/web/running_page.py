@@ -12,7 +12,7 @@ from pathlib import Path
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update").split()
 TESTS = Path(__file__).resolve().parents[1]
-SECONDS = 60
+SECONDS = 20
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 
@@ -67,6 +67,12 @@ class Visit:
     def open(self):
         self.page.goto(self.url)
         self.page.wait_for_selector("#mode label:has-text('💬')")  # the server has told what there is
+
+    def reload(self):
+        """What a page complains of while it goes, whose connections break off, is no fault."""
+        self.page.reload()
+        self.page.wait_for_selector("#mode label:has-text('💬')")
+        self.complaints.clear()
 
     def _request(self, request):
         if not request.url.startswith((self.url, "data:", "blob:")):

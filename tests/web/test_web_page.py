@@ -42,7 +42,7 @@ def test_a_chat(visit):
     ann.until("document.querySelector('#box textarea').value === 'long'")
     assert "quick brown" not in ann.text
 
-    page.click("#chat .user-row button[aria-label=Edit] >> nth=1")
+    page.click("#chat button[aria-label=Edit] >> nth=1")
     page.fill("#chat textarea", "edited")
     page.click("#chat button[aria-label=Submit]")
     ann.reads("You said: edited")
@@ -54,14 +54,17 @@ def test_a_chat(visit):
     page.wait_for_selector("#chat .message", state="detached")
     ann.say("<b>second</b> & `a<b`", "You said:")
     assert "You said: <b>second</b> & a<b" in ann.text
-    page.reload()
+    ann.reload()
     ann.reads("You said: <b>second</b>")  # it is there still
     page.click("#conversations label >> nth=1")
     ann.reads("You said: edited")
     with page.expect_download() as download:
         page.click("#take-along a")
     assert download.value.suggested_filename == "conversation.json"
-    page.set_input_files("#load input[type=file], input[type=file][accept='.json']", download.value.path())
+    content = Path(download.value.path()).read_bytes()
+    with page.expect_file_chooser() as chooser:
+        page.click("#load")
+    chooser.value.set_files([{"name": "conversation.json", "mimeType": "application/json", "buffer": content}])
     ann.until("document.querySelectorAll('#conversations label').length === 3")
     page.click("#chat button[aria-label=Clear]")
     ann.until("document.querySelectorAll('#conversations label').length === 2")
@@ -92,7 +95,7 @@ def test_tools_in_chinese_on_a_phone_in_the_dark(visit):
     assert "模型想使用 remove" in page.inner_text("#question")
     assert "<b>everything</b>" in page.inner_text("#question")
     ann.picture("consent-phone")
-    page.reload()  # the turn waits for its visitor
+    ann.reload()  # the turn waits for its visitor
     page.click("#refuse")
     ann.reads("未允许")
     ann.is_over()
@@ -108,7 +111,7 @@ def test_tools_in_chinese_on_a_phone_in_the_dark(visit):
     ann.is_over()
 
     ann.side()
-    page.click("text=工具 >> nth=-1")
+    page.click("#side button:has-text('工具')")
     page.fill("#by-hand textarea", WEATHER)
     page.click("#apply")
     page.wait_for_selector("text=自己的工具：1 个")
@@ -157,7 +160,7 @@ def test_code_with_files_and_pictures(visit, has_sandbox):
 
     ann.write("loop")
     page.wait_for_selector("#box .stop-button")
-    page.reload()  # the turn goes on
+    ann.reload()  # the turn goes on
     ann.reads("while True: pass")
     ann.stop()
     ann.is_over()

@@ -105,6 +105,16 @@ class Events:
         arrange.__annotations__ = {"request": gr.Request}
         return arrange
 
+    def stopping(self) -> Callable[..., None]:
+        """Ends the turn; what there is to see of it, the others draw."""
+        import gradio as gr
+
+        def stop(request: Any) -> None:
+            self._who(request)[0].stop()
+
+        stop.__annotations__ = {"request": gr.Request}
+        return stop
+
     def leaving(self) -> Callable[..., None]:
         """A page has gone."""
         import gradio as gr
@@ -169,10 +179,6 @@ class Events:
     def refuse(self, visitor: Visitor, words: Words) -> Updates:
         visitor.consent(False)
         return self.screen(visitor, words)
-
-    def stop(self, visitor: Visitor, words: Words) -> Updates:
-        visitor.stop()
-        return {self.page.ask: _shown(False)}
 
     def undo(self, visitor: Visitor, words: Words) -> Updates:
         text = visitor.undo()

@@ -170,8 +170,9 @@ class Page:
         self._turn(self.allow.click, events.plain(events.allow), None)
         self._turn(self.refuse.click, events.plain(events.refuse), None)
         self._turn(self.chat.example_select, events.plain(events.example, gr.SelectData), [self.system, *settings])
-        self._quick(self.box.stop, events.plain(events.stop), None).then(
-            events.settling(), None, self.outputs, show_progress="hidden"
+        # Nothing stands in the way of a stop: it does not go through the queue, nor does it need to be told anything.
+        self.box.stop(events.stopping(), None, None, queue=False, api_visibility="private").then(
+            events.settling(), None, self.outputs, show_progress="hidden", api_visibility="private"
         )
         self._quick(self.chat.undo, events.plain(events.undo), None)
         self._quick(self.chat.clear, events.plain(events.clear), None)
@@ -189,8 +190,8 @@ class Page:
         drawn.then(self.events.settling(), None, self.outputs, show_progress="hidden", api_visibility="private")
 
     def _quick(self, listen: Callable[..., Any], do: Callable[..., Any], inputs: Any) -> Any:
-        """An event that nothing stands in the way of."""
-        return listen(do, inputs, self.outputs, queue=False, show_progress="hidden", api_visibility="private")
+        """An event that is over at once."""
+        return listen(do, inputs, self.outputs, show_progress="hidden", api_visibility="private")
 
 
 def theme() -> Any:
