@@ -39,23 +39,23 @@ def has_sandbox():
 
 
 @pytest.fixture(scope="session")
-def app(browser, has_sandbox):
+def app(has_sandbox):
     running = RunningApp(*(["--code"] if has_sandbox else []))
     yield running
     assert running.end() == 0
-    assert "Traceback" not in "".join(running.log)
 
 
 @pytest.fixture
 def visit(browser, app):
     """Opens visits; at the end of the test nothing foreign was asked for, and no page has complained."""
-    opened = []
+    opened, logged = [], len(app.log)
 
     def open_one(**options):
         opened.append(Visit(browser, app.url, **options))
         return opened[-1]
 
     yield open_one
+    assert "Traceback" not in "".join(app.log[logged:])
     for one in opened:
         assert (one.foreign, one.complaints, one.dialogs) == ([], [], [])
         one.close()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -28,7 +27,7 @@ class RunningApp:
             text=True,
             env={**os.environ, "PYTHONPATH": str(TESTS)},
         )
-        self.log = deque(maxlen=1000)
+        self.log = []
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
         self._reader.start()
         self.url = self.process.stdout.readline().strip()

@@ -82,6 +82,7 @@ def build_app(
         page.blocks,
         path="/",
         footer_links=[],
+        app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
         run_history=False,
         show_error=False,
         max_file_size=MOST_FILE_BYTES,
