@@ -28,6 +28,7 @@ print("<b>not bold</b>")
 
 $$\\int_0^1 x^2 dx = \\frac{1}{3}$$
 """
+PROSE = f"## A section\n\n{'word ' * 60}\n\n{MARKDOWN}\n" * 5
 PLOT = """\
 import matplotlib.pyplot as plt
 plt.plot([1, 3, 2])
@@ -54,6 +55,8 @@ def answer(prompt_ids):
     question, results = last_question(prompt_ids)
     if question.startswith("count"):
         return say(" ".join(f"{question[6:]}{number}" for number in range(1, 41)))
+    if question.startswith("tokens "):
+        return say(f"begun at {time.time()}\n\n" + PROSE[:2000] * (int(question[7:]) * 4 // 2000))
     if question == "long":
         return say(LOREM * 1000)
     if question == "markdown":
@@ -90,11 +93,11 @@ class PacedEngine(ScriptedEngine):
         return super().submit(prompt_ids, params)
 
     def stream(self, request):
-        slow = isinstance(request.answer, str) and len(request.answer) > 5000
-        for output in super().stream(request):
+        slow = isinstance(request.answer, str) and len(request.answer) > 1900
+        for number, output in enumerate(super().stream(request)):
             yield output
-            if slow:
-                time.sleep(0.002)
+            if slow and number % 4 == 0:
+                time.sleep(0.005)  # a token has four characters
 
 
 def answers(pool=None, engine=None):

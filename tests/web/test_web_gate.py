@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import httpx2
 import pytest
+from web.program import Program
 from web.scripted_app import USERS
 
 from chatglm.errors import ConfigError
@@ -145,46 +146,6 @@ def test_nobody_reads_along(ask, visitors, path):
 
 
 # the whole app, asked by a program
-
-
-class Program:
-    """A visitor without a browser."""
-
-    def __init__(self, url, page):
-        self.client, self.page = httpx2.Client(base_url=url, timeout=60), page
-        self.client.get("/")
-        config = self.client.get("/config").json()
-        self.names = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
-        self.events = config["dependencies"]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.client.close()
-
-    def event(self, component, trigger):
-        return next(event["id"] for event in self.events if [self.names[component], trigger] in event["targets"])
-
-    def join(self, number, data, page=None, **more):
-        body = {"fn_index": number, "data": data, "session_hash": page or self.page, "event_data": None, **more}
-        return self.client.post("/gradio_api/queue/join", json=body)
-
-    def run(self, number, data, **more):
-        """What an event gives: the last message about it, and what was logged."""
-        assert self.join(number, data, **more).status_code == 200
-        logged = []
-        with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.page}) as stream:
-            for line in stream.iter_lines():
-                message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
-                if message.get("msg") == "log":
-                    logged.append(message["log"])
-                if message.get("msg") == "process_completed":
-                    return message, logged
-        return {"success": False}, logged  # what Gradio itself has refused
-
-    def send(self, text, settings=(0.95, 0.8, 1.1, 100)):
-        return self.run(self.event("box", "submit"), [{"text": text, "files": []}, "", *settings])
 
 
 @pytest.fixture
