@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 
 sys.path[0] = str(Path(__file__).resolve().parents[1] / "tests")  # and not this folder, whose web.py this is
-from web.program import Program
-from web.running_page import CHROMIUM, FLAGS, RunningApp, Visit
+from web.program import Program  # noqa: E402
+from web.running_page import CHROMIUM, FLAGS, RunningApp, Visit  # noqa: E402
 
 VISITORS = 20
 QUESTIONS = ("你是谁？", "Who are you?", "What colour is the sky?", "法国的首都是哪里？", "Hello")

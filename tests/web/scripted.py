@@ -28,6 +28,15 @@ print("<b>not bold</b>")
 
 $$\\int_0^1 x^2 dx = \\frac{1}{3}$$
 """
+SINE = """\
+import numpy as np
+import matplotlib.pyplot as plt
+x = np.linspace(0, 2 * np.pi, 200)
+plt.figure(figsize=(6, 3))
+plt.plot(x, np.sin(x))
+plt.title("正弦曲线")
+plt.show()
+np.savetxt("sine.csv", np.c_[x, np.sin(x)], delimiter=",")"""
 PROSE = f"## A section\n\n{'word ' * 60}\n\n{MARKDOWN}\n" * 5
 PLOT = """\
 import matplotlib.pyplot as plt
@@ -63,9 +72,15 @@ def answer(prompt_ids):
         return say(MARKDOWN)
     if question.startswith("inject"):
         return say("\n\n".join(PAYLOADS))
+    if results and question == "画出正弦曲线":
+        return say("这是 $y=\\sin x$ 在 $[0, 2\\pi]$ 上的曲线，数据保存在 `sine.csv`。")
+    if results and question.startswith("What is 12"):
+        return say("12 * 7 is **84**. When the model was released no tool can tell me.")
     if results:
         return say(f"Done, {results} results.")
     calls = {
+        "What is 12 * 7, and when was ChatGLM3 released?": call("calculator", expression="12 * 7"),
+        "画出正弦曲线": code(SINE),
         "tool": call("calculator", expression="6 * 7"),
         "danger": call("remove", name="<b>everything</b>"),
         "wait": call("wait"),

@@ -39,17 +39,26 @@ class Events:
 
     # how Gradio calls them: it finds out by annotations what a handler wants besides values
 
-    def plain(self, handle: Callable[..., Updates], data: type | None = None) -> Callable[..., Updates]:
-        """A handler that returns what changes. What is wrong with a call is shown, and the page drawn as it is."""
+    def plain(
+        self, handle: Callable[..., Updates], data: type | None = None, *, begins: bool = False
+    ) -> Callable[..., Updates]:
+        """A handler that returns what changes. What is wrong with a call is shown, and the page drawn as it is.
+
+        Args:
+            handle: does it.
+            data: what kind of data the event has, which the handler gets before the values.
+            begins: whether a turn begins, or goes on: then only little is drawn.
+        """
         import gradio as gr
 
         def call(request: Any, *values: Any) -> Updates:
             visitor, words = self._who(request)
             try:
-                return handle(visitor, words, *values)
+                updates = handle(visitor, words, *values)
             except ChatGLMError as error:
                 gr.Warning(html.escape(str(error)))
-                return self.screen(visitor, words)
+                updates = self.screen(visitor, words)
+            return {part: updates[part] for part in self.page.begun} if begins else updates
 
         def call_with(request: Any, event: Any, *values: Any) -> Updates:
             return call(request, event, *values)

@@ -152,6 +152,11 @@ class Page:
             self.system, self.tools, self.by_hand,
         ]  # fmt: skip
 
+    @property
+    def begun(self) -> list[Any]:
+        """What the beginning of a turn may change: little, for the first token waits until it is drawn."""
+        return [self.chat, self.box, self.ask, self.question, self.counter]
+
     # what happens
 
     def _wire(self, page: Any) -> None:
@@ -164,12 +169,12 @@ class Page:
         ).then(events.settling(), None, self.outputs, show_progress="hidden")
         page.load(events.arranging(), None, self.side, show_progress="hidden")
         page.unload(events.leaving())
-        self._turn(self.box.submit, events.plain(events.send), [self.box, self.system, *settings])
-        self._turn(self.chat.retry, events.plain(events.retry), settings)
-        self._turn(self.chat.edit, events.plain(events.edit, gr.EditData), settings)
-        self._turn(self.allow.click, events.plain(events.allow), None)
-        self._turn(self.refuse.click, events.plain(events.refuse), None)
-        self._turn(self.chat.example_select, events.plain(events.example, gr.SelectData), [self.system, *settings])
+        self._turn(self.box.submit, events.send, [self.box, self.system, *settings])
+        self._turn(self.chat.retry, events.retry, settings)
+        self._turn(self.chat.edit, events.edit, settings, gr.EditData)
+        self._turn(self.allow.click, events.allow, None)
+        self._turn(self.refuse.click, events.refuse, None)
+        self._turn(self.chat.example_select, events.example, [self.system, *settings], gr.SelectData)
         # Nothing stands in the way of a stop: it does not go through the queue, nor does it need to be told anything.
         self.box.stop(events.stopping(), None, None, queue=False, api_visibility="private").then(
             events.settling(), None, self.outputs, show_progress="hidden", api_visibility="private"
@@ -183,11 +188,14 @@ class Page:
         self._quick(self.load.upload, events.plain(events.load), [self.load])
         self._quick(self.apply.click, events.plain(events.set_tools), [self.by_hand])
 
-    def _turn(self, listen: Callable[..., Any], begin: Callable[..., Any], inputs: Any) -> None:
+    def _turn(
+        self, listen: Callable[..., Any], begin: Callable[..., Any], inputs: Any, data: type | None = None
+    ) -> None:
         """An event that begins a turn, or lets one go on. The one that draws has one output: each costs a drawing."""
-        begun = listen(begin, inputs, self.outputs, show_progress="hidden", api_visibility="private")
-        drawn = begun.then(self.events.drawing(), None, self.chat, show_progress="hidden", api_visibility="private")
-        drawn.then(self.events.settling(), None, self.outputs, show_progress="hidden", api_visibility="private")
+        more: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        begun = listen(self.events.plain(begin, data, begins=True), inputs, self.begun, **more)
+        drawn = begun.then(self.events.drawing(), None, self.chat, **more)
+        drawn.then(self.events.settling(), None, self.outputs, **more)
 
     def _quick(self, listen: Callable[..., Any], do: Callable[..., Any], inputs: Any) -> Any:
         """An event that is over at once."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 SOONEST = 0.1  # seconds between two drawings
 PER_VISITOR = 0.02  # more for every answer that is being written: all share one processor
-PER_CHARACTER = 0.00003  # more the longer the answer: what a browser does for a drawing grows with it
+PER_CHARACTER = 0.00004  # more the longer the answer: what a browser does for a drawing grows with it
 
 
 class Throttle:
