@@ -1,7 +1,7 @@
 """The official terminal demo by its name: `MODEL_PATH=THUDM/chatglm3-6b python cli_demo.py`.
 
-`clear` and `stop` do what they do there. Options are those of `chatglm chat`, which this is; without MODEL_PATH it talks
-to the embedded model.
+`clear` and `stop` do what they do there. Options are those of `chatglm chat`; without MODEL_PATH it talks to the
+embedded model.
 """
 
 import os

@@ -11,7 +11,7 @@ def required():
     return bool(os.environ.get("CI") or os.environ.get("CHATGLM_REQUIRE_BROWSER"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: it has an event loop of its own, beside which no other can run
 def browser():
     if CHROMIUM is None:
         reason = "there is no Chromium; apt install chromium fonts-noto-cjk fonts-noto-color-emoji"

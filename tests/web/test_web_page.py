@@ -168,7 +168,7 @@ def test_code_with_files_and_pictures(visit, has_sandbox):
     assert page.locator("#chat .bot img").count() == 1
 
 
-@pytest.mark.parametrize("who", ["model", "visitor"])
+@pytest.mark.parametrize("who", ["model", pytest.param("visitor", marks=pytest.mark.slow)])
 def test_nothing_hostile_is_run_drawn_or_fetched(visit, who):
     ann = visit()
     page = ann.page
