@@ -31,6 +31,8 @@ PAYLOADS = [
     f"```\nfence\n```~~~\n<div style='{OVERLAY}'>odd end of a fence</div>\n```",
     f"```\n\u2028```\n<div style='{OVERLAY}'>a line break that is none</div>\n```",
     f"it costs $5\n```\n$ <div style='{OVERLAY}'>an inline formula and a fence</div>\n```",
+    f"it costs $5\n```\nx $\n\n<div style='{OVERLAY}'>an inline formula around a fence</div>\n\n```",
+    f"\\( 5\n```\nx \\)\n\n<div style='{OVERLAY}'>another formula around a fence</div>\n\n```",
     f"```\nopen\n```~~~\n\n```\n<div style='{OVERLAY}'>one more or one less</div>\n```\n```",
     "\x1b[2J\x1b]0;title\x07ANSI \x1b[31mred\x1b[0m",
     "<!-- a comment that hides the rest",

@@ -53,6 +53,12 @@ def remove(name: str) -> str:
 
 
 @tool
+def read_page() -> str:
+    """Reads a page that somebody else has written."""
+    return "\n\n".join(PAYLOADS)
+
+
+@tool
 def wait() -> str:
     """Waits for long."""
     time.sleep(20)
@@ -82,6 +88,7 @@ def answer(prompt_ids):
         "What is 12 * 7, and when was ChatGLM3 released?": call("calculator", expression="12 * 7"),
         "画出正弦曲线": code(SINE),
         "tool": call("calculator", expression="6 * 7"),
+        "hostile tool": call("read_page"),
         "danger": call("remove", name="<b>everything</b>"),
         "wait": call("wait"),
         "by hand": call("get_weather", city="北京"),
@@ -116,5 +123,5 @@ class PacedEngine(ScriptedEngine):
 
 
 def answers(pool=None, engine=None):
-    tools = [*named(["calculator"]), remove, wait]
+    tools = [*named(["calculator"]), remove, wait, read_page]
     return Local(engine or PacedEngine(), ByteTokenizer(), "scripted <b>model</b>", tools, pool)

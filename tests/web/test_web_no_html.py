@@ -8,15 +8,19 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from web.injections import PAYLOADS
 
-from chatglm.web.no_html import fenced, literal, no_html
+from chatglm.web.no_html import fenced, literal, marked_text, no_html, plain, unmarked
 
 OURS = re.compile(r"</?code>")
 
 
-def html_in(text):
+def tokens_of(pieces):
+    return [token for piece in pieces for token in MarkdownIt("commonmark", {"html": True}).parse(piece)]
+
+
+def html_in(*pieces):
     """What another program, which keeps HTML, finds in the Markdown: tags that are not its own."""
     found = []
-    for token in MarkdownIt("commonmark", {"html": True}).parse(text):
+    for token in tokens_of(pieces):
         for each in [token, *(token.children or ())]:
             if each.type in ("html_block", "html_inline") and not OURS.fullmatch(each.content):
                 found.append(each.content)
@@ -34,37 +38,49 @@ PIECES = st.lists(
 
 @given(PIECES)
 def test_no_reading_of_markdown_finds_html(text):
-    assert html_in(no_html(text)) == []
+    assert html_in(*no_html(text), marked_text(text)) == []
 
 
 @pytest.mark.parametrize("text", [*PAYLOADS, "\n\n".join(PAYLOADS)], ids=str.split)
 def test_every_injection_is_harmless_at_every_moment(text):
     for end in range(0, len(text) + 1, 1 + len(text) // 300):
-        assert html_in(no_html(text[:end])) == []
+        assert html_in(*no_html(text[:end]), marked_text(text[:end])) == []
 
 
 @given(PIECES)
 def test_pictures_are_not_fetched_and_languages_not_drawn(text):
-    shown = no_html(text)
-    outside = [token for token in MarkdownIt("commonmark").parse(shown) if token.type == "inline"]
-    assert not any(child.type == "image" for token in outside for child in token.children)
-    infos = [token.info for token in MarkdownIt("commonmark").parse(shown) if token.type == "fence"]
-    assert not any(info.startswith("mermaid") for info in infos)
+    shown = tokens_of([*no_html(text), marked_text(text)])
+    assert not any(child.type == "image" for token in shown for child in token.children or ())
+    assert not any(token.info.strip().startswith("mermaid") for token in shown if token.type == "fence")
+
+
+@given(st.text())
+def test_what_was_typed_is_shown_so_and_can_be_edited(text):
+    assert unmarked(marked_text(text)) == unmarked(plain(text))
+    assert not re.search(r"<[^\u2060]", marked_text(text))
+
+
+@given(PIECES)
+def test_a_fence_is_a_piece_of_its_own(text):
+    for piece in no_html(text):
+        kinds = [token.type for token in tokens_of([piece])]
+        assert kinds == ["fence"] or "fence" not in kinds
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "pieces"),
     [
-        "```python\nprint('<b>')\n```",
-        "before\n\n````\n```\n<a>\n````\n\nafter",
-        "A sentence with **stars** and $a > b$.",
-        "| a | b |\n|---|---|\n| 1 | 2 |",
-        "1. one\n2. two\n",
-        "",
+        ("```python\nprint('<b>')\n```", 1),
+        ("before\n````\n```\n<a>\n````\nafter", 3),
+        ("A sentence with **stars** and $a > b$.", 1),
+        ("| a | b |\n|---|---|\n| 1 | 2 |", 1),
+        ("1. one\n2. two\n", 1),
+        ("", 0),
     ],
 )
-def test_ordinary_text_and_fences_stay_as_they_are(text):
-    assert no_html(text) == text
+def test_ordinary_text_and_fences_stay_as_they_are(text, pieces):
+    assert "\n".join(no_html(text)) == text
+    assert len(no_html(text)) == pieces
 
 
 @pytest.mark.parametrize(
@@ -78,12 +94,12 @@ def test_ordinary_text_and_fences_stay_as_they_are(text):
     ],
 )
 def test_every_way_to_write_a_fence_shows_its_code(text):
-    [fence] = [token for token in MarkdownIt("commonmark").parse(no_html(text)) if token.type == "fence"]
+    [fence] = [token for token in tokens_of(no_html(text)) if token.type == "fence"]
     assert (fence.info, fence.content) == ("c", "<a>\n")
 
 
 def shown_text(text):
-    return re.sub(r"<[^>]*>", "", MarkdownIt("commonmark", {"html": True}).render(no_html(text)))
+    return re.sub(r"<[^>]*>", "", MarkdownIt("commonmark", {"html": True}).render("\n\n".join(no_html(text))))
 
 
 @pytest.mark.parametrize(
@@ -115,4 +131,4 @@ def test_a_name_is_shown_to_the_character(name):
 
 
 def test_control_characters_are_gone():
-    assert no_html("\x1b[31mred\x1b[0m\x07\r\nnext") == "[31mred[0m\nnext"
+    assert no_html("\x1b[31mred\x1b[0m\x07\r\nnext") == ["[31mred[0m\nnext"]

@@ -43,6 +43,7 @@ def test_a_chat(visit):
     assert "quick brown" not in ann.text
 
     page.click("#chat button[aria-label=Edit] >> nth=1")
+    assert page.input_value("#chat textarea") == "markdown"
     page.fill("#chat textarea", "edited")
     page.click("#chat button[aria-label=Submit]")
     ann.reads("You said: edited")
@@ -54,6 +55,11 @@ def test_a_chat(visit):
     page.wait_for_selector("#chat .message", state="detached")
     ann.say("<b>second</b> & `a<b`", "You said:")
     assert "You said: <b>second</b> & a<b" in ann.text
+    page.click("#chat button[aria-label=Edit]")  # what was typed is edited, and not how it is shown
+    assert page.input_value("#chat textarea").replace("\u2060", "") == "<b>second</b> & `a<b`"
+    page.click("#chat button[aria-label=Submit]")
+    ann.is_over()
+    ann.until("document.querySelector('#chat').innerText.includes('You said: <b>second</b> & a<b')")
     ann.reload()
     ann.reads("You said: <b>second</b>")  # it is there still
     page.click("#conversations label >> nth=1")
@@ -168,11 +174,17 @@ def test_code_with_files_and_pictures(visit, has_sandbox):
     assert page.locator("#chat .bot img").count() == 1
 
 
-@pytest.mark.parametrize("who", ["model", pytest.param("visitor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("who", ["model", *(pytest.param(who, marks=pytest.mark.slow) for who in ("visitor", "tool"))])
 def test_nothing_hostile_is_run_drawn_or_fetched(visit, who):
     ann = visit()
     page = ann.page
-    ann.say("inject" if who == "model" else "\n\n".join(PAYLOADS), "a comment that hides the rest")
+    if who == "tool":
+        ann.mode("tool")
+        ann.say("hostile tool", "Done, 1 results.")
+        page.click("#chat .message >> text=read_page")
+        ann.reads("a comment that hides the rest")
+    else:
+        ann.say("inject" if who == "model" else "\n\n".join(PAYLOADS), "a comment that hides the rest")
     assert page.evaluate("window.__pwned") is None
     assert page.evaluate("document.title") == "scripted <b>model</b>"
     found = page.evaluate(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from chatglm.web.no_html import fenced, literal, no_html, plain
+from chatglm.web.no_html import fenced, literal, marked_text, no_html, plain
 from chatglm.web.view import File, Part, Picture, Remark, Step, Text, code_so_far
 from chatglm.web.visitor import Visitor
 from chatglm.words import Words
@@ -25,7 +24,7 @@ def numbered(visitor: Visitor, words: Words) -> list[tuple[Shown, int]]:
     """The messages of the conversation, each with the number of its turn."""
     shown: list[tuple[Shown, int]] = []
     for number, told in enumerate(list(visitor.told)):
-        shown.append((_said("user", _question(told.text, told.files, words)), number))
+        shown.append((_said("user", marked_text(told.text), *(f"📎 {literal(name)}" for name in told.files)), number))
         parts = visitor.parts(number)
         shown += [(_part(part, number, words), number) for part in parts]
         if ending := _ending(told.done, words):
@@ -33,14 +32,9 @@ def numbered(visitor: Visitor, words: Words) -> list[tuple[Shown, int]]:
     return shown
 
 
-def _question(text: str, files: Sequence[str], words: Words) -> str:
-    names = "".join(f"\n\n📎 {literal(name)}" for name in files)
-    return no_html(text) + names
-
-
 def _part(part: Part, turn: int, words: Words) -> Shown:
     if isinstance(part, Text):
-        return _said("assistant", no_html(part.text))
+        return _said("assistant", *no_html(part.text))
     if isinstance(part, Step):
         return _step(part, words)
     if isinstance(part, Picture):
@@ -53,12 +47,12 @@ def _part(part: Part, turn: int, words: Words) -> Shown:
 
 
 def _step(step: Step, words: Words) -> Shown:
-    """A step that can be folded: open while it goes on, closed when it is over."""
+    """A step that can be folded: open while it goes on, closed when it is over. Of strangers it holds fences only."""
     result = step.result
     parts = [fenced(code_so_far(step), "python") if step.code else _call(step)]
     if result is not None:
         text = result.text if len(result.text) <= SHOWN else result.text[:SHOWN] + "\n" + _more(result.text, words)
-        parts.append(f"{words('web_result_of')}\n\n{fenced(_without_fence(text), 'text')}")
+        parts += [words("web_result_of"), fenced(_without_fence(text), "text")]
     title = f"{'💻' if step.code else '🛠️'} {words('web_code') if step.code else plain(step.name)}"
     metadata: dict[str, Any] = {"title": title, "id": f"step-{step.id}", "status": "pending"}
     if result is not None:
@@ -105,8 +99,9 @@ def _aside(text: str) -> str:
     return f"*{literal(text.strip('[]'))}*"
 
 
-def _said(role: str, text: str) -> Shown:
-    return {"role": role, "content": [{"type": "text", "text": text}]}
+def _said(role: str, *texts: str) -> Shown:
+    """A message; each text is Markdown by itself."""
+    return {"role": role, "content": [{"type": "text", "text": text} for text in texts or ("",)]}
 
 
 def asked(step: Step, words: Words) -> str:

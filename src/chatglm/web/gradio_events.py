@@ -12,7 +12,7 @@ from chatglm.errors import ChatGLMError, UsageError
 from chatglm.web.answering import Mode
 from chatglm.web.gallery import prompts
 from chatglm.web.gradio_draw import PLACE, asked, counter, messages, numbered
-from chatglm.web.no_html import literal
+from chatglm.web.no_html import literal, unmarked
 from chatglm.web.running import POLL_SECONDS
 from chatglm.web.settings import RANGES, Settings
 from chatglm.web.throttle import Throttle
@@ -148,7 +148,7 @@ class Events:
 
     def send(self, visitor: Visitor, words: Words, message: Any, system: str, *sliders: float) -> Updates:
         message = message or {}
-        text, files = str(message.get("text") or ""), message.get("files") or []
+        text, files = unmarked(str(message.get("text") or "")), message.get("files") or []
         step = visitor.turn.asking if visitor.turn is not None else None
         if step is not None and step.asks == "answer":
             visitor.answer(text)
@@ -177,7 +177,7 @@ class Events:
         shown, index = numbered(visitor, words), event.index
         if not isinstance(index, int) or not 0 <= index < len(shown) or not isinstance(event.value, str):
             raise UsageError(f"there is no message {index!r:.20} to edit; there are {len(shown)}")
-        visitor.edit(shown[index][1], event.value, _settings(sliders))
+        visitor.edit(shown[index][1], unmarked(event.value), _settings(sliders))
         self._code_stays(visitor, words)
         return self.screen(visitor, words)
 

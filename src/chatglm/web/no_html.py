@@ -2,7 +2,8 @@
 
 What a page's own sanitizer lets through is enough to cover the page or to ask for a password. So every `<` becomes an
 entity, except in fences of code. Programs do not agree where a fence ends; so each is written anew, in a form that all
-of them read alike, and whatever else looks like one is none. A growing text is safe at every moment.
+of them read alike, apart from everything else, and whatever else looks like one is none. So it is at every moment of a
+growing text.
 """
 
 from __future__ import annotations
@@ -18,36 +19,27 @@ _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # What a fence may not be called: pages draw some languages, and what they draw is HTML again.
 _DRAWN = {"mermaid", "html-preview", "svg"}
+_DRAWN_FENCE = re.compile(r"(`{3,}|~{3,})(\s*(?:mermaid|html-preview|svg))", re.IGNORECASE)
+_MARK = "\u2060"  # word joiner: has no width, and no meaning for a model
 
 
-def no_html(text: str) -> str:
-    """The text as Markdown without HTML, without pictures of other hosts, and without drawn fences."""
-    parts: list[str] = []
-    lines, after_fence = iter(plain(text).split("\n")), False
-    formula = _Formula()
+def no_html(text: str) -> list[str]:
+    """The text as pieces of Markdown without HTML, without pictures of other hosts, and without drawn fences.
+
+    Each fence is a piece of its own, and each is to be shown by itself: a formula that is open at the end of one would
+    take the fence after it for its own, and what stands in that for Markdown.
+    """
+    pieces: list[str] = []
+    said: list[str] = []
+    lines = iter(plain(text).split("\n"))
     for line in lines:
-        opens = None if formula.is_open else _OPENS.fullmatch(line)
+        opens = _OPENS.fullmatch(line)
         if opens is None:
-            formula.read(line)
-            part, is_fence = _outside(line), False
-        else:
-            part, is_fence = fenced(_inside(lines, opens), _language((opens[3] or opens[5] or "").strip())), True
-        if parts and (is_fence or after_fence) and parts[-1].strip() and line.strip():
-            parts.append("")
-        parts.append(part)
-        after_fence = is_fence
-    return "\n".join(parts)
-
-
-class _Formula:
-    """Whether a display formula is open, in which a page would take a fence for a part of it."""
-
-    def __init__(self) -> None:
-        self.is_open = False
-
-    def read(self, line: str) -> None:
-        for mark in re.findall(r"\$\$|\\\[|\\\]", line):
-            self.is_open = not self.is_open if mark == "$$" else mark == "\\["
+            said.append(_outside(line))
+            continue
+        pieces += ["\n".join(said), fenced(_inside(lines, opens), _language((opens[3] or opens[5] or "").strip()))]
+        said = []
+    return [piece for piece in (*pieces, "\n".join(said)) if piece.strip()]
 
 
 def _inside(lines: Iterator[str], opens: re.Match[str]) -> str:
@@ -58,6 +50,20 @@ def _inside(lines: Iterator[str], opens: re.Match[str]) -> str:
             break
         code.append(line[min(indent, len(line) - len(line.lstrip(" "))) :])
     return "\n".join(code)
+
+
+def marked_text(text: str) -> str:
+    """What a visitor has typed, in one piece and as it was typed, for it can be edited.
+
+    An invisible character keeps each `<` from beginning a tag; `unmarked` takes it away.
+    """
+    marked = plain(text).replace("<", f"<{_MARK}").replace("![", f"!{_MARK}[")
+    return _DRAWN_FENCE.sub(lambda found: f"{found[1]}{_MARK}{found[2]}", marked)
+
+
+def unmarked(text: str) -> str:
+    """What `marked_text` was made of: of a message that is sent again, edited or copied."""
+    return text.replace(_MARK, "")
 
 
 def plain(text: str) -> str:
