@@ -43,7 +43,7 @@ $(dev_ready): $(sources)
 	@PYTHON="$(PYTHON)" sh scripts/venv.sh $(VENV)
 	@echo "make: installing chatglm[dev] into $(VENV) (PyTorch is large: a few minutes on a slow line)" >&2
 	@$(install) -e '.[dev]'
-	@$(compile) "import $(imports), peft, pytest, hypothesis"
+	@$(compile) "import $(imports), peft, pytest, hypothesis, gradio"
 	@touch $(run_ready) $@
 
 chat: $(run_ready)

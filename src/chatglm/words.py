@@ -353,6 +353,59 @@ Plan:
         "the prompt has {tokens} tokens; with its answer it must stay within {limit}",
         "提示有 {tokens} 个 token；连同回答不得超过 {limit}",
     ),
+    # the web pages
+    "web_chat": ("Chat", "对话"),
+    "web_tool": ("Tool", "工具"),
+    "web_code": ("Code Interpreter", "代码解释器"),
+    "web_new": ("New conversation", "新对话"),
+    "web_delete": ("Delete", "删除"),
+    "web_conversations": ("Conversations", "对话记录"),
+    "web_take_along": ("Download", "下载"),
+    "web_load": ("Open a file", "打开文件"),
+    "web_settings": ("Settings", "设置"),
+    "web_system": ("System prompt", "系统提示"),
+    "web_system_hint": ("Empty: the official one, where there is one", "留空则使用官方提示（如果有）"),
+    "web_temperature": ("Temperature", "温度 temperature"),
+    "web_top_p": ("Top P", "核采样 top_p"),
+    "web_repetition_penalty": ("Repetition penalty", "重复惩罚"),
+    "web_max_new_tokens": ("Tokens at most", "最多 token 数"),
+    "web_tools": ("Tools", "工具"),
+    "web_tools_here": ("The model may use: {names}", "模型可以使用：{names}"),
+    "web_tools_none": ("No tools are offered on the server.", "服务器没有提供工具。"),
+    "web_by_hand": ("Your own tools", "自己的工具"),
+    "web_by_hand_hint": (
+        "Tools in YAML or JSON. The model calls them, and you type the result.",
+        "用 YAML 或 JSON 写工具。模型调用后，由您输入结果。",
+    ),
+    "web_apply": ("Apply", "应用"),
+    "web_tools_set": ("Your own tools: {count}", "自己的工具：{count} 个"),
+    "web_write": ("Write a message; Enter sends it", "输入消息，按回车发送"),
+    "web_result": ("Type the result of {name} and press Enter", "输入 {name} 的结果，按回车"),
+    "web_ask": ("The model wants to use **{name}**. Allow it?", "模型想使用 **{name}**，允许吗？"),
+    "web_allow": ("Allow", "允许"),
+    "web_refuse": ("Do not allow", "不允许"),
+    "web_result_of": ("Result", "结果"),
+    "web_counter": (
+        "{new} tokens, {speed} tokens/s, first after {first} s; context {tokens} of {limit}",
+        "{new} 个 token，每秒 {speed} 个，首个用时 {first} 秒；上下文 {tokens} / {limit}",
+    ),
+    "web_code_kept": (
+        "Variables of the interpreter stay as they are.",
+        "解释器里的变量保持不变。",
+    ),
+    "web_no_code": (
+        "There is no code interpreter: {reason}",
+        "没有代码解释器：{reason}",
+    ),
+    "web_given_back": (
+        "There was no answer; your message is back on the input line.",
+        "没有得到回答；您的消息已放回输入框。",
+    ),
+    "web_ready": ("{model} is ready at {url} (Ctrl-C ends it)", "{model} 已就绪：{url}（按 Ctrl-C 结束）"),
+    "web_open_to_all": (
+        "anybody who reaches {host}:{port} can use this model and its tools; ask for passwords with --auth-file",
+        "能访问 {host}:{port} 的任何人都能使用这个模型和它的工具；可用 --auth-file 要求密码",
+    ),
 }
 
 # How a turn, a task or a call ended. In English the word is the name itself.
@@ -374,6 +427,9 @@ _ENDINGS = {
     "tokens": "token 用完",
 }
 
+# kind of a notice -> its sentence
+NOTICES = {"history_cut": "left_out", "no_room": "no_room", "restarted": "restarted", "failed": "task_failed"}
+
 
 @dataclass(frozen=True)
 class Words:
@@ -383,6 +439,12 @@ class Words:
 
     def __call__(self, name: str, /, **values: object) -> str:
         return SENTENCES[name][LANGUAGES.index(self.language)].format(**values)
+
+    def notice(self, kind: str, *, count: int = 0, reason: str = "") -> str:
+        """What a turn or a task tells besides; the values are those of the event."""
+        if kind == "restarted" and reason:
+            reason = f": {reason}"
+        return self(NOTICES[kind], count=count, reason=reason)
 
     def ending(self, name: str) -> str:
         """A word the program uses for itself - how a turn, a task or a call ended."""
@@ -396,3 +458,12 @@ def choose(language: str | None = None, environment: Mapping[str, str] = os.envi
         wanted = [environment.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
         language = "zh" if next(filter(None, wanted), "").lower().startswith("zh") else "en"
     return Words("zh" if language == "zh" else "en")
+
+
+def of_browser(languages: str) -> Words:
+    """The words of the first language of an Accept-Language header that there is."""
+    for item in languages.lower().split(","):
+        for language in LANGUAGES:
+            if item.strip().startswith(language):
+                return Words(language)
+    return Words()

@@ -187,7 +187,7 @@ def test_an_engine_that_dies_ends_every_answer_and_refuses_the_next(engine):
 
 def test_a_server_whose_engine_dies_ends_with_a_status_of_its_own(engine):
     engine, tokenizer = engine
-    listener = run._listening("127.0.0.1", 0)
+    listener = run.listening("127.0.0.1", 0)
     options = SimpleNamespace(tls_cert=None, tls_key=None)
     timer = threading.Timer(1.0, kill, (engine,))
     timer.start()

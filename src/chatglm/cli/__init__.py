@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from chatglm.cli import cache, folders, machine, perplexity, serving, talk
+from chatglm.cli import cache, folders, machine, perplexity, serving, talk, web
 from chatglm.cli.parser import Parser
 from chatglm.cli.streams import Streams
 from chatglm.errors import ChatGLMError
@@ -60,6 +60,7 @@ def build_parser() -> Parser:
         talk.add_agent,
         serving.add_serve,
         serving.add_batch,
+        web.add_web,
         machine.add_sandbox,
         machine.add_doctor,
         folders.add_info,

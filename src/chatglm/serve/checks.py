@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 
+from chatglm.listening import host_of, is_own_origin
 from chatglm.serve import messages
 from chatglm.serve.errors import ApiError
 from chatglm.serve.tool_calls import new_id
@@ -68,25 +69,16 @@ class Checks:
             return
         # A page of another site must not reach a server on this machine through a name of its own.
         config, named = self.server.config, headers.get("host", "").lower()
-        host = _host(named)
+        host = host_of(named)
         if config.hosts and host not in config.hosts:
             raise ApiError(403, f"the host {host!r:.100} is not this server's", code="unknown_host")
         # And it must not ask through our own name either: a browser sends some requests without a question.
         origin = headers.get("origin", "").lower()
-        known = (f"http://{named}", f"https://{named}", *config.origins)
-        if origin and origin not in known and "*" not in known:
+        if not is_own_origin(origin, named) and origin not in config.origins and "*" not in config.origins:
             raise ApiError(403, f"pages of {origin!r:.100} may not ask here; see --allow-origin", code="unknown_origin")
         if scope["path"] not in _OPEN and scope["method"] != "OPTIONS":
             key = self.server.keys.check(headers.get("authorization"), headers.get("x-api-key"))
             scope["state"]["key"] = key
-
-
-def _host(named: str) -> str:
-    """The host of a Host header: without its port, and an IPv6 address without its brackets."""
-    if named.startswith("["):
-        address, _, port = named[1:].partition("]")
-        return named if port and not port.startswith(":") else address
-    return named.partition(":")[0]
 
 
 def _id(given: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chatglm.errors import ConfigError, MissingExtraError
+from chatglm.listening import LOOPBACK, known_hosts, listening, web_server
 from chatglm.serve.access import OPEN, Keys
 from chatglm.serve.config import ServerConfig
 from chatglm.serve.direct import Direct
@@ -24,7 +25,6 @@ ENVIRONMENT = "CHATGLM_API_KEYS"
 EMBEDDED = "chatglm-tiny"
 ENGINE_DIED = 70  # EX_SOFTWARE
 _BACKLOG = 2048
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def start_server(options: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def start_server(options: argparse.Namespace) -> int:
     _check_engine(options)
     config = config_of(options)
     keys = Keys.read(options.api_key_file, os.environ.get(ENVIRONMENT))
-    if options.host not in _LOOPBACK and not keys.asked_for:
+    if options.host not in LOOPBACK and not keys.asked_for:
         _note(
             f"anybody who reaches {options.host}:{options.port} can use this model; "
             f"ask for keys with --api-key-file or {ENVIRONMENT}"
@@ -48,7 +48,7 @@ def start_server(options: argparse.Namespace) -> int:
 
         open_sandbox(config.tier).close()  # that code cannot be isolated here is told before a model is loaded
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    with _listening(options.host, options.port) as listener:  # before the model: a taken port is said at once
+    with listening(options.host, options.port) as listener:  # before the model: a taken port is said at once
         _note("loading " + (options.model or "the embedded model"))
         engine, tokenizer = _loaded(options)
         try:
@@ -72,8 +72,7 @@ def config_of(options: argparse.Namespace) -> ServerConfig:
     given["origins"] = tuple(origin.lower().rstrip("/") for origin in getattr(options, "allow_origin", None) or ())
     given["tools"] = tuple(getattr(options, "tools", None) or ())
     host = getattr(options, "host", None)  # a batch listens nowhere
-    named = [name.lower() for name in getattr(options, "allow_host", None) or ()]
-    given["hosts"] = (*_LOOPBACK, *named) if named or host in _LOOPBACK else ()  # checks of health ask by those
+    given["hosts"] = known_hosts(host, getattr(options, "allow_host", None) or ())  # checks of health ask by those
     return ServerConfig(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -124,7 +123,7 @@ async def serve(
         ssl_keyfile=options.tls_key,
         lifespan="on",
     )
-    web = _web_server(settings)
+    web = web_server(settings)
     loop = asyncio.get_running_loop()
 
     def leave() -> None:
@@ -147,18 +146,6 @@ async def serve(
     return ENGINE_DIED if engine.failed else 0
 
 
-def _web_server(settings: Any) -> Any:
-    """uvicorn's server, but signals are the loop's here: they also say that the server is closing."""
-    import uvicorn
-
-    class WebServer(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    return WebServer(settings)
-
-
 async def _watch(engine: Any, server: Any, web: Any) -> None:
     """Ends the server when its engine has died: whoever started it can start another."""
     while not engine.failed:
@@ -176,23 +163,6 @@ def _loaded(options: argparse.Namespace) -> tuple[Any, Any]:
     model, tokenizer = load_as(options)
     memory = None if options.cache_memory is None else round(options.cache_memory * 1e9)
     return engine_for(model, tokenizer, max_running=options.max_batch, kv_memory=memory), tokenizer
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that has its address already.
-
-    Raises:
-        ConfigError: the address is taken or not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigError(f"nothing can listen at {host}:{port}: {error}; choose another --port or --host") from None
-    return listener
 
 
 def _need_packages() -> None:

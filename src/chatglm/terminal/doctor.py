@@ -13,6 +13,7 @@ EXTRAS = {
     "modelscope": ("modelscope", "--hub modelscope"),
     "mcp": ("mcp", "tools of MCP servers"),
     "gguf": ("gguf", "convert --to gguf"),
+    "gradio": ("web", "chatglm web"),
     "IPython": ("code", "the code interpreter"),
 }
 

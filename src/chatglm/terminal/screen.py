@@ -151,12 +151,6 @@ class Screen:
             self._line_open = not text.endswith(("\n", f"\n{RESET}"))
 
 
-_NOTICES = {"history_cut": "left_out", "no_room": "no_room", "restarted": "restarted", "failed": "task_failed"}
-
-
 def told(notice: Notice, words: Words) -> str:
     """A notice as a sentence."""
-    reason = printable(notice.reason)
-    if notice.kind == "restarted" and reason:
-        reason = f": {reason}"
-    return words(_NOTICES[notice.kind], count=notice.count, reason=reason)
+    return words.notice(notice.kind, count=notice.count, reason=printable(notice.reason))

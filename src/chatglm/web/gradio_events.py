@@ -1,0 +1,330 @@
+"""What happens on the Gradio page. Nothing that comes from a browser is believed: the state is the visitor's, here."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from chatglm.errors import ChatGLMError, UsageError
+from chatglm.web.answering import Mode
+from chatglm.web.gallery import prompts
+from chatglm.web.gradio_draw import PLACE, asked, counter, messages, numbered
+from chatglm.web.no_html import literal, unmarked
+from chatglm.web.running import POLL_SECONDS
+from chatglm.web.settings import RANGES, Settings
+from chatglm.web.throttle import Throttle
+from chatglm.web.visitor import MOST_FILE_BYTES, MOST_FILES, Visitor
+from chatglm.web.visitors import Visitors
+from chatglm.words import Language, Words, of_browser
+
+MODE_SIGNS: dict[Mode, str] = {"chat": "💬", "tool": "🛠️", "code": "🧑‍💻"}
+MODE_WORDS: dict[Mode, str] = {"chat": "web_chat", "tool": "web_tool", "code": "web_code"}
+Updates = dict[Any, Any]
+
+
+class Events:
+    """The handlers of a page. Each takes the visitor, the words of the visitor's language, and values.
+
+    Args:
+        page: the components.
+        visitors: who is here.
+        embedded, language: as `Page` has them.
+    """
+
+    def __init__(self, page: Any, visitors: Visitors, *, embedded: bool, language: Language | None) -> None:
+        self.page, self.visitors, self.embedded, self.language = page, visitors, embedded, language
+
+    # how Gradio calls them: it finds out by annotations what a handler wants besides values
+
+    def plain(
+        self, handle: Callable[..., Updates], data: type | None = None, *, begins: bool = False
+    ) -> Callable[..., Updates]:
+        """A handler that returns what changes. What is wrong with a call is shown, and the page drawn as it is.
+
+        Args:
+            handle: does it.
+            data: what kind of data the event has, which the handler gets before the values.
+            begins: whether a turn begins, or goes on: then only little is drawn.
+        """
+        import gradio as gr
+
+        def call(request: Any, *values: Any) -> Updates:
+            visitor, words = self._who(request)
+            try:
+                updates = handle(visitor, words, *values)
+            except ChatGLMError as error:
+                gr.Warning(html.escape(str(error)))
+                updates = self.screen(visitor, words)
+            return {part: updates[part] for part in self.page.begun} if begins else updates
+
+        def call_with(request: Any, event: Any, *values: Any) -> Updates:
+            return call(request, event, *values)
+
+        chosen: Callable[..., Updates] = call if data is None else call_with
+        chosen.__annotations__ = {"request": gr.Request} | ({} if data is None else {"event": data})
+        return chosen
+
+    def drawing(self) -> Callable[..., AsyncIterator[Any]]:
+        """Draws the conversation while a turn goes on, until it is over or waits for the visitor."""
+        import gradio as gr
+
+        async def draw(request: Any) -> AsyncIterator[Any]:
+            visitor, words = self._who(request)
+            turn = visitor.turn
+            if turn is None or turn.is_over:
+                yield gr.skip()
+                return
+            async for _ in turn.news(Throttle(self.visitors.busy)):
+                yield messages(visitor, words)
+
+        draw.__annotations__ = {"request": gr.Request}
+        return draw
+
+    def settling(self) -> Callable[..., Any]:
+        """Draws everything when a turn is over, or waits."""
+        import gradio as gr
+
+        async def settle(request: Any) -> Updates:
+            visitor, words = self._who(request)
+            while visitor.is_busy and not (visitor.turn and visitor.turn.asking):
+                await asyncio.sleep(POLL_SECONDS)
+            updates = self.screen(visitor, words)
+            if visitor.given_back:
+                text, visitor.given_back = visitor.given_back, ""
+                gr.Warning(words("web_given_back"))
+                updates[self.page.box] = self._box(visitor, words, value={"text": text, "files": []})
+            if visitor.turn is not None and visitor.turn.error is not None:
+                gr.Warning(html.escape(str(visitor.turn.error)))
+                visitor.turn.error = None
+            return updates
+
+        settle.__annotations__ = {"request": gr.Request}
+        return settle
+
+    def arranging(self) -> Callable[..., Any]:
+        """Where there is room, what is at the side is shown at once."""
+        import gradio as gr
+
+        def arrange(request: Any) -> Any:
+            return gr.Sidebar(open="Mobi" not in request.headers.get("user-agent", ""))
+
+        arrange.__annotations__ = {"request": gr.Request}
+        return arrange
+
+    def stopping(self) -> Callable[..., None]:
+        """Ends the turn; what there is to see of it, the others draw."""
+        import gradio as gr
+
+        def stop(request: Any) -> None:
+            self._who(request)[0].stop()
+
+        stop.__annotations__ = {"request": gr.Request}
+        return stop
+
+    def leaving(self) -> Callable[..., None]:
+        """A page has gone."""
+        import gradio as gr
+
+        def leave(request: Any) -> None:
+            if request.session_hash:
+                self.visitors.left(request.session_hash)
+
+        leave.__annotations__ = {"request": gr.Request}
+        return leave
+
+    def _who(self, request: Any) -> tuple[Visitor, Words]:
+        import gradio as gr
+
+        words = Words(self.language) if self.language else of_browser(request.headers.get("accept-language", ""))
+        try:
+            return self.visitors.get(request.state.visitor, request.session_hash), words
+        except ChatGLMError as error:
+            raise gr.Error(html.escape(str(error))) from None
+
+    # turns
+
+    def send(self, visitor: Visitor, words: Words, message: Any, system: str, *sliders: float) -> Updates:
+        message = message or {}
+        text, files = unmarked(str(message.get("text") or "")), message.get("files") or []
+        step = visitor.turn.asking if visitor.turn is not None else None
+        if step is not None and step.asks == "answer":
+            visitor.answer(text)
+        else:
+            read = _read(files)
+            visitor.set_system(_system(system))
+            visitor.send(text, read, _settings(sliders))
+            for path in files:
+                Path(path).unlink(missing_ok=True)
+        return self._cleared(visitor, words)
+
+    def example(self, visitor: Visitor, words: Words, event: Any, system: str, *sliders: float) -> Updates:
+        """One of the prompts to begin with. The browser says which, not what it is."""
+        shown, index = self._prompts(visitor, words), event.index
+        if not isinstance(index, int) or not 0 <= index < len(shown):
+            raise UsageError(f"there is no prompt {index!r:.20}; there are {len(shown)}")
+        visitor.set_system(_system(system))
+        visitor.send(shown[index], (), _settings(sliders))
+        return self._cleared(visitor, words)
+
+    def retry(self, visitor: Visitor, words: Words, *sliders: float) -> Updates:
+        visitor.retry(_settings(sliders))
+        return self.screen(visitor, words)
+
+    def edit(self, visitor: Visitor, words: Words, event: Any, *sliders: float) -> Updates:
+        shown, index = numbered(visitor, words), event.index
+        if not isinstance(index, int) or not 0 <= index < len(shown) or not isinstance(event.value, str):
+            raise UsageError(f"there is no message {index!r:.20} to edit; there are {len(shown)}")
+        visitor.edit(shown[index][1], unmarked(event.value), _settings(sliders))
+        self._code_stays(visitor, words)
+        return self.screen(visitor, words)
+
+    def allow(self, visitor: Visitor, words: Words) -> Updates:
+        visitor.consent(True)
+        return self.screen(visitor, words)
+
+    def refuse(self, visitor: Visitor, words: Words) -> Updates:
+        visitor.consent(False)
+        return self.screen(visitor, words)
+
+    def undo(self, visitor: Visitor, words: Words) -> Updates:
+        text = visitor.undo()
+        self._code_stays(visitor, words)
+        updates = self.screen(visitor, words)
+        updates[self.page.box] = self._box(visitor, words, value={"text": text, "files": []})
+        return updates
+
+    # conversations
+
+    def opened(self, visitor: Visitor, words: Words) -> Updates:
+        return self.screen(visitor, words) | {
+            self.page.system: visitor.system or "",
+            self.page.by_hand: visitor.by_hand.text,
+        }
+
+    def clear(self, visitor: Visitor, words: Words) -> Updates:
+        visitor.clear()
+        self._code_stays(visitor, words)
+        return self.screen(visitor, words)
+
+    def new(self, visitor: Visitor, words: Words) -> Updates:
+        visitor.new()
+        return self._cleared(visitor, words)
+
+    def choose_mode(self, visitor: Visitor, words: Words, mode: Any) -> Updates:
+        visitor.new(mode)
+        return self.screen(visitor, words)
+
+    def open(self, visitor: Visitor, words: Words, name: Any) -> Updates:
+        visitor.open(str(name))
+        return self.screen(visitor, words)
+
+    def delete(self, visitor: Visitor, words: Words) -> Updates:
+        if visitor.conversation is not None:
+            visitor.delete(visitor.conversation)
+        return self.screen(visitor, words)
+
+    def load(self, visitor: Visitor, words: Words, file: Any) -> Updates:
+        try:
+            visitor.load(Path(str(file)))
+        except ChatGLMError as error:
+            # Without the path, in which the server's folders stand.
+            raise UsageError(str(error).replace(str(file), Path(str(file)).name)) from None
+        finally:
+            Path(str(file)).unlink(missing_ok=True)
+        return self.screen(visitor, words)
+
+    def set_tools(self, visitor: Visitor, words: Words, text: Any) -> Updates:
+        import gradio as gr
+
+        visitor.set_tools(str(text or ""))
+        gr.Info(words("web_tools_set", count=len(visitor.by_hand.tools)))
+        return self.screen(visitor, words)
+
+    # what is to be seen
+
+    def screen(self, visitor: Visitor, words: Words) -> Updates:
+        """Everything, as it is now."""
+        import gradio as gr
+
+        page, busy = self.page, visitor.is_busy
+        step = visitor.turn.asking if busy and visitor.turn is not None else None
+        consent = step is not None and step.asks == "consent"
+        examples = [{"text": text} for text in self._prompts(visitor, words)] if not visitor.told else None
+        cards = [(f"{MODE_SIGNS[_mode(card.mode)]} {card.title}", card.id) for card in visitor.conversations()]
+        names = ", ".join(literal(tool.name) for tool in self.page.answers.tools)
+        return {
+            page.chat: gr.Chatbot(messages(visitor, words), examples=examples),
+            page.box: self._box(visitor, words),
+            page.ask: _shown(consent),
+            page.question: asked(step, words) if consent and step is not None else "",
+            page.counter: "" if busy else counter(visitor, words),
+            page.mode: gr.Radio(self._modes(words), value=visitor.mode, interactive=not busy),
+            page.conversations: gr.Radio(cards, value=visitor.conversation, interactive=not busy),
+            page.take_along: f"[⬇ {words('web_take_along')}]({PLACE}/conversation)" if visitor.conversation else "",
+            page.tools: words("web_tools_here", names=names) if names else words("web_tools_none"),
+        }
+
+    def _box(self, visitor: Visitor, words: Words, **more: Any) -> Any:
+        import gradio as gr
+
+        busy = visitor.is_busy
+        step = visitor.turn.asking if busy and visitor.turn is not None else None
+        waits = step is not None and step.asks == "answer"
+        hint = words("web_result", name=step.name) if waits and step is not None else words("web_write")
+        return gr.MultimodalTextbox(
+            submit_btn=not busy or waits,
+            stop_btn=busy,
+            placeholder=hint,
+            sources=["upload"] if visitor.mode == "code" else [],
+            **more,
+        )
+
+    def _cleared(self, visitor: Visitor, words: Words) -> Updates:
+        return self.screen(visitor, words) | {self.page.box: self._box(visitor, words, value=None)}
+
+    def _prompts(self, visitor: Visitor, words: Words) -> tuple[str, ...]:
+        return prompts(visitor.mode, words.language, embedded=self.embedded)
+
+    def _modes(self, words: Words) -> list[tuple[str, str]]:
+        return [(f"{MODE_SIGNS[mode]} {words(MODE_WORDS[mode])}", mode) for mode in self.page.answers.modes]
+
+    def _code_stays(self, visitor: Visitor, words: Words) -> None:
+        import gradio as gr
+
+        if visitor.mode == "code":
+            gr.Info(words("web_code_kept"))
+
+
+def _shown(visible: bool) -> Any:
+    import gradio as gr
+
+    return gr.Column(visible=visible)
+
+
+def _mode(name: str) -> Mode:
+    return next((mode for mode in MODE_SIGNS if mode == name), "chat")
+
+
+def _system(text: Any) -> str | None:
+    return str(text).strip() or None if text is not None else None
+
+
+def _settings(sliders: tuple[float, ...]) -> Settings:
+    if len(sliders) != len(RANGES):
+        raise UsageError(f"there are {len(sliders)} settings; there must be {len(RANGES)}")
+    values: dict[str, Any] = dict(zip(RANGES, sliders, strict=True))
+    return Settings(**values)
+
+
+def _read(files: Any) -> list[tuple[str, bytes]]:
+    """The files of a message. Gradio has made sure that each was uploaded, and lies in its own folder."""
+    if not isinstance(files, list) or len(files) > MOST_FILES:
+        raise UsageError(f"a message has at most {MOST_FILES} files")
+    paths = [Path(str(file)) for file in files]
+    large = next((path for path in paths if path.stat().st_size > MOST_FILE_BYTES), None)
+    if large is not None:
+        raise UsageError(f"the file {large.name!r} is too large; it may have {MOST_FILE_BYTES:,} bytes")
+    return [(path.name, path.read_bytes()) for path in paths]

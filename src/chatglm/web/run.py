@@ -1,0 +1,153 @@
+"""`chatglm web`: checks the options, loads the model, shows the page until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from chatglm.errors import MissingExtraError, SandboxError, UsageError
+from chatglm.listening import LOOPBACK, known_hosts, listening, web_server
+from chatglm.web.answering import Local, Remote
+from chatglm.web.conversations import default_folder
+from chatglm.web.users import Users
+from chatglm.words import Words, choose
+
+EMBEDDED = "tiny-glm"
+DEFAULT_TOOLS = ("calculator,current_time",)  # which reach nothing outside
+# What a model that is loaded elsewhere cannot be told from here.
+_ELSEWHERE = (
+    "hub", "device", "dtype", "quantize", "adapter", "prefix", "rope_ratio_meaning", "no_cache", "tools", "tier",
+)  # fmt: skip
+
+
+def start_web(options: argparse.Namespace) -> int:
+    """Run `chatglm web` with parsed options. Everything that can be checked is checked before the model is loaded.
+
+    Raises:
+        ChatGLMError: an option's value, a port that is taken, packages that are missing, a model that cannot be loaded.
+    """
+    words = choose(options.lang)
+    _need_packages()
+    _check(options)
+    users = Users.read(options.auth_file) if options.auth_file else Users()
+    if options.host not in LOOPBACK and not users.asked_for:
+        _note(words("web_open_to_all", host=options.host, port=options.port))
+    folder = Path(options.conversations) if options.conversations else default_folder()
+    logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(message)s")
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(options.host, options.port))  # a taken port is said at once
+        answers = _answers(options, words, stack)
+        from chatglm.web.app import build_app
+
+        app = build_app(
+            answers,
+            folder,
+            hosts=known_hosts(options.host, options.allow_host or ()),
+            users=users,
+            embedded=options.model is None and options.api_base is None,
+            language=options.lang,
+        )
+        host, port = listener.getsockname()[:2]
+        listener.listen()  # whoever reads the address may come at once
+        _note(words("web_ready", model=answers.name, url=f"http://{f'[{host}]' if ':' in host else host}:{port}/"))
+        serve(app, listener)
+    return 0
+
+
+def serve(app: Any, listener: Any) -> None:
+    """Answers on a socket until SIGINT or SIGTERM."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=1,  # an open page holds two connections for as long as it is there
+    )
+    server = web_server(config)
+
+    async def answer() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+        await server.serve(sockets=[listener])
+
+    asyncio.run(answer())
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.api_base is None:
+        if options.api_key_env is not None:
+            raise UsageError("--api-key-env has no meaning without a server; add --api-base URL")
+    else:
+        given = next((name for name in _ELSEWHERE if getattr(options, name, None)), None)
+        if given is not None:
+            raise UsageError(
+                f"--{given.replace('_', '-')} is for a model that is loaded here; leave it or --api-base out"
+            )
+    if options.conversations and Path(options.conversations).exists() and not Path(options.conversations).is_dir():
+        raise UsageError(f"--conversations is {options.conversations!r}; it must be a folder, which may be a new one")
+    if options.no_code and options.tier:
+        raise UsageError("--tier says how code is isolated, and --no-code that none is run; leave one out")
+
+
+def _answers(options: argparse.Namespace, words: Words, stack: ExitStack) -> Local | Remote:
+    if options.api_base is not None:
+        from chatglm.agent.remote_api import RemoteApi, key_from
+
+        return Remote(RemoteApi(options.api_base, key_from(options.api_key_env)), options.model)
+    from chatglm.tools import named
+
+    tools = named(options.tools or DEFAULT_TOOLS)
+    pool = None if options.no_code else _pool(options, words, stack)
+    _note(words("loading", model=options.model or EMBEDDED))
+    from chatglm.loading import load_as
+    from chatglm.own_engine import engine_for
+
+    model, tokenizer = load_as(options)
+    engine = engine_for(model, tokenizer).start()
+    stack.callback(engine.close)
+    name = Path(options.model).name if options.model else EMBEDDED
+    return Local(engine, tokenizer, name, tools, pool)
+
+
+def _pool(options: argparse.Namespace, words: Words, stack: ExitStack) -> Any:
+    """Interpreters for the code mode; None, with the reason told, where code cannot be isolated.
+
+    Raises:
+        ChatGLMError: the same, where somebody has asked for a way to isolate it.
+    """
+    from chatglm.sandbox import SandboxPool, open_sandbox
+
+    try:
+        open_sandbox(options.tier or "auto").close()
+    except (SandboxError, MissingExtraError) as error:
+        if options.tier:
+            raise
+        _note(words("web_no_code", reason=error))
+        return None
+    pool = SandboxPool(tier=options.tier or "auto")
+    stack.callback(pool.close)
+    return pool
+
+
+def _need_packages() -> None:
+    from importlib.util import find_spec
+
+    for package in ("gradio", "fastapi", "uvicorn"):  # found, not imported: that takes seconds
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "web", "chatglm web")
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"chatglm: {text}\n")
+    sys.stderr.flush()

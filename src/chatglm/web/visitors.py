@@ -1,0 +1,145 @@
+"""Everybody who has the page open: one `Visitor` for each browser, ended a while after its last page has gone."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from chatglm.errors import SessionError
+from chatglm.web.visitor import Visitor
+
+PARKED_SECONDS = 60.0  # a page that is loaded again finds what it had
+IDLE_SECONDS = 1800.0
+MOST_VISITORS = 200
+SWEEP_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Place:
+    """A visitor, the pages that show it, and when it was last used."""
+
+    visitor: Visitor
+    pages: set[str] = field(default_factory=set)
+    used: float = 0.0
+    left: float | None = None  # when the last page has gone
+
+
+class Visitors:
+    """The visitors of a server.
+
+    Args:
+        make: makes the visitor of a key.
+        parked: seconds that one is kept whose last page has gone.
+        idle: seconds after which one that nobody uses is ended.
+        most: at once.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[str], Visitor],
+        *,
+        parked: float = PARKED_SECONDS,
+        idle: float = IDLE_SECONDS,
+        most: int = MOST_VISITORS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._make, self._parked, self._idle, self._most, self._clock = make, parked, idle, most, clock
+        self._places: dict[str, _Place] = {}
+        self._owners: dict[str, str] = {}  # page -> the key that has opened it
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._reaper: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Ends who has gone from now on, and everybody at the end of the program."""
+        self._reaper = threading.Thread(target=self._reap, name="chatglm-web-reaper", daemon=True)
+        self._reaper.start()
+        atexit.register(self.close)
+
+    def get(self, key: str, page: str | None = None) -> Visitor:
+        """The visitor of a key, who is here now.
+
+        Args:
+            key: of the browser, or its login.
+            page: which of its pages asks; None: a plain request.
+
+        Raises:
+            SessionError: the page is somebody else's, or there are too many visitors.
+        """
+        with self._lock:
+            if page is not None and self._owners.setdefault(page, key) != key:
+                raise SessionError("this page belongs to another visitor; load it again")
+            place = self._places.get(key)
+            if place is None:
+                if len(self._places) >= self._most:
+                    raise SessionError(f"there are {len(self._places)} visitors, which is the most; come back later")
+                place = self._places[key] = _Place(self._make(key))
+            if page is not None:
+                place.pages.add(page)
+                place.left = None
+            elif not place.pages:
+                place.left = self._clock()
+            place.used = self._clock()
+            return place.visitor
+
+    def left(self, page: str) -> None:
+        """A page has gone."""
+        with self._lock:
+            key = self._owners.pop(page, None)
+            place = self._places.get(key) if key is not None else None
+            if place is not None:
+                place.pages.discard(page)
+                if not place.pages:
+                    place.left = self._clock()
+
+    def owner(self, page: str) -> str | None:
+        """Whose page that is; None: nobody has used it yet."""
+        return self._owners.get(page)
+
+    def busy(self) -> int:
+        """How many answers are being written."""
+        with self._lock:
+            return sum(place.visitor.is_busy for place in self._places.values())
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def sweep(self) -> None:
+        """Ends who has gone, and who has not come back for long."""
+        now, gone = self._clock(), []
+        with self._lock:
+            for key, place in list(self._places.items()):
+                parted = place.left is not None and now - place.left > self._parked
+                idle = now - place.used > self._idle and not place.visitor.is_busy
+                if parted or idle:
+                    gone.append(self._places.pop(key).visitor)
+                    self._owners = {page: owner for page, owner in self._owners.items() if owner != key}
+        for visitor in gone:
+            _close(visitor)
+
+    def close(self) -> None:
+        """Ends everybody."""
+        self._closed.set()
+        atexit.unregister(self.close)
+        with self._lock:
+            places, self._places = self._places, {}
+            self._owners = {}
+        for place in places.values():
+            _close(place.visitor)
+
+    def _reap(self) -> None:
+        while not self._closed.wait(SWEEP_SECONDS):
+            self.sweep()
+
+
+def _close(visitor: Visitor) -> None:
+    try:
+        visitor.close()
+    except Exception:
+        _log.exception("a visitor could not be ended")  # the others must be looked after all the same

@@ -1,0 +1,35 @@
+"""The web app as users get it, but with a model that answers by a script. Run as a program: writes its address."""
+
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from web.scripted import answers
+
+from chatglm.web.app import build_app
+from chatglm.web.run import serve
+from chatglm.web.users import Users
+
+USERS = {"ann": "correct horse", "bob": "battery staple"}
+
+
+def main(*options):
+    pool = None
+    if "--code" in options:
+        from chatglm.sandbox import SandboxPool
+
+        pool = SandboxPool(preload=("matplotlib.pyplot",))
+    made = answers(pool)
+    listener = socket.create_server(("127.0.0.1", 0))
+    with tempfile.TemporaryDirectory() as folder:
+        users = Users(USERS) if "--users" in options else None
+        app = build_app(made, Path(folder), hosts=("127.0.0.1", "localhost"), users=users)
+        sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
+        sys.stdout.flush()
+        serve(app, listener)
+    made.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,218 @@
+"""Who may come in, and what a program instead of a browser can do: nothing that a browser could not."""
+
+import asyncio
+import base64
+import json
+from types import SimpleNamespace
+
+import httpx2
+import pytest
+from web.program import Program
+from web.scripted_app import USERS
+
+from chatglm.errors import ConfigError
+from chatglm.web.gate import COOKIE, POLICY, Gate
+from chatglm.web.users import Users
+from chatglm.web.visitors import Visitors
+
+TOKEN = "a" * 43
+
+
+async def whoever(scope, receive, send):
+    """Says whom the gate takes the visitor for."""
+    body = scope["state"]["visitor"].encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-frame-options", b"ALLOW")]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def visitors():
+    return Visitors(lambda key: SimpleNamespace(is_busy=False, close=lambda: None))
+
+
+@pytest.fixture
+def ask(visitors):
+    def ask(path="/", hosts=("127.0.0.1", "localhost"), users=None, **headers):
+        async def asked():
+            transport = httpx2.ASGITransport(app=Gate(whoever, hosts, Users(users), visitors))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:7870") as client:
+                return await client.get(
+                    path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+                )
+
+        return asyncio.run(asked())
+
+    return ask
+
+
+def basic(name, password):
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def test_a_stranger_gets_a_cookie_and_keeps_it(ask):
+    first = ask()
+    cookie = first.headers["set-cookie"]
+    token = cookie.partition("=")[2].partition(";")[0]
+    assert first.text == f"cookie:{token}"
+    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+    again = ask(cookie=f"other=1; {COOKIE}={token}; more=2")
+    assert again.text == first.text
+    assert "set-cookie" not in again.headers
+    assert ask().text != first.text
+
+
+@pytest.mark.parametrize("forged", ["", "short", "a" * 44, "a" * 42 + "/", "é" * 43, "user:ann"])
+def test_a_cookie_that_was_never_given_is_none(ask, forged):
+    answer = ask(cookie=f"{COOKIE}={forged}".encode("latin-1"))
+    assert answer.text.startswith("cookie:")
+    assert forged not in answer.text or not forged
+
+
+def test_every_answer_forbids_what_a_page_must_not_do(ask):
+    for answer in (ask(), ask(host="evil.example"), ask(users=USERS)):
+        assert answer.headers["content-security-policy"] == POLICY
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "http:" not in POLICY
+    assert "unsafe-eval" not in POLICY
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:7870", "LOCALHOST:1"])
+def test_names_of_this_machine_are_known(ask, host):
+    assert ask(host=host).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:7870", "", "[::1]:7870", "localhost@evil"])
+def test_other_names_are_refused(ask, host):
+    assert ask(host=host).status_code == 403
+    assert ask(host=host, hosts=()).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:7871", "http://localhost:7870"])
+def test_pages_of_others_may_not_ask(ask, origin):
+    assert ask(origin=origin).status_code == 403
+
+
+def test_the_page_itself_may(ask):
+    assert ask(origin="http://127.0.0.1:7870").status_code == 200
+
+
+def test_users_come_in_with_their_password_and_are_known_by_name(ask, monkeypatch):
+    monkeypatch.setattr("chatglm.web.users.WRONG_SECONDS", 0.01)
+    refused = ask(users=USERS)
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"].startswith("Basic")
+    assert ask(users=USERS, authorization=basic("ann", USERS["ann"])).text == "user:ann"
+    wrong = [
+        basic("ann", "wrong"),
+        basic("ann", USERS["bob"]),
+        basic("eve", ""),
+        basic("", ""),
+        "Basic !!!",
+        "Bearer x",
+    ]
+    for given in wrong:
+        assert ask(users=USERS, authorization=given).status_code == 401, given
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [("", "names no user"), ("ann", "line 1"), ("ann:short", "line 1"), ("# a\n\na:12345678\na:12345678", "line 4")],
+)
+def test_a_wrong_file_of_users_is_told_without_its_passwords(tmp_path, text, wrong):
+    file = tmp_path / "users"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=wrong) as told:
+        Users.read(file)
+    assert "12345678" not in str(told.value)
+
+
+def test_a_file_of_users(tmp_path):
+    file = tmp_path / "users"
+    file.write_text("# who\nann: correct horse:battery \n\n张三:密码密码密码密码\n", encoding="utf-8")
+    users = Users.read(file)
+    assert asyncio.run(users.check(basic("ann", "correct horse:battery"))) == "ann"
+    assert asyncio.run(users.check(basic("张三", "密码密码密码密码"))) == "张三"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Users.read(tmp_path / "none")
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/queue/data?session_hash=page1", "/gradio_api/heartbeat/page1"])
+def test_nobody_reads_along(ask, visitors, path):
+    visitors.get(f"cookie:{TOKEN}", "page1")
+    assert ask(path, cookie=f"{COOKIE}={TOKEN}").status_code == 200
+    assert ask(path, cookie=f"{COOKIE}={'b' * 43}").status_code == 403
+    assert ask(path.replace("page1", "page2")).status_code == 200
+
+
+# the whole app, asked by a program
+
+
+@pytest.fixture
+def ann(app):
+    with Program(app.url, "pageofann") as one:
+        yield one
+
+
+@pytest.fixture
+def bob(app):
+    with Program(app.url, "pageofbob") as one:
+        yield one
+
+
+def shown(message):
+    return json.dumps(message["output"]["data"][0], ensure_ascii=False)
+
+
+def test_forged_values_and_pages_of_others_are_refused(ann, bob):
+    message, logged = ann.send("hello ann")
+    assert "hello ann" in shown(message)
+    assert logged == []
+    message, told = ann.send("hot", settings=(99, 0.8, 1.1, 100))
+    assert not message["success"] or "temperature is 99" in told[0]
+    _, [told] = ann.send("x" * 1_000_001)
+    assert "characters" in told
+    forged = {"index": 0, "value": "forged", "previous_value": "x"}
+    message, _ = ann.run(ann.event("chat", "edit"), [0.95, 0.8, 1.1, 100], event_data={**forged, "index": 17})
+    assert "forged" not in shown(message)
+    message, _ = ann.run(ann.event("mode", "input"), ["root"])
+    assert not message["success"] or "hello ann" in shown(message)
+
+    message, _ = bob.run(bob.event("chat", "undo"), [])  # his own conversation, which is empty
+    assert "hello ann" not in shown(message)
+    with bob.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": ann.page}) as stream:
+        assert stream.status_code == 403  # nor does he read along
+    assert bob.client.get(f"/gradio_api/heartbeat/{ann.page}").status_code == 403
+    ann.send("more")
+    listed = ann.after(ann.event("box", "submit"))["output"]["data"]
+    [card] = [
+        part["choices"]
+        for part in listed
+        if isinstance(part, dict) and part.get("label") != "mode" and part.get("choices")
+    ][-1]
+    message, _ = bob.run(bob.event("conversations", "input"), [card[1]])
+    assert "hello ann" not in json.dumps(message)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/file=/etc/hostname", "/gradio_api/file=../../etc/hostname", "/chatglm/file/../../etc/hostname",
+     "/chatglm/file/%2e%2e%2fetc%2fhostname", "/docs", "/openapi.json", "/chatglm/picture/0/0", "/chatglm/conversation",
+     "/chatglm/file/x"],
+)  # fmt: skip
+def test_no_file_of_the_machine_is_served(ann, path):
+    assert ann.client.get(path).status_code in (403, 404)
+
+
+def test_a_path_is_no_upload(ann):
+    number = ann.event("box", "submit")
+    files = [{"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}]
+    message, _ = ann.run(number, [{"text": "look", "files": files}, "", 0.95, 0.8, 1.1, 100])
+    assert not message["success"]
+
+
+def test_foreign_hosts_and_origins_are_refused_by_the_app(ann):
+    assert ann.client.get("/", headers={"host": "evil.example"}).status_code == 403
+    body = {"fn_index": 0, "data": [], "session_hash": "x"}
+    answer = ann.client.post("/gradio_api/queue/join", json=body, headers={"origin": "http://evil.example"})
+    assert answer.status_code == 403
