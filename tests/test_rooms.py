@@ -82,8 +82,8 @@ RULES = Rules(
             third_party=names("torch transformers safetensors"),
         ),
         "evaluate": Room(
-            may=names("chat errors loading model"),
-            inside=names("folders engine quant agent demo") | {ROOT},
+            may=names("chat words errors loading model"),
+            inside=names("folders engine native quant agent sandbox demo") | {ROOT},
             third_party=names("torch"),
         ),
         "cli": Room(

@@ -283,6 +283,62 @@ Plan:
         "the prompt has {tokens} tokens; with its answer it must stay within {limit}",
         "提示有 {tokens} 个 token；连同回答不得超过 {limit}",
     ),
+    "time_left": (
+        "{time} left",
+        "还需 {time}",
+    ),
+    "no_labels": (
+        "no score: the labels are withheld",
+        "没有得分：标签未公开",
+    ),
+    "of_items": (
+        "{items} of {of} items",
+        "{of} 题中的 {items} 题",
+    ),
+    "reports_in": (
+        "The report is in {folder}: report.md, report.json and pictures; every answer in items/.",
+        "报告在 {folder}：report.md、report.json 和图片；全部回答在 items/ 中。",
+    ),
+    "compared": (
+        "{items} items, {better} better, {worse} worse; {only} in one run only",
+        "共 {items} 题，{better} 题变好，{worse} 题变差；只在一次运行中的有 {only} 题",
+    ),
+    "report_title": (
+        "Evaluation of {model}",
+        "{model} 的评测",
+    ),
+    "report_scores": (
+        "scores",
+        "得分",
+    ),
+    "report_columns": (
+        "benchmark|protocol|score|95 % interval|items|reported for others (see below)",
+        "基准|协议|得分|95 % 区间|题数|其他模型的公布值（见下）",
+    ),
+    "report_perplexity": (
+        "Perplexity",
+        "困惑度",
+    ),
+    "report_speed": (
+        "Speed and memory of the last run",
+        "最近一次运行的速度与内存",
+    ),
+    "report_source": (
+        "Source",
+        "来源",
+    ),
+    "report_licence": (
+        "licence",
+        "许可证",
+    ),
+    "report_protocol": (
+        "The protocol:",
+        "协议：",
+    ),
+    "report_published": (
+        "The scores of other models",
+        "其他模型的得分",
+    ),
 }
 
 # How a turn, a task or a call ended. In English the word is the name itself.
