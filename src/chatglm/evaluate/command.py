@@ -94,6 +94,7 @@ def _evaluate(options: argparse.Namespace, plan: Plan, words: Words) -> None:
         speed = run(parts, asked, folder, _progress(words))
         report = report_of(parts, asked.about)
         if options.text:
+            assert loaded is not None
             report["perplexity"] = [_perplexity(text, *loaded) for text in options.text]
         write_reports(folder, parts, report | {"speed": speed | _memory()}, words)
     sys.stdout.write(summary(report, words) + "\n" + words("reports_in", folder=options.out) + "\n")

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def load_data(task: Task, data_dir: Path) -> Data:
         ConfigError: there are none (the message says what to put where), or no row of them is an item.
     """
     folder = data_dir / task.name
-    paths = find(folder, task.files)
+    paths = [path for path in find(folder, task.files) if not fnmatch(path.name, task.leave)]
     if not paths:
         raise ConfigError(
             f"there are no data of {task.title} in {folder}; put there {task.needs} (source: {task.source}; licence: "

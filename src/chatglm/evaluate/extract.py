@@ -5,6 +5,7 @@ Every extractor takes what was written and the item, and knows nothing of what w
 
 import ast
 import re
+import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping
 
@@ -28,7 +29,7 @@ def plain(text: str) -> str:
 
 def number(text: str, item: Item) -> str | None:
     """The number behind `####`, in a box, behind "the answer is", or else the last one."""
-    text = plain(text)
+    text = plain(text).replace("{,}", ",")
     for part in _places(text):
         found = _numbers(part)
         if found:
@@ -48,7 +49,7 @@ def marked_number(text: str, item: Item) -> str | None:
 def formula(text: str, item: Item) -> str | None:
     """What is boxed, or stands behind "the answer is", or in the last `$...$`, or the last number."""
     inside = boxed(text)
-    if inside is not None:
+    if inside is not None or "\\boxed" in text:
         return inside or None
     if said := _said(text):
         dollars = re.findall(r"\$([^$]+)\$", said)
@@ -112,7 +113,7 @@ def first_letter(text: str, item: Item) -> str | None:
 
 def code(text: str, item: Item) -> str | None:
     """The program: in a fence, before `[DONE]`, or the lines from the first that looks like Python."""
-    text = text.split("[DONE]")[0].rpartition("[BEGIN]")[2]
+    text = textwrap.dedent(text.split("[DONE]")[0].rpartition("[BEGIN]")[2])
     fenced = re.findall(r"```[ \t]*(?:python3?|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", text, re.DOTALL | re.IGNORECASE)
     if fenced:
         return max(fenced, key=lambda part: ("def " in part, len(part))).strip("\n") or None
@@ -177,7 +178,8 @@ def _statements(which: str) -> list[str]:
         rf"(?<!不)(?<!不能)(?<!不应)(?:故选|应选|应该选|应当选|选择|本题选|因此选|所以选|选)\s*(?!项)(?:答案)?{one}",
         rf"(?i:\b(?:choose|pick|select|go with)\s+(?:option|choice|answer)?\s*){one}(?!\s+[a-z])",
         rf"(?:选项|(?i:option|choice)\s*)?[(\[【]?(?P<letter>(?<![A-Za-z]){which})[)\]】]?\s*(?:选项|项)?\s*"
-        rf"(?:是|最为|为)?\s*(?:正确|最合适|最恰当|符合题意|(?i:is|would be)\s+(?i:the\s+)?(?i:correct|right|best|true))(?![不错])",
+        r"(?:是|最为|为)?\s*(?:正确|最合适|最恰当|符合题意"
+        r"|(?i:is|would be)\s+(?i:the\s+)?(?i:correct|right|best|true))(?![不错])",
         rf"(?i:answer|答案){one}",
     ]
 

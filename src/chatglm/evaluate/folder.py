@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from chatglm.errors import ConfigError, UsageError
 
@@ -27,7 +27,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self.path, self._files = path, {}  # type: Path, dict[str, IO[bytes]]
+        self.path = path
+        self._files: dict[str, Any] = {}
         try:
             (path / ITEMS).mkdir(parents=True, exist_ok=True)
             self._lock_file = (path / LOCK).open("ab")

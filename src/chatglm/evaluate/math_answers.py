@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+from typing import Any
 
 from chatglm.errors import GenerationError, MissingExtraError
 
@@ -64,7 +65,7 @@ class MathJudge:
             helper.kill()
             helper.communicate()
 
-    def _ask(self, question: dict[str, object], patience: float) -> dict[str, object]:
+    def _ask(self, question: dict[str, Any], patience: float) -> dict[str, Any]:
         assert self._helper is not None
         assert self._helper.stdin is not None
         try:
@@ -74,7 +75,7 @@ class MathJudge:
             raise EOFError from None
         return self._read(patience)
 
-    def _read(self, patience: float) -> dict[str, object]:
+    def _read(self, patience: float) -> dict[str, Any]:
         """One line of the helper."""
         assert self._helper is not None
         assert self._helper.stdout is not None
@@ -86,5 +87,5 @@ class MathJudge:
             if not part:
                 raise EOFError
             line += part
-        told: dict[str, object] = json.loads(line)
+        told: dict[str, Any] = json.loads(line)
         return told

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from chatglm.errors import MissingExtraError
 
-_PUNCTUATION_ZH = "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
+_PUNCTUATION_ZH = (
+    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】"
+    "〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
+)
 _DROPPED = set(string.punctuation)
 _DROPPED_ZH = _DROPPED | set(_PUNCTUATION_ZH)
 
@@ -93,7 +96,7 @@ def _cut(text: str) -> list[str]:
 
         with warnings.catch_warnings():  # its sources hold escapes that newer Pythons warn of
             warnings.simplefilter("ignore")
-            import jieba
+            import jieba  # type: ignore[import-untyped]
     except ImportError:
         raise MissingExtraError("jieba", "evaluate", "dividing Chinese text into words") from None
     jieba.setLogLevel(60)  # it tells on standard error that it builds its dictionary
@@ -106,7 +109,7 @@ def _f1(answer: Sequence[str], gold: Sequence[str]) -> float:
 
 
 def _rouge(answer: str, gold: str) -> float:
-    """`rouge-l` of the package `rouge` for one pair: of every pair of sentences the words in common, each counted once."""
+    """`rouge-l` of the package `rouge` for one pair: the words in common of all sentences, each counted once."""
     hypothesis, reference = _sentences(answer), _sentences(gold)
     shared = {word for one in reference for other in hypothesis for word in _common(one, other)}
     if not shared:

@@ -2,7 +2,6 @@
 
 import secrets
 
-
 from chatglm.evaluate.item import Item
 
 SECONDS = 10.0  # for the program, and again for its tests

@@ -149,7 +149,8 @@ def summary(report: Mapping[str, Any], words: Words) -> str:
         )
         counts = "".join(f", {name}: {count}" for name, count in task["counts"].items())
         lines.append(
-            f"{task['task']}:{task['protocol']}  {score}  ({words('of_items', items=task['items'], of=task['of'])}{counts})"
+            f"{task['task']}:{task['protocol']}  {score}  "
+            f"({words('of_items', items=task['items'], of=task['of'])}{counts})"
         )
     for one in report.get("perplexity", ()):
         lines.append(f"perplexity  {one['perplexity']}  ({one['text']}, {one['tokens']} tokens)")

@@ -86,11 +86,13 @@ class Task:
         licence: of the data.
         shape: which reader of `rows.py` its rows take.
         files: patterns below its folder, most wanted first; the first that matches any file is read.
+        leave: pattern of files that these would match and that are something else.
         needs: what to put where, for whoever has no data yet.
         protocols: by name; the first is the default.
         shot_files: patterns of the files that examples are taken from.
         categories: name -> subjects, for reports.
-        hub: (name, configuration, split) in the `datasets` library; None: not to be had there.
+        hub: file below its folder -> (name, configuration, split) in the `datasets` library; without a configuration
+            there is a file for each, whose name stands for `*`.
         facts: reads what else the folder holds; gets the folder.
         adjust: changes the protocol for one subject: (protocol, subject, those facts).
         made: makes the items where there is no data to read: (what the user wants, a counter of tokens).
@@ -103,10 +105,11 @@ class Task:
     shape: str
     protocols: Mapping[str, Protocol]
     files: tuple[str, ...] = ()
+    leave: str = ""
     needs: str = ""
     shot_files: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    hub: tuple[str, str | None, str] | None = None
+    hub: Mapping[str, tuple[str, str | None, str]] = field(default_factory=dict)
     facts: Callable[[Path], Mapping[str, Any]] | None = None
     adjust: Callable[[Protocol, str, Mapping[str, Any]], Protocol] | None = None
     made: Callable[[Mapping[str, Any], Callable[[str], int]], list[Item]] | None = None

@@ -10,6 +10,7 @@ _CLOZE = Protocol(
     kind="generate", template="问题：{question}\n答案：", extractor="formula", metric="formula",
     max_tokens=512, stop=("\n问题：",), note="blanks to fill in",
 )  # fmt: skip
+_ENGLISH = "{passage}Q: {question}\nAnswer Choices: {choices}\nA: Among {first} through {last}, the answer is"
 _SEVERAL = ("gaokao-physics", "jec-qa-kd", "jec-qa-ca")  # of whose questions more than one choice may be right
 
 
@@ -37,13 +38,13 @@ TASK = Task(
     protocols={
         "letters": Protocol(
             kind="letters",
-            template="{passage}Q: {question}\nAnswer Choices: {choices}\nA: Among {first} through {last}, the answer is",
+            template=_ENGLISH,
             metric="letter", mean="subjects", without_choices=_CLOZE,
             note="0-shot, the likeliest letter; where several are right any of them counts; mean of the parts",
         ),
         "written": Protocol(
             kind="generate",
-            template="{passage}Q: {question}\nAnswer Choices: {choices}\nA: Among {first} through {last}, the answer is",
+            template=_ENGLISH,
             extractor="letter", metric="letter", max_tokens=512, mean="subjects", without_choices=_CLOZE,
             note="0-shot, an answer is written and the letter found in it; where several are right all must be named",
         ),

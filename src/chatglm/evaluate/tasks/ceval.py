@@ -11,9 +11,9 @@ TASK = Task(
     source="github.com/hkust-nlp/ceval",
     licence="CC BY-NC-SA 4.0",
     shape="choice",
-    files=("val.jsonl", "val/*.csv", "test.jsonl", "test/*.csv"),
-    shot_files=("dev.jsonl", "dev/*.csv"),
-    hub=("ceval/ceval-exam", None, "val"),
+    files=("val.jsonl", "val/*.jsonl", "val/*.csv", "test.jsonl", "test/*.csv"),
+    shot_files=("dev.jsonl", "dev/*.jsonl", "dev/*.csv"),
+    hub={"val/*.jsonl": ("ceval/ceval-exam", None, "val"), "dev/*.jsonl": ("ceval/ceval-exam", None, "dev")},
     needs="the folders val/ and dev/ (*.csv) of ceval-exam.zip; only test/ gives a submission file instead of a score",
     protocols={
         "one-pass": Protocol(

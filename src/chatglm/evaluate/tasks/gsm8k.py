@@ -10,12 +10,13 @@ TASK = Task(
     shape="problem",
     files=("test.jsonl",),
     shot_files=("train.jsonl",),
-    hub=("openai/gsm8k", "main", "test"),
+    hub={"test.jsonl": ("openai/gsm8k", "main", "test"), "train.jsonl": ("openai/gsm8k", "main", "train")},
     needs="test.jsonl of grade_school_math/data (and train.jsonl for examples)",
     protocols={
         "cot": Protocol(
             kind="generate",
-            template='Question: {question}\nLet\'s think step by step, and end with "The answer is" and the number.\nAnswer:',
+            template='Question: {question}\nLet\'s think step by step, and end with "The answer is" and the number.\n'
+            "Answer:",
             answer=" {worked} The answer is {gold}.",
             extractor="number",
             metric="number",

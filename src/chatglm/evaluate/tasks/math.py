@@ -8,9 +8,9 @@ TASK = Task(
     source="github.com/hendrycks/math",
     licence="MIT by the authors; contested by the owner of the problems, so never part of this package",
     shape="problem",
-    files=("test.jsonl", "test/*/*.json", "MATH/test/*/*.json"),
+    files=("test.jsonl", "test/*.jsonl", "test/*/*.json", "MATH/test/*/*.json"),
     shot_files=("train.jsonl", "train/*/*.json", "MATH/train/*/*.json"),
-    hub=("EleutherAI/hendrycks_math", None, "test"),
+    hub={"test/*.jsonl": ("EleutherAI/hendrycks_math", None, "test")},
     needs="test.jsonl with problem and solution (or answer), or the folders test/<subject>/*.json of MATH.tar",
     protocols={
         "cot": Protocol(

@@ -15,7 +15,7 @@ TASK = Task(
     shape="program",
     files=("test.jsonl", "mbpp.jsonl", "sanitized-mbpp.json"),
     shot_files=("prompt.jsonl", "rest.jsonl"),
-    hub=("google-research-datasets/mbpp", "full", "test"),
+    hub={"test.jsonl": ("google-research-datasets/mbpp", "full", "test")},
     needs="mbpp.jsonl of the repository",
     protocols={
         "paper": Protocol(

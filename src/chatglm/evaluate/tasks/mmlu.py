@@ -13,7 +13,7 @@ TASK = Task(
     shape="choice",
     files=("test.jsonl", "test/*.csv", "*_test.csv"),
     shot_files=("dev.jsonl", "dev/*.csv", "*_dev.csv"),
-    hub=("cais/mmlu", "all", "test"),
+    hub={"test.jsonl": ("cais/mmlu", "all", "test"), "dev.jsonl": ("cais/mmlu", "all", "dev")},
     needs="the folders test/ and dev/ (*.csv) of the archive",
     protocols={
         "letters": Protocol(

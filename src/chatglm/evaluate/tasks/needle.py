@@ -6,6 +6,7 @@ tokenizer.
 
 import random
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from chatglm.evaluate.item import Item
@@ -44,12 +45,10 @@ def haystacks(wanted: Mapping[str, Any], count: Callable[[str], int]) -> list[It
     """
     lengths = wanted.get("lengths") or _doubling(wanted["context"])
     depths = wanted.get("depths") or DEPTHS
-    found = []
+    found: list[Item] = []
+    size = cache(count)
     for language in _PARTS:
-        sizes: dict[str, int] = {}
-        for length in lengths:
-            for depth in depths:
-                found.append(_item(language, length, depth, lambda text, sizes=sizes: _sized(text, sizes, count)))
+        found += [_item(language, length, depth, size) for length in lengths for depth in depths]
     return found
 
 
@@ -73,12 +72,6 @@ def _item(language: str, length: int, depth: int, size: Callable[[str], int]) ->
     joined = (" " if language == "en" else "").join(sentences)
     extra = {"length": length, "depth": depth}
     return Item(f"{language}/{length}/{depth}", language, _QUESTION[language], (number,), passage=joined, extra=extra)
-
-
-def _sized(text: str, sizes: dict[str, int], count: Callable[[str], int]) -> int:
-    if text not in sizes:
-        sizes[text] = count(text)
-    return sizes[text]
 
 
 TASK = Task(
