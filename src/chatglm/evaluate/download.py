@@ -56,7 +56,7 @@ def _unreachable(name: str, error: Exception) -> ConfigError:
 
 def _library() -> Any:
     try:
-        import datasets  # type: ignore[import-untyped, unused-ignore]
+        import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         raise MissingExtraError("datasets", "download", "--download") from None
     return datasets

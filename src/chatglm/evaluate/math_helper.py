@@ -16,7 +16,7 @@ def main() -> None:
     """Answers questions until standard input ends."""
     _limit()
     try:
-        import math_verify  # type: ignore[import-untyped]
+        import math_verify  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         _tell({"ready": False})
         return

@@ -96,7 +96,7 @@ def _cut(text: str) -> list[str]:
 
         with warnings.catch_warnings():  # its sources hold escapes that newer Pythons warn of
             warnings.simplefilter("ignore")
-            import jieba  # type: ignore[import-untyped]
+            import jieba  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         raise MissingExtraError("jieba", "evaluate", "dividing Chinese text into words") from None
     jieba.setLogLevel(60)  # it tells on standard error that it builds its dictionary

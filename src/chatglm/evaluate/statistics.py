@@ -45,7 +45,8 @@ def paired(before: Sequence[float], after: Sequence[float]) -> float:
         return 1.0
     if all(abs(change) == 1 for change in changes):
         fewer = min(sum(change > 0 for change in changes), sum(change < 0 for change in changes))
-        return min(1.0, 2 * sum(math.comb(len(changes), k) for k in range(fewer + 1)) / 2.0 ** len(changes))
+        ways: int = 2 ** len(changes)  # whole numbers, for with many changes neither is a float any more
+        return min(1.0, 2 * sum(math.comb(len(changes), k) for k in range(fewer + 1)) / ways)
     draw, seen = random.Random(0), abs(math.fsum(changes))
     rounds = (abs(math.fsum(change if draw.random() < 0.5 else -change for change in changes)) for _ in range(ROUNDS))
     return (sum(value >= seen - 1e-12 for value in rounds) + 1) / (ROUNDS + 1)

@@ -21,7 +21,7 @@ TASK = Task(
             note="the prompt of hendrycks/test; the likeliest of the four letters; every question counts the same",
         ),
         "letters-bare": Protocol(
-            kind="letters", header=_HEADER, template=_QUESTION + " ", answer="{letter}", blank=False, metric="letter",
+            kind="letters", header=_HEADER, template=_QUESTION, answer="{letter}", blank=False, metric="letter",
             note="the same with letters that have no SentencePiece blank before them",
         ),
         "written": Protocol(
