@@ -335,6 +335,30 @@ Plan:
         "The protocol:",
         "协议：",
     ),
+    "bench_columns": (
+        "what|measured|limit of the memory|share",
+        "项目|实测|内存上限|占比",
+    ),
+    "bench_load": (
+        "loading",
+        "加载",
+    ),
+    "bench_weights": (
+        "weights; peak memory of the process",
+        "权重；进程内存峰值",
+    ),
+    "bench_rate": (
+        "memory read by all threads",
+        "全部线程读内存",
+    ),
+    "bench_prompt": (
+        "a prompt of {tokens} tokens",
+        "{tokens} 个 token 的提示",
+    ),
+    "bench_decode": (
+        "decoding, {count} at once, behind {tokens} tokens",
+        "在 {tokens} 个 token 之后解码，同时 {count} 个",
+    ),
     "report_published": (
         "The scores of other models",
         "其他模型的得分",

@@ -66,6 +66,7 @@ def build_parser() -> Parser:
         folders.add_convert,
         folders.add_quantize,
         evaluating.add_evaluate,
+        evaluating.add_bench,
         perplexity.add_perplexity,
         cache.add_cache,
     ):

@@ -1,4 +1,4 @@
-"""`chatglm evaluate`."""
+"""`chatglm evaluate` and `chatglm bench`."""
 
 from __future__ import annotations
 
@@ -67,3 +67,29 @@ def _evaluate(options: argparse.Namespace) -> int:
     from chatglm.evaluate.command import start_evaluate
 
     return start_evaluate(options)
+
+
+def add_bench(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "bench",
+        _bench,
+        "measure how fast a model runs on this machine",
+        "Measure how fast a model runs on this machine: a prompt, decoding alone and several at once, memory, and the "
+        "share of what reading the weights allows.",
+    )
+    command.add_argument(
+        "model", nargs="?", metavar="MODEL", help="folder or hub name (default: the embedded tiny model)"
+    )
+    command.add_argument("--prompt", type=int, default=512, metavar="N", help="tokens of a prompt (default: 512)")
+    command.add_argument("--new", type=int, default=16, metavar="N", help="tokens decoded in a round (default: 16)")
+    command.add_argument("--batch", default="1,8", metavar="LIST", help="requests decoded at once (default: 1,8)")
+    command.add_argument("--json", action="store_true", help="as JSON instead of a table")
+    add_loading(command)
+    add_language(command)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from chatglm.evaluate.bench import start_bench
+
+    return start_bench(options)

@@ -5,6 +5,7 @@
 is `lm_eval` that knows the model: the harness looks for models only in itself. In Python, `register()` does the same.
 """
 
+import importlib
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ def register() -> type[Any]:
         raise MissingExtraError("lm-eval", "lm-eval", "lm-evaluation-harness") from None
     made: type[Any] = type("ChatGLM", (_Answers, LM), {})
     # Its own models first: it takes a registry with anything in it for complete.
-    import lm_eval.models  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    importlib.import_module("lm_eval.models")
 
     if NAME not in model_registry:
         model_registry.register(NAME, target=made)
@@ -69,8 +70,9 @@ class _Answers:
         name = None if pretrained == "embedded" else pretrained
         if loaded is None:
             loaded = load(name, device=device, dtype=dtype, quantize=quantize, adapter=adapter)
-        model, self.tokenizer = loaded
-        self.asked = LocalModel(model, self.tokenizer, pretrained, int(at_once))
+        model, tokenizer = loaded
+        self.tokenizer: Any = tokenizer
+        self.asked = LocalModel(model, tokenizer, pretrained, int(at_once))
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation, marked; it is rendered to ids later, so that no text in it can become a role."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from chatglm.engine.request import Output, Request
 
 AT_ONCE = 32  # queries computed at once
+STEP = 512  # tokens computed in one step
 AHEAD = 4  # times as many are handed in, so that the engine always has a choice
 ROOM = 24  # tokens for what the chat format adds to a text
 _SAMPLES = 64  # values of a tensor that go into the hash
@@ -35,7 +36,10 @@ class LocalModel:
         from chatglm.own_engine import engine_for
 
         self.tokenizer = tokenizer
-        self.engine = engine_for(model, tokenizer, max_running=at_once, kv_memory=kv_memory)
+        # Nobody waits for a next token: prompts may fill the steps in which others are answered.
+        self.engine = engine_for(
+            model, tokenizer, max_running=at_once, kv_memory=kv_memory, max_batch_tokens=STEP, max_prompt_tokens=STEP
+        )
         self.context: int | None = min(int(model.config.max_position_embeddings), self.engine.stats().cache_tokens)
         self.window = AHEAD * at_once
         self.about: Mapping[str, Any] = {
