@@ -96,7 +96,7 @@ def test_every_reference_program_of_mbpp_passes(folder: Path, grader: Grader) ->
         ("import sys\nsys.exit(0)", ""),
         ("import os\nos._exit(0)", ""),
         ("raise SystemExit", ""),
-        ("import builtins\nbuiltins.exec = builtins.compile = lambda *_, **__: None", "the tests did not run"),
+        ("import builtins\nbuiltins.exec = builtins.compile = lambda *_, **__: None", ""),
     ],
 )
 def test_programs_that_hang_bomb_or_leave_fail(code: str, why: str) -> None:

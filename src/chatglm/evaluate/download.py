@@ -51,7 +51,7 @@ def _fetch(path: Path, name: str, config: str, split: str) -> None:
 
 
 def _unreachable(name: str, error: Exception) -> ConfigError:
-    return ConfigError(f"{name} cannot be fetched: {str(error).splitlines()[0] if str(error) else error!r}")
+    return ConfigError(f"{name} cannot be fetched: {str(error).partition(chr(10))[0] or repr(error)}")
 
 
 def _library() -> Any:

@@ -21,7 +21,7 @@ TASK = Task(
         "paper": Protocol(
             kind="generate", template=_PAPER, answer="{worked}\n[DONE]", extractor="code", metric="tests",
             stop=("[DONE]",), max_tokens=512,
-            note="the prompt of the paper without examples; pass@1, greedy; tests run in the sandbox, 10 s each",
+            note="the prompt of the paper without examples; pass@1, greedy; tests run in the sandbox, 30 s at most",
         ),
         "written": Protocol(
             kind="generate",
