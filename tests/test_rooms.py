@@ -107,6 +107,7 @@ RULES = Rules(
         "quant.kernels.triton_kernels": names("triton"),
         "quant.kernels.triton_linear": names("triton"),
         "engine.attention": names("transformers"),  # the table attention functions are registered in
+        "terminal.doctor": names("torch"),  # tells which cards there are
         "terminal.opening": names("transformers"),  # its progress bars are switched off
     },
     optional=optional_packages(PYPROJECT),
