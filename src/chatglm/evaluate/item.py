@@ -19,7 +19,7 @@ class Item:
         choices: what there is to choose from.
         passage: text the question is about.
         tests: statements that a program must survive.
-        setup: statements to run before them.
+        setup: statements to run behind the program and before them.
         worked: a worked solution, for items that serve as examples, and for checking the grader.
         extra: what only one task has.
     """

@@ -40,7 +40,8 @@ class ProgramJudge:
             16
         )  # the program cannot know it: to print it the tests must have been run to the end
         with self._pool.take() as sandbox:
-            for part in ("\n".join(filter(None, (item.setup, code))), "\n".join((*item.tests, f"print({passed!r})"))):
+            # What MBPP calls set-up makes objects of the program's classes: it stands behind the program.
+            for part in (code, "\n".join((item.setup, *item.tests, f"print({passed!r})"))):
                 # Through compile, so that it is Python and not IPython's language.
                 result = sandbox.run(f"exec(compile({part!r}, 'answer.py', 'exec'), globals())", self.seconds)
                 if result.status != "ok":
