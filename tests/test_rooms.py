@@ -88,8 +88,8 @@ RULES = Rules(
             third_party=names("torch transformers safetensors"),
         ),
         "evaluate": Room(
-            may=names("chat errors loading model"),
-            inside=names("folders engine quant agent demo") | {ROOT},
+            may=names("chat words errors loading model"),
+            inside=names("folders engine native quant agent sandbox demo") | {ROOT},
             third_party=names("torch"),
         ),
         "cli": Room(
@@ -113,6 +113,7 @@ RULES = Rules(
         "quant.kernels.triton_kernels": names("triton"),
         "quant.kernels.triton_linear": names("triton"),
         "engine.attention": names("transformers"),  # the table attention functions are registered in
+        "terminal.doctor": names("torch"),  # tells which cards there are
         "terminal.opening": names("transformers"),  # its progress bars are switched off
     },
     optional=optional_packages(PYPROJECT),

@@ -406,6 +406,86 @@ Plan:
         "anybody who reaches {host}:{port} can use this model and its tools; ask for passwords with --auth-file",
         "能访问 {host}:{port} 的任何人都能使用这个模型和它的工具；可用 --auth-file 要求密码",
     ),
+    "time_left": (
+        "{time} left",
+        "还需 {time}",
+    ),
+    "no_labels": (
+        "no score: the labels are withheld",
+        "没有得分：标签未公开",
+    ),
+    "of_items": (
+        "{items} of {of} items",
+        "{of} 题中的 {items} 题",
+    ),
+    "reports_in": (
+        "The report is in {folder}: report.md, report.json and pictures; every answer in items/.",
+        "报告在 {folder}：report.md、report.json 和图片；全部回答在 items/ 中。",
+    ),
+    "compared": (
+        "{items} items, {better} better, {worse} worse; {only} in one run only",
+        "共 {items} 题，{better} 题变好，{worse} 题变差；只在一次运行中的有 {only} 题",
+    ),
+    "report_title": (
+        "Evaluation of {model}",
+        "{model} 的评测",
+    ),
+    "report_scores": (
+        "scores",
+        "得分",
+    ),
+    "report_columns": (
+        "benchmark|protocol|score|95 % interval|items|reported for others (see below)",
+        "基准|协议|得分|95 % 区间|题数|其他模型的公布值（见下）",
+    ),
+    "report_perplexity": (
+        "Perplexity",
+        "困惑度",
+    ),
+    "report_speed": (
+        "Speed and memory of the last run",
+        "最近一次运行的速度与内存",
+    ),
+    "report_source": (
+        "Source",
+        "来源",
+    ),
+    "report_licence": (
+        "licence",
+        "许可证",
+    ),
+    "report_protocol": (
+        "The protocol:",
+        "协议：",
+    ),
+    "bench_columns": (
+        "what|measured|limit of the memory|share",
+        "项目|实测|内存上限|占比",
+    ),
+    "bench_load": (
+        "loading",
+        "加载",
+    ),
+    "bench_weights": (
+        "weights; peak memory of the process",
+        "权重；进程内存峰值",
+    ),
+    "bench_rate": (
+        "memory read by all threads",
+        "全部线程读内存",
+    ),
+    "bench_prompt": (
+        "a prompt of {tokens} tokens",
+        "{tokens} 个 token 的提示",
+    ),
+    "bench_decode": (
+        "decoding, {count} at once, behind {tokens} tokens",
+        "在 {tokens} 个 token 之后解码，同时 {count} 个",
+    ),
+    "report_published": (
+        "The scores of other models",
+        "其他模型的得分",
+    ),
 }
 
 # How a turn, a task or a call ended. In English the word is the name itself.

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from chatglm.cli import cache, folders, machine, perplexity, serving, talk, web
+from chatglm.cli import cache, evaluating, folders, machine, perplexity, serving, talk, web
 from chatglm.cli.parser import Parser
 from chatglm.cli.streams import Streams
 from chatglm.errors import ChatGLMError
@@ -66,6 +66,8 @@ def build_parser() -> Parser:
         folders.add_info,
         folders.add_convert,
         folders.add_quantize,
+        evaluating.add_evaluate,
+        evaluating.add_bench,
         perplexity.add_perplexity,
         cache.add_cache,
     ):
