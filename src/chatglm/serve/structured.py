@@ -13,7 +13,7 @@ from typing import Any
 
 from chatglm.errors import GenerationError, MissingExtraError
 from chatglm.own_engine import token_texts
-from chatglm.serve.call_grammar import lark_of_calls
+from chatglm.serve.call_grammar import lark_of_answers, lark_of_calls
 from chatglm.serve.errors import wrong
 from chatglm.serve.protocol.chat import (
     FunctionTool,
@@ -76,6 +76,14 @@ class Forms:
         for _, schema in chosen:
             self._check(schema, "tools")
         return self._lark(lark_of_calls(chosen), "tools", own=True)
+
+    def of_answer(self, tools: Sequence[FunctionTool]) -> Any:
+        """The constraint for an answer that may call, in which calls of tools with `strict` fit their schemas."""
+        chosen = [(tool.name, tool.parameters if tool.strict else None) for tool in tools]
+        for _, schema in chosen:
+            self._check({} if schema is None else schema, "tools")
+        next_segment = f"<[{self.tokenizer.chat_specials['<|assistant|>']}]>"
+        return self._lark(lark_of_answers(chosen, next_segment), "tools", own=True)
 
     def _json(self, schema: Any, lead: str, field: str) -> Any:
         self._check(schema, field)

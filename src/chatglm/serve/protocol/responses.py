@@ -132,7 +132,7 @@ class ResponsesRequest(Body):
 
 
 def _function(tool: OfferedFunction) -> dict[str, Any]:
-    told = {"name": tool.name, "description": tool.description or ""}
+    told: dict[str, Any] = {"name": tool.name, "description": tool.description or "", "strict": tool.strict}
     return told | ({"parameters": tool.parameters} if tool.parameters is not None else {})
 
 
