@@ -106,7 +106,7 @@ class Service:
         if room < LEAST_ROOM:
             raise ApiError(
                 400,
-                f"the prompt has {prompt_tokens} tokens and the model's context is {self.context}, the answer included",
+                f"{self._too_long()}; the prompt has {prompt_tokens}",
                 code="context_length_exceeded",
                 param=field,
             )
@@ -116,11 +116,17 @@ class Service:
         if wanted is not None and wanted > room:
             raise ApiError(
                 400,
-                f"the prompt has {prompt_tokens} tokens and {wanted} are wanted; the context has {self.context}",
+                f"{self._too_long()}; the prompt has {prompt_tokens} and {wanted} are wanted",
                 code="context_length_exceeded",
                 param="max_tokens",
             )
         return min(room, *(value for value in (wanted or self.config.max_tokens, limit, room) if value is not None))
+
+    def _too_long(self) -> str:
+        # Clients know the error by OpenAI's own words, or by its code in the text.
+        return (
+            f"(context_length_exceeded) This model's maximum context length is {self.context} tokens, answer included"
+        )
 
     def ids_of(self, prompt: str | list[int], field: str = "prompt") -> list[int]:
         """A prompt's ids; a text gets the tokens that every prompt of this model begins with.

@@ -26,6 +26,8 @@ from chatglm.serve.protocol.chat import (
 ANSWER = '" "? "\\n" " "?'  # what stands between the assistant's marker and its text
 PLAIN = '" "?'  # a text that is continued
 _BREAK = "\n"
+_VALUES = ("const", "default", "enum", "examples")  # of a schema: what they hold is no schema
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # name -> schema
 _ANY_OBJECT = {"type": "object"}
 
 
@@ -57,7 +59,9 @@ class Forms:
         if isinstance(wanted, JsonObjectFormat):
             return self._json(_ANY_OBJECT, lead, "response_format")
         if isinstance(wanted, JsonSchemaFormat):
-            return self._json(wanted.json_schema.schema_, lead, "response_format.json_schema.schema")
+            field, schema = "response_format.json_schema.schema", wanted.json_schema.schema_
+            self._check(schema, field)
+            return self._json(_closed(schema) if wanted.json_schema.strict else schema, lead, field)
         if other is None:
             return None
         if other.json_ is not None:
@@ -193,6 +197,26 @@ def _compact(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Blanks as Python writes JSON: a model must not be able to write them for ever."""
     layout = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     return {**schema, "x-guidance": layout}
+
+
+def _closed(schema: Any) -> Any:
+    """A schema whose objects have no properties but those it names, as `strict` asks for.
+
+    OpenAI refuses strict schemas that do not say so; a model that may add properties adds some for ever.
+    """
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    closed: dict[str, Any] = {}
+    for word, value in schema.items():
+        if word in _NAMED and isinstance(value, Mapping):
+            closed[word] = {name: _closed(inner) for name, inner in value.items()}
+        else:
+            closed[word] = value if word in _VALUES else _closed(value)
+    if "properties" in schema:
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def _depth(value: Any) -> int:

@@ -139,7 +139,10 @@ def _function(tool: OfferedFunction) -> dict[str, Any]:
 def _format(wanted: PlainFormat | SchemaFormat) -> dict[str, Any]:
     if isinstance(wanted, PlainFormat):
         return {"type": wanted.type}
-    return {"type": "json_schema", "json_schema": {"name": wanted.name, "schema": wanted.schema_}}
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": wanted.name, "schema": wanted.schema_, "strict": wanted.strict},
+    }
 
 
 def _text(content: str | list[TextPart]) -> str:
