@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import threading
@@ -133,14 +134,14 @@ def _router_path() -> str:
 
 
 def _join(ray: Any, cluster: str | None, size: Size) -> None:
-    """A cluster that is there, or one of our own that only this machine can reach."""
-    quiet = {"include_dashboard": False, "logging_level": "warning", "log_to_driver": False}
+    """A cluster that is there, or one of our own of this machine."""
+    quiet = {"logging_level": "warning", "log_to_driver": False}
     if cluster is None:
         cores = max(os.cpu_count() or 1, ceil(size.most * size.cpus))
-        ray.init(num_cpus=cores, _node_ip_address="127.0.0.1", **quiet)
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
         return
     try:
-        ray.init(address=cluster, logging_level="warning", log_to_driver=False)
+        ray.init(address=cluster, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"there is no Ray cluster at {cluster!r}: {str(error).strip()[:200]}; start one with `ray start --head`"
@@ -154,9 +155,11 @@ def _address(options: argparse.Namespace, port: int) -> dict[str, Any]:
 
 def _ray() -> tuple[Any, Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own ports take orders from us alone
     try:
         import ray
         from ray import serve
     except ImportError:
         raise MissingExtraError("ray", "cluster", "--replicas and --cluster") from None
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     return ray, serve
