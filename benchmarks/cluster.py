@@ -52,10 +52,10 @@ class Costs:
 
 
 COSTS = {
-    # 2 cores of an AMD EPYC (Genoa, AVX-512), the 6B shapes in INT4: docs/quantization.md, benchmarks/decode.py
-    "cpu": Costs(step=0.075, prompt=0.009, answer=0.006, cache=32_000),
-    # A step of bfloat16 6B weights from 1.5 TB/s; prompts at 40 % of 150 TFLOP/s. Not measured: from the data sheet.
-    "gpu": Costs(step=0.011, prompt=0.0002, answer=0.0001, cache=200_000, prompts_beside_answers=512, batch=512),
+    # 2 cores of an AMD EPYC (Zen 4), the 6B shapes in INT4: what docs/quantization.md tells.
+    "cpu": Costs(step=0.118, prompt=0.0207, answer=0.0094, cache=32_000),
+    # The 6B shapes in bfloat16 at 0.8 TB/s and 60 TFLOP/s. Not measured: a share of data sheets of GPUs with 24 GB.
+    "gpu": Costs(step=0.016, prompt=0.0002, answer=0.0001, cache=200_000, prompts_beside_answers=512),
     "stub": Costs(step=0.02, prompt=0.001, answer=0.0, cache=100_000),
 }
 
@@ -126,7 +126,8 @@ class Result:
     asked: int = 0  # tokens of prompts
     found: int = 0  # of these in a cache
     written: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of measuring
+    begin: float = 0.0  # when it begins: before that the load comes to its level
 
     def row(self, replicas: int) -> dict[str, float]:
         rate = self.written / self.seconds
@@ -213,8 +214,9 @@ class Replica:
     def _admit(self, turn: Turn) -> None:
         known = sum(1 for _ in itertools.takewhile(self.cache.__contains__, turn.blocks))
         turn.left = turn.prompt - min(known * BLOCK, turn.prompt - 1)
-        self.result.asked += turn.prompt
-        self.result.found += turn.prompt - turn.left
+        if turn.arrival >= self.result.begin:
+            self.result.asked += turn.prompt
+            self.result.found += turn.prompt - turn.left
         self.running.append(turn)
 
     @staticmethod
@@ -229,14 +231,15 @@ class Replica:
         """The planned steps are done -> who is answered."""
         plan, done = self.plan, []
         assert plan is not None
-        if going_on := sum(turn.written > 0 for turn in plan.answering):
+        counts = plan.end >= self.result.begin
+        if counts and (going_on := sum(turn.written > 0 for turn in plan.answering)):
             self.result.gaps.append((plan.seconds, going_on * plan.count))
         for turn in plan.answering:
             if not turn.written:
-                self.result.firsts.append(plan.end - turn.arrival)
+                self.result.firsts += [plan.end - turn.arrival] if counts else []
                 self._keep(turn.blocks)
             turn.written += plan.count
-            self.result.written += plan.count
+            self.result.written += plan.count if counts else 0
             if turn.written >= turn.answer:
                 done.append(turn)
                 self.running.remove(turn)
@@ -253,8 +256,8 @@ class Replica:
 class Cluster:
     """Replicas, what is sent to them, and the time."""
 
-    def __init__(self, count: int, costs: Costs, routing: str) -> None:
-        self.result = Result()
+    def __init__(self, count: int, costs: Costs, routing: str, result: Result) -> None:
+        self.result = result
         self.replicas = {f"r{number}": Replica(costs, self.result) for number in range(count)}
         self.router, self.routing = Router(capacity=costs.cache // BLOCK), routing
         self.load = dict.fromkeys(self.replicas, 0)
@@ -262,17 +265,16 @@ class Cluster:
         self._order = itertools.count()
         self._planned: dict[str, float] = {}
 
-    def run(self, sessions: Iterator[tuple[float, Session]], seconds: float) -> Result:
-        """The load of so many seconds."""
+    def run(self, sessions: Iterator[tuple[float, Session]]) -> Result:
+        """To the end of what is measured."""
         for begins, session in sessions:
             self._ask(session, begins)
-        while self._events and self._events[0][0] < seconds:
+        while self._events and self._events[0][0] < self.result.begin + self.result.seconds:
             now, _, what = heapq.heappop(self._events)
             if isinstance(what, str):
                 self._step_done(what, now)
             else:
                 self._send(*what, now)
-        self.result.seconds = seconds
         return self.result
 
     def _ask(self, session: Session, when: float) -> None:
@@ -316,17 +318,21 @@ class Cluster:
         self._schedule(name)
 
 
-def load_of(options: argparse.Namespace, replicas: int, seconds: float) -> Iterator[tuple[float, Session]]:
-    """Conversations, so many at once for each replica in the long run."""
+WARM_UP = 45.0  # seconds; a conversation lasts about as long
+
+
+def load_of(options: argparse.Namespace, replicas: int) -> Iterator[tuple[float, Session]]:
+    """Conversations, about so many at once for each replica."""
     chosen = random.Random(options.seed)
-    rate = options.users * replicas / options.session_seconds
-    for number, begins in enumerate(beginnings(rate, seconds, options.bursty, chosen)):
+    rate = options.users * replicas / WARM_UP
+    for number, begins in enumerate(beginnings(rate, WARM_UP + options.seconds, options.bursty, chosen)):
         yield begins, Session(number, random.Random(f"{options.seed} {number}"), options.systems)
 
 
 def simulated(options: argparse.Namespace, replicas: int) -> dict[str, float]:
-    cluster = Cluster(replicas, COSTS[options.costs], options.routing)
-    return cluster.run(load_of(options, replicas, options.seconds), options.seconds).row(replicas)
+    result = Result(seconds=options.seconds, begin=WARM_UP)
+    cluster = Cluster(replicas, COSTS[options.costs], options.routing, result)
+    return cluster.run(load_of(options, replicas)).row(replicas)
 
 
 # the real thing
@@ -369,38 +375,36 @@ async def _replay(address: tuple[str, int], options: argparse.Namespace) -> dict
         Session(-1, random.Random(0), 1), 0.0, time.monotonic(), address, Result(), 10.0
     )  # what is made when first needed
     begun = time.monotonic()
-    load = [
-        _converse(session, begins, begun, address, result, options.seconds)
-        for begins, session in load_of(options, 2, options.seconds)
-    ]
+    load = [_converse(session, begins, begun, address, result) for begins, session in load_of(options, 2)]
     await asyncio.gather(*load)
     return result.row(2)
 
 
-async def _converse(
-    session: Session, begins: float, begun: float, address: tuple[str, int], result: Result, seconds: float
-) -> None:
+async def _converse(session: Session, begins: float, begun: float, address: tuple[str, int], result: Result) -> None:
+    end = result.begin + result.seconds
+
     def now() -> float:
         return time.monotonic() - begun
 
     await asyncio.sleep(max(0.0, begins - now()))
-    while (turn := session.next()) is not None and now() < seconds:
+    while (turn := session.next()) is not None and now() < end:
         reader, writer = await asyncio.open_connection(*address)
         writer.write(_request(session, turn, address[0]))
         asked, last = now(), 0.0
         while (line := await reader.readline()) and b"[DONE]" not in line:
             at, told = now(), json.loads(line[6:]) if line.startswith(b"data: ") else {}
-            if at > seconds:
+            if at > end:
                 break
             if "error" in told:
                 raise RuntimeError(told["error"]["message"])
-            if told.get("usage"):
+            if told.get("usage") and asked >= result.begin:
                 result.asked += turn.prompt
                 result.found += told["usage"]["prompt_tokens_details"]["cached_tokens"]
             elif told.get("choices") and (text := told["choices"][0]["text"]):
-                result.firsts += [] if last else [at - asked]
-                result.gaps += [((at - last) / len(text), len(text))] if last else []
-                result.written += len(text)
+                if at >= result.begin:
+                    result.firsts += [] if last else [at - asked]
+                    result.gaps += [((at - last) / len(text), len(text))] if last else []
+                    result.written += len(text)
                 last = at
         writer.close()
         await asyncio.sleep(session.thinking())
@@ -439,9 +443,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--costs", choices=COSTS, default="gpu")
     parser.add_argument("--users", type=float, default=40, help="conversations at once for a replica (default: 40)")
-    parser.add_argument("--seconds", type=float, default=120, help="of load (default: 120)")
+    parser.add_argument("--seconds", type=float, default=60, help="that are measured (default: 60)")
     parser.add_argument("--systems", type=int, default=8, help="different system prompts (default: 8)")
-    parser.add_argument("--session-seconds", type=float, default=40, help="a conversation lasts about (default: 40)")
     parser.add_argument("--replicas", help="numbers of replicas, with commas (default: 1 to 1,000)")
     parser.add_argument("--routing", choices=("prefix", "least-busy", "random"), default="prefix")
     parser.add_argument("--bursty", action="store_true")
