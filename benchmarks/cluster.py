@@ -55,7 +55,7 @@ COSTS = {
     # 2 cores of an AMD EPYC (Zen 4), the 6B shapes in INT4: what docs/quantization.md tells.
     "cpu": Costs(step=0.118, prompt=0.0207, answer=0.0094, cache=32_000),
     # The 6B shapes in bfloat16 at 0.8 TB/s and 60 TFLOP/s. Not measured: a share of data sheets of GPUs with 24 GB.
-    "gpu": Costs(step=0.016, prompt=0.0002, answer=0.0001, cache=200_000, prompts_beside_answers=512),
+    "gpu": Costs(step=0.016, prompt=0.0002, answer=0.0001, cache=200_000, prompts_beside_answers=512, running=256),
     "stub": Costs(step=0.02, prompt=0.001, answer=0.0, cache=100_000),
 }
 

@@ -22,6 +22,7 @@ def add_serve(commands: Any) -> None:
     )
     _add_address(command.add_argument_group("address"))
     _add_limits(command.add_argument_group("limits"))
+    _add_vllm(command.add_argument_group("engine"))
     _add_extras(command.add_argument_group("more"))
     _add_cluster(command.add_argument_group("several replicas (Ray Serve)"))
     add_loading(command)
@@ -70,6 +71,15 @@ def _add_engine(group: Any) -> None:
         type=float,
         metavar="GB",
         help="memory for keys and values (default: a quarter of what is free, nine tenths on a GPU)",
+    )
+
+
+def _add_vllm(group: Any) -> None:
+    group.add_argument(
+        "--engine", choices=("own", "vllm"), default="own", help="what generates: this package, or vLLM on GPUs"
+    )
+    group.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="N", help="with --engine vllm: GPUs that share the model"
     )
 
 

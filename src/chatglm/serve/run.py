@@ -70,6 +70,16 @@ def checked(options: argparse.Namespace) -> tuple[ServerConfig, Keys]:
 def _check_engine(options: argparse.Namespace) -> None:
     if options.cache_memory is not None and not 0 < options.cache_memory < 1e6:
         raise ConfigError(f"--cache-memory is {options.cache_memory}; it must be a number of GB above 0")
+    if getattr(options, "engine", "own") == "vllm":
+        ours = ("quantize", "adapter", "prefix", "cache_memory", "allow_lora")
+        if given := [name for name in ours if getattr(options, name, None) is not None]:
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is this package's engine's; leave it out, or --engine vllm"
+            )
+        if options.tensor_parallel < 1:
+            raise ConfigError(f"--tensor-parallel is {options.tensor_parallel}; it must be at least 1")
+    elif getattr(options, "tensor_parallel", 1) != 1:
+        raise ConfigError("--tensor-parallel goes with --engine vllm")
     if options.max_batch < 1:
         raise ConfigError(f"--max-batch is {options.max_batch}; it must be at least 1")
 
@@ -181,12 +191,25 @@ async def _watch(engine: Any, server: Any, web: Any) -> None:
 
 def loaded_engine(options: argparse.Namespace) -> tuple[Any, Any]:
     """The engine that the options name, and its tokenizer."""
+    if getattr(options, "engine", "own") == "vllm":
+        return _vllm(options)
     from chatglm.loading import load_as
     from chatglm.own_engine import engine_for
 
     model, tokenizer = load_as(options)
     memory = None if options.cache_memory is None else round(options.cache_memory * 1e9)
     return engine_for(model, tokenizer, max_running=options.max_batch, kv_memory=memory), tokenizer
+
+
+def _vllm(options: argparse.Namespace) -> tuple[Any, Any]:
+    """vLLM on the model's folder, and our tokenizer of it."""
+    from chatglm.engine.vllm_engine import open_vllm
+    from chatglm.loading import load_tokenizer
+    from chatglm.model.stream_decoder import StreamDecoder
+
+    folder, tokenizer = load_tokenizer(options.model, hub=options.hub)
+    sizes = {"max_num_seqs": options.max_batch, "tensor_parallel_size": options.tensor_parallel}
+    return open_vllm(str(folder), tokenizer, lambda: StreamDecoder(tokenizer), **sizes), tokenizer
 
 
 def _listening(host: str, port: int) -> socket.socket:

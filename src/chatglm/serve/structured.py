@@ -100,7 +100,7 @@ class Forms:
         fault = guidance.LLMatcher.validate_grammar(guidance.grammar_from("lark", grammar), self._tokens())
         if fault:
             raise wrong(field, f"{field} is no form that an answer could have: {fault[:300]}")
-        return lambda: _Matching(guidance.LLMatcher(self._tokens(), guidance.grammar_from("lark", grammar)))
+        return _Form(grammar, self._tokens())
 
     def _check(self, schema: Any, field: str) -> None:
         if not isinstance(schema, Mapping):
@@ -138,6 +138,17 @@ class _Vocabulary:
         the end of a line."""
         ids: list[int] = self._encode(_BREAK + text)
         return ids[self._lead :]
+
+
+class _Form:
+    """Makes a request's constraint. An engine that has its own grammars reads `lark`."""
+
+    def __init__(self, lark: str, tokens: Any) -> None:
+        self.lark, self._tokens = lark, tokens
+
+    def __call__(self) -> _Matching:
+        guidance = _library()
+        return _Matching(guidance.LLMatcher(self._tokens, guidance.grammar_from("lark", self.lark)))
 
 
 class _Matching:
