@@ -34,19 +34,20 @@ class StandIn:
         request = self.engine.submit(prompt["prompt_token_ids"], params)
         told: list[Any] = []
         try:
-            async for output in self.engine.astream(request):
-                told += output.prompt_logprobs
-                ids = list(output.token_ids)
-                if output.finish_reason == "stop" and request.stop_id is not None:
-                    ids.append(request.stop_id)
-                if not ids and output.finish_reason is None:
-                    continue
-                yield RequestOutput(
-                    outputs=[Completion(ids, [logprobs(item) for item in output.logprobs], output.finish_reason)],
-                    prompt_logprobs=[None, *map(logprobs, told)] if told else None,
-                    num_cached_tokens=request.num_cached,
-                )
-                told = []
+            async with aclosing(self.engine.astream(request)) as outputs:
+                async for output in outputs:
+                    told += output.prompt_logprobs
+                    ids = list(output.token_ids)
+                    if output.finish_reason == "stop" and request.stop_id is not None:
+                        ids.append(request.stop_id)
+                    if not ids and output.finish_reason is None:
+                        continue
+                    yield RequestOutput(
+                        outputs=[Completion(ids, [logprobs(item) for item in output.logprobs], output.finish_reason)],
+                        prompt_logprobs=[None, *map(logprobs, told)] if told else None,
+                        num_cached_tokens=request.num_cached,
+                    )
+                    told = []
         except asyncio.CancelledError:
             self.aborted.append(request_id)
             raise

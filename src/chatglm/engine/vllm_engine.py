@@ -150,6 +150,10 @@ class VllmEngine:
         finally:
             self.abort(request)
 
+    def deliver(self, request: Request, take: Callable[[Output], object]) -> None:
+        """Have the request's outputs given to `take` by the event loop that runs."""
+        self._redirect(request, self._mailboxes.taker(take).sink)
+
     def wait(self, request: Request) -> Completion:
         """Wait until a request is finished."""
         outputs = list(self.stream(request))
