@@ -109,6 +109,7 @@ RULES = Rules(
     file_third_party={
         "quant.hf": names("transformers"),  # the registered quantization config
         "sandbox.guest.shell": names("traitlets"),  # runs in the guest; comes with IPython
+        "serve.cluster.ray_router": names("ray"),  # Ray alone imports it, by its name
         "engine.triton_kernels": names("triton"),  # comes with torch where there is a GPU
         "quant.kernels.triton_kernels": names("triton"),
         "quant.kernels.triton_linear": names("triton"),

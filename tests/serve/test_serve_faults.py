@@ -14,6 +14,7 @@ import pytest
 from app_in_process import answering
 from running_server import RunningServer
 
+from chatglm.listening import listening
 from chatglm.loading import load
 from chatglm.own_engine import engine_for
 from chatglm.serve import run
@@ -81,6 +82,26 @@ def test_a_client_that_does_not_read_is_given_up():
 
     asyncio.run(use())
     assert left == [True]
+
+
+def test_pieces_are_sent_at_once():
+    """Of a listener whose protocol is not named asyncio does not know that its connections are of TCP."""
+
+    async def use():
+        delays = []
+
+        async def meet(_, writer):
+            delays.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listening("127.0.0.1", 0)
+        async with await asyncio.start_server(meet, sock=listener):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            await reader.read()
+            writer.close()
+        return delays
+
+    assert all(asyncio.run(use()))
 
 
 # shutting down

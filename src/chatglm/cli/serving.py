@@ -22,7 +22,9 @@ def add_serve(commands: Any) -> None:
     )
     _add_address(command.add_argument_group("address"))
     _add_limits(command.add_argument_group("limits"))
+    _add_vllm(command.add_argument_group("engine"))
     _add_extras(command.add_argument_group("more"))
+    _add_cluster(command.add_argument_group("several replicas (Ray Serve)"))
     add_loading(command)
 
 
@@ -72,6 +74,15 @@ def _add_engine(group: Any) -> None:
     )
 
 
+def _add_vllm(group: Any) -> None:
+    group.add_argument(
+        "--engine", choices=("own", "vllm"), default="own", help="what generates: this package, or vLLM on GPUs"
+    )
+    group.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="N", help="with --engine vllm: GPUs that share the model"
+    )
+
+
 def _add_extras(group: Any) -> None:
     group.add_argument(
         "--legacy", action="store_true", default=None, help="also the route of the official ChatGLM2 api.py"
@@ -112,7 +123,27 @@ def _add_extras(group: Any) -> None:
     )
 
 
+def _add_cluster(group: Any) -> None:
+    group.add_argument(
+        "--replicas", metavar="N", help="so many servers behind one address; 1-8: as many of these as there is work for"
+    )
+    group.add_argument(
+        "--cluster",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="put them on a Ray cluster that runs (default: the one of this machine) and leave them there; again: "
+        "replace them one by one",
+    )
+    group.add_argument("--replica-cpus", type=float, metavar="N", help="cores of a replica (default: an equal share)")
+    group.add_argument("--replica-gpus", type=float, metavar="N", help="GPUs of a replica (default: 1 where there are)")
+
+
 def _serve(options: argparse.Namespace) -> int:
+    if options.replicas is not None or options.cluster is not None:
+        from chatglm.serve.cluster.deploy import start_cluster
+
+        return start_cluster(options)
     from chatglm.serve.run import start_server
 
     return start_server(options)

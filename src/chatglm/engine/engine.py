@@ -185,8 +185,7 @@ class Engine:
         Raises:
             RequestError: no thread takes the steps; see `start`.
         """
-        if self.loop.worker is None:
-            raise RequestError("astream reads what the engine's own thread computes; call engine.start() first")
+        self._check_worker("astream")
         reader = self._mailboxes.reader()
         self.loop.redirect(request, reader.sink)
         try:
@@ -197,6 +196,22 @@ class Engine:
                     return
         finally:
             self.abort(request)
+
+    def deliver(self, request: Request, take: Callable[[Output], object]) -> None:
+        """Have the request's outputs given to `take` by the event loop that runs; nobody else reads them then.
+
+        What `astream` does without a task that waits, for whoever reads many requests. The last output has a
+        `finish_reason`; whoever wants no more aborts the request.
+
+        Raises:
+            RequestError: no thread takes the steps; see `start`.
+        """
+        self._check_worker("deliver")
+        self.loop.redirect(request, self._mailboxes.taker(take).sink)
+
+    def _check_worker(self, name: str) -> None:
+        if self.loop.worker is None:
+            raise RequestError(f"{name} reads what the engine's own thread computes; call engine.start() first")
 
     def _read(self, request: Request) -> Iterator[Output]:
         if request.sink != request.outputs.append:  # it was read in another way before

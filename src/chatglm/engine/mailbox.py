@@ -3,11 +3,23 @@
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from chatglm.engine.request import Output
 
 _AT_ONCE = 32  # readers woken before the loop may do something else
+
+
+class Taker:
+    """Gives the outputs of one request to a function, in the loop. Made by `Mailboxes`."""
+
+    def __init__(self, mailbox: "Mailbox", take: Callable[[Output], object]) -> None:
+        self._mailbox, self.take = mailbox, take
+
+    def sink(self, output: Output) -> None:
+        """Send an output; from any thread."""
+        self._mailbox.send(self, output)
 
 
 class Reader:
@@ -41,10 +53,10 @@ class Mailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._arrived: deque[tuple[Reader, Output]] = deque()
+        self._arrived: deque[tuple[Reader | Taker, Output]] = deque()
         self._called = False
 
-    def send(self, reader: Reader, output: Output) -> None:
+    def send(self, reader: "Reader | Taker", output: Output) -> None:
         """From any thread; it is read after `ring`."""
         if self.loop.is_closed():
             raise ConnectionError("the event loop of the reader is closed")
@@ -76,13 +88,20 @@ class Mailboxes:
 
     def reader(self) -> Reader:
         """A reader for a task of the loop that runs."""
+        return Reader(self._mailbox())
+
+    def taker(self, take: Callable[[Output], object]) -> Taker:
+        """The same for a function that the loop is to call with each output."""
+        return Taker(self._mailbox(), take)
+
+    def _mailbox(self) -> Mailbox:
         loop = asyncio.get_running_loop()
         with self._lock:
             mailbox = self._of_loop.get(loop)
             if mailbox is None:
                 self._of_loop = {known: box for known, box in self._of_loop.items() if not known.is_closed()}
                 mailbox = self._of_loop[loop] = Mailbox(loop)
-        return Reader(mailbox)
+        return mailbox
 
     def ring(self) -> None:
         """Everything that a step has brought is on its way."""

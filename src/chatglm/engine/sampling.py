@@ -25,7 +25,9 @@ from chatglm.engine.threads import torch_threads
 from chatglm.engine.warping import on_device, walk, warp
 
 INVALID = -1  # stands for a token where none can be chosen
-NOTHING_TO_CHOOSE = "no token can be chosen: every token is banned, or the logits hold NaN or infinity, which damaged weights bring about"
+NOTHING_TO_CHOOSE = (
+    "no token can be chosen: every token is banned, or the logits hold NaN or infinity, as damaged weights give them"
+)
 _MOST_LOGPROBS = 20  # found for every row that wants any
 
 

@@ -71,7 +71,7 @@ def build_app(server: Server) -> FastAPI:
     _add_tokens(app, server)
     _add_models(app, server)
     _add_health(app, server)
-    for part in (files, batches, legacy, adapters, agent):
+    for part in (files, batches, legacy, adapters, agent) if server.config.alone else (legacy,):
         part.add_routes(app, server)
     describe(app)
     return app

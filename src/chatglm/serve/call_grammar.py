@@ -30,21 +30,40 @@ _MAX_OPTIONAL = 12  # properties that may be left out; each doubles nothing, but
 _KEYWORD = "type"
 
 
-def lark_of_calls(tools: Sequence[tuple[str, Mapping[str, Any]]], *, several: bool = False) -> str:
+def lark_of_calls(tools: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """A Lark grammar of a call of one of the tools, from behind the assistant's marker on.
 
     Args:
         tools: names and their JSON Schemas, of objects.
-        several: not used by the format, in which each call has an answer of its own.
 
     Raises:
         ApiError: 400, a schema that is no object's or has too many parts.
     """
     grammar = _Grammar()
-    calls = [
-        f'"{name}" {BREAK} "```python\\ntool_call(" {grammar.arguments(schema)} ")\\n```"' for name, schema in tools
-    ]
+    calls = [f'"{name}" {BREAK} {grammar.call(schema)}' for name, schema in tools]
     return f"start: {BEGIN} ({' | '.join(calls)})\n" + grammar.text()
+
+
+def lark_of_answers(tools: Sequence[tuple[str, Mapping[str, Any] | None]], marker: str) -> str:
+    """A Lark grammar of whole answers: texts, and calls that fit the schemas there are.
+
+    Args:
+        tools: names and their JSON Schemas; None: any arguments.
+        marker: what stands between two segments of an answer, as Lark spells it.
+
+    Raises:
+        ApiError: see `lark_of_calls`.
+    """
+    grammar, terminals, segments = _Grammar(), [], []
+    for number, (name, schema) in enumerate(tools):
+        # Each way to begin is one terminal: the longest that fits is taken, so that a name is no line of text.
+        free = r"(.|\n)*" if schema is None else ""
+        terminals.append(r"CALL_{}: / ?{}\n ?{}/".format(number, name.replace(".", r"\."), free))
+        segments.append(f"CALL_{number}" + ("" if schema is None else f" {grammar.call(schema)}"))
+    # A text has an empty first line or no second one, else its first line would be a tool's name.
+    terminals.append(r"TEXT: /[^\n]*|[ \t]*\n(.|\n)*/")
+    segment = f"segment: {' | '.join([*segments, 'TEXT'])}"
+    return "\n".join([f"start: segment ({marker} segment)*", segment, *terminals, grammar.text()])
 
 
 class _Grammar:
@@ -57,6 +76,10 @@ class _Grammar:
 
     def text(self) -> str:
         return "\n".join(self._rules) + _RULES
+
+    def call(self, schema: Mapping[str, Any]) -> str:
+        """What stands behind the tool's name."""
+        return f'"```python\\ntool_call(" {self.arguments(schema)} ")\\n```"'
 
     def arguments(self, schema: Mapping[str, Any]) -> str:
         """What stands between the brackets of `tool_call(...)`."""

@@ -51,7 +51,7 @@ def prompt_ids(service: Service, request: ChatRequest) -> list[int]:
     Raises:
         ApiError: see `Service.render`.
     """
-    messages = [message.model_dump(exclude_none=True) for message in request.messages]
+    messages = [message.model_dump(exclude_none=True) for message in request.said]
     return service.render(messages, [tool.model_dump(exclude={"strict"}) for tool in _offered(request)])
 
 
@@ -63,7 +63,9 @@ def _form(service: Service, request: ChatRequest) -> Any:
     """What the answer is held to; None: nothing."""
     if request.choice == "required":
         return service.forms.of_call(request.offered, request.chosen_name)
-    return service.forms.of_response(request.response_format, request.structured_outputs, chat=True)
+    form = service.forms.of_response(request.response_format, request.structured_outputs, chat=True)
+    offered = _offered(request)
+    return service.forms.of_answer(offered) if form is None and any(tool.strict for tool in offered) else form
 
 
 # whole answers

@@ -112,12 +112,18 @@ def _told_logprobs(service: Service, request: CompletionRequest, answer: Answer)
     return completion_logprobs(items, ids, service.texts)
 
 
-def usage(request: CompletionRequest, made: list[Answer]) -> dict[str, int]:
+def usage(request: CompletionRequest, made: list[Answer]) -> dict[str, Any]:
     """Tokens of the prompts, each counted once, and of everything that was written."""
     each = max(request.n, request.best_of or 1)
     prompt = sum(answer.prompt_tokens for answer in made[::each])
     written = sum(answer.request.num_output if answer.request is not None else 0 for answer in made)
-    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+    cached = sum(answer.request.num_cached if answer.request is not None else 0 for answer in made[::each])
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
 
 
 async def chunks(service: Service, request: CompletionRequest, answers: Answers) -> AsyncGenerator[bytes, None]:

@@ -34,12 +34,28 @@ def start_server(options: argparse.Namespace) -> int:
         ConfigError: an option's value, or a port that is taken. MissingExtraError: the packages of a server.
         SandboxError: code cannot be isolated here.
     """
+    config, keys = checked(options)
+    with listening(options.host, options.port) as listener:  # before the model: a taken port is said at once
+        note("loading " + (options.model or "the embedded model"))
+        engine, tokenizer = loaded_engine(options)
+        try:
+            return asyncio.run(serve(engine, tokenizer, config, keys, listener, options))
+        finally:
+            engine.close()
+
+
+def checked(options: argparse.Namespace) -> tuple[ServerConfig, Keys]:
+    """The settings and the keys that the options name.
+
+    Raises:
+        ConfigError, MissingExtraError, SandboxError: see `start_server`.
+    """
     _need_packages()
     _check_engine(options)
     config = config_of(options)
     keys = Keys.read(options.api_key_file, os.environ.get(ENVIRONMENT))
     if options.host not in LOOPBACK and not keys.asked_for:
-        _note(
+        note(
             f"anybody who reaches {options.host}:{options.port} can use this model; "
             f"ask for keys with --api-key-file or {ENVIRONMENT}"
         )
@@ -48,18 +64,22 @@ def start_server(options: argparse.Namespace) -> int:
 
         open_sandbox(config.tier).close()  # that code cannot be isolated here is told before a model is loaded
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    with listening(options.host, options.port) as listener:  # before the model: a taken port is said at once
-        _note("loading " + (options.model or "the embedded model"))
-        engine, tokenizer = _loaded(options)
-        try:
-            return asyncio.run(serve(engine, tokenizer, config, keys, listener, options))
-        finally:
-            engine.close()
+    return config, keys
 
 
 def _check_engine(options: argparse.Namespace) -> None:
     if options.cache_memory is not None and not 0 < options.cache_memory < 1e6:
         raise ConfigError(f"--cache-memory is {options.cache_memory}; it must be a number of GB above 0")
+    if getattr(options, "engine", "own") == "vllm":
+        ours = ("quantize", "adapter", "prefix", "cache_memory", "allow_lora")
+        if given := [name for name in ours if getattr(options, name, None) is not None]:
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is this package's engine's; leave it out, or --engine vllm"
+            )
+        if options.tensor_parallel < 1:
+            raise ConfigError(f"--tensor-parallel is {options.tensor_parallel}; it must be at least 1")
+    elif getattr(options, "tensor_parallel", 1) != 1:
+        raise ConfigError("--tensor-parallel goes with --engine vllm")
     if options.max_batch < 1:
         raise ConfigError(f"--max-batch is {options.max_batch}; it must be at least 1")
 
@@ -86,8 +106,8 @@ def loaded_server(options: argparse.Namespace) -> Iterator[Direct]:
     from chatglm.serve.server import Server
     from chatglm.serve.service import Service
 
-    _note("loading " + (options.model or "the embedded model"))
-    engine, tokenizer = _loaded(options)
+    note("loading " + (options.model or "the embedded model"))
+    engine, tokenizer = loaded_engine(options)
     server = Server(Service(engine.start(), tokenizer, config), Keys())
     try:
         yield Direct(build_app(server), OPEN)
@@ -137,7 +157,7 @@ async def serve(
     listener.listen(_BACKLOG)  # whoever reads the address below may come at once
     scheme = "https" if options.tls_cert else "http"
     host, port = listener.getsockname()[:2]
-    _note(f"{config.name} answers at {scheme}://{host}:{port}/v1")
+    note(f"{config.name} answers at {scheme}://{host}:{port}/v1")
     watch = asyncio.create_task(_watch(engine, server, web))
     try:
         await web.serve(sockets=[listener])
@@ -156,13 +176,37 @@ async def _watch(engine: Any, server: Any, web: Any) -> None:
     web.should_exit = True
 
 
-def _loaded(options: argparse.Namespace) -> tuple[Any, Any]:
+def loaded_engine(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The engine that the options name, and its tokenizer."""
+    if getattr(options, "engine", "own") == "vllm":
+        return _vllm(options)
     from chatglm.loading import load_as
     from chatglm.own_engine import engine_for
 
     model, tokenizer = load_as(options)
     memory = None if options.cache_memory is None else round(options.cache_memory * 1e9)
     return engine_for(model, tokenizer, max_running=options.max_batch, kv_memory=memory), tokenizer
+
+
+def _vllm(options: argparse.Namespace) -> tuple[Any, Any]:
+    """vLLM on the model's folder, and our tokenizer of it."""
+    from chatglm.engine.vllm_engine import open_vllm
+    from chatglm.loading import load_tokenizer
+    from chatglm.model.stream_decoder import StreamDecoder
+
+    folder, tokenizer = load_tokenizer(options.model, hub=options.hub)
+    sizes = {"max_num_seqs": options.max_batch, "tensor_parallel_size": options.tensor_parallel}
+    return open_vllm(str(folder), tokenizer, lambda: StreamDecoder(tokenizer), **sizes), tokenizer
+
+
+def free_address(host: str, port: int) -> int:
+    """The port, or one that is free for 0.
+
+    Raises:
+        ConfigError: see `chatglm serve`: the address is taken or not this machine's.
+    """
+    with listening(host, port) as listener:
+        return int(listener.getsockname()[1])
 
 
 def _need_packages() -> None:
@@ -173,6 +217,7 @@ def _need_packages() -> None:
         raise MissingExtraError("fastapi", "serve", "chatglm serve") from None
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """A line for whoever has started the server."""
     sys.stderr.write(f"chatglm: {text}\n")
     sys.stderr.flush()

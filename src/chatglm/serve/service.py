@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from chatglm.agent.answer import Answer
@@ -46,7 +47,8 @@ class Service:
     """Joins an engine that steps for itself with the tokenizer of its model.
 
     Args:
-        engine: a `chatglm.engine.Engine` whose worker runs, or anything with its `submit`, `abort` and `stats`.
+        engine: a `chatglm.engine.Engine` whose worker runs, or anything with its `submit`, `deliver`,
+            `abort` and `stats`.
         tokenizer: of the same model.
         config: what is allowed.
     """
@@ -106,7 +108,7 @@ class Service:
         if room < LEAST_ROOM:
             raise ApiError(
                 400,
-                f"the prompt has {prompt_tokens} tokens and the model's context is {self.context}, the answer included",
+                f"{self._too_long()}; the prompt has {prompt_tokens}",
                 code="context_length_exceeded",
                 param=field,
             )
@@ -116,11 +118,17 @@ class Service:
         if wanted is not None and wanted > room:
             raise ApiError(
                 400,
-                f"the prompt has {prompt_tokens} tokens and {wanted} are wanted; the context has {self.context}",
+                f"{self._too_long()}; the prompt has {prompt_tokens} and {wanted} are wanted",
                 code="context_length_exceeded",
                 param="max_tokens",
             )
         return min(room, *(value for value in (wanted or self.config.max_tokens, limit, room) if value is not None))
+
+    def _too_long(self) -> str:
+        # Clients know the error by OpenAI's own words, or by its code in the text.
+        return (
+            f"(context_length_exceeded) This model's maximum context length is {self.context} tokens, answer included"
+        )
 
     def ids_of(self, prompt: str | list[int], field: str = "prompt") -> list[int]:
         """A prompt's ids; a text gets the tokens that every prompt of this model begins with.
@@ -199,7 +207,7 @@ class Answers:
     def __init__(self, service: Service, jobs: Sequence[Job]) -> None:
         self.engine, self.made = service.engine, list[Answer]()
         self._inbox: asyncio.Queue[tuple[int, Output | ApiError]] = asyncio.Queue()
-        self._readers: list[asyncio.Task[None]] = []
+        self._last: dict[int, float] = {}  # when each got its last tokens
         self.gaps: list[float] = []
         try:
             for job in jobs:
@@ -224,7 +232,8 @@ class Answers:
         Raises:
             ApiError: the engine could not go on, or somebody had them fail.
         """
-        self._readers = [asyncio.create_task(self._read(index)) for index in range(len(self.made))]
+        for place, answer in enumerate(self.made):
+            self.engine.deliver(answer.request, partial(self._take, place))
         while any(answer.finish_reason is None for answer in self.made):
             arrived = [await self._inbox.get()]
             while not self._inbox.empty():  # whoever reads slowly is told more at once
@@ -249,17 +258,12 @@ class Answers:
             self.engine.abort(answer.request)
         return events
 
-    async def _read(self, index: int) -> None:
-        before: float | None = None
-        try:
-            async for output in self.engine.astream(self.made[index].request):
-                if output.token_ids:
-                    now = time.monotonic()
-                    self.gaps += [] if before is None else [now - before]
-                    before = now
-                self._inbox.put_nowait((index, output))
-        except ChatGLMError as error:
-            self._inbox.put_nowait((index, from_ours(error)))
+    def _take(self, index: int, output: Output) -> None:
+        if output.token_ids:
+            now, before = time.monotonic(), self._last.get(index)
+            self.gaps += [] if before is None else [now - before]
+            self._last[index] = now
+        self._inbox.put_nowait((index, output))
 
     def fail(self, error: ApiError) -> None:
         """Break off what is not done: whoever reads the events gets the error."""
@@ -268,8 +272,6 @@ class Answers:
 
     def end(self) -> None:
         """Give up what is not done."""
-        for reader in self._readers:
-            reader.cancel()
         for index, answer in enumerate(self.made):
             if not answer.finished:
                 self.end_one(index)

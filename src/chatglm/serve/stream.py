@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from chatglm.serve.errors import ApiError, from_ours
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 DONE = "[DONE]"
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 Message = MutableMapping[str, Any]
 
 
@@ -27,7 +29,7 @@ class Gone(Exception):
 
 def event(data: Any, name: str | None = None) -> bytes:
     """One event; the data as JSON, a text as it is."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = data if isinstance(data, str) else _json(data)
     return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
 
 
@@ -58,64 +60,75 @@ class EventStream(Response):
         del self.headers["content-length"]
         self.events, self.place, self.keep_alive, self.write_timeout = events, place, keep_alive, write_timeout
         self.error_event = error_event
+        self._written = time.monotonic()
+        self._writing_since: float | None = None  # None: nothing is being written
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async with self.place, aclosing(self.events):
             try:
-                await until_gone(receive, self._send_all(send))
+                # What is due now and then is looked after beside the stream: a timer for each chunk costs more than it.
+                await until_gone(receive, self._send_all(send), self._watch(send))
             except Gone:
                 _log.debug("the client has gone")
 
     async def _send_all(self, send: Any) -> None:
         await self._write(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for chunk in self._with_signs_of_life():
-            await self._write(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            async for chunk in self.events:
+                await self._write(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+        except ChatGLMError as error:
+            await self._tell(send, self.error_event(from_ours(error)))
+        except Gone:
+            raise
+        except Exception:
+            _log.exception("a stream has failed")
+            await self._tell(send, self.error_event(ApiError(500, "the server has failed; its log says why")))
         await self._write(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _tell(self, send: Any, chunk: bytes) -> None:
+        await self._write(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+
     async def _write(self, send: Any, message: Message) -> None:
+        self._writing_since = time.monotonic()
         try:
-            await asyncio.wait_for(send(message), self.write_timeout)
-        except (asyncio.TimeoutError, OSError):
+            await send(message)
+        except OSError:
             raise Gone from None
-
-    async def _with_signs_of_life(self) -> AsyncIterator[bytes]:
-        upcoming: asyncio.Future[bytes] | None = None
-        try:
-            while True:
-                upcoming = upcoming or asyncio.ensure_future(anext(self.events))
-                done, _ = await asyncio.wait((upcoming,), timeout=self.keep_alive)
-                if not done:
-                    yield b": still here\n\n"
-                    continue
-                try:
-                    chunk = upcoming.result()
-                except StopAsyncIteration:
-                    return
-                except ChatGLMError as error:
-                    yield self.error_event(from_ours(error))
-                    return
-                except Exception:
-                    _log.exception("a stream has failed")
-                    yield self.error_event(ApiError(500, "the server has failed; its log says why"))
-                    return
-                finally:
-                    upcoming = None if done else upcoming
-                yield chunk
         finally:
-            if upcoming is not None:
-                await _ended(upcoming)
+            self._written, self._writing_since = time.monotonic(), None
+
+    async def _watch(self, send: Any) -> None:
+        """Gives up a client that does not read, and tells one that waits long that its answer is alive."""
+        while True:
+            now = time.monotonic()
+            if self._writing_since is not None:
+                left = self._writing_since + self.write_timeout - now
+                if left <= 0:
+                    raise Gone
+            else:
+                left = self._written + self.keep_alive - now
+                if left <= 0:
+                    await self._tell(send, b": still here\n\n")
+                    continue
+            await asyncio.sleep(min(left, self.write_timeout))
 
 
-async def until_gone(receive: Callable[[], Awaitable[Message]], work: Any) -> Any:
-    """The work's result, or `Gone` as soon as the client has closed the connection; the work is then cancelled."""
-    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+async def until_gone(receive: Callable[[], Awaitable[Message]], work: Any, *beside: Any) -> Any:
+    """The work's result, or `Gone` as soon as the client has closed the connection; the work is then cancelled.
+
+    What runs beside it is cancelled with it; where that raises, so does this.
+    """
+    task, *others = (asyncio.ensure_future(one) for one in (work, _disconnected(receive), *beside))
     try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, *others), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
+        for other in others:
+            if other.done():
+                other.result()
         raise Gone
     finally:
-        await _ended(task, watch)
+        await _ended(task, *others)
 
 
 async def _ended(*tasks: asyncio.Future[Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from chatglm.errors import GenerationError, MissingExtraError
 from chatglm.own_engine import token_texts
-from chatglm.serve.call_grammar import lark_of_calls
+from chatglm.serve.call_grammar import lark_of_answers, lark_of_calls
 from chatglm.serve.errors import wrong
 from chatglm.serve.protocol.chat import (
     FunctionTool,
@@ -26,6 +26,8 @@ from chatglm.serve.protocol.chat import (
 ANSWER = '" "? "\\n" " "?'  # what stands between the assistant's marker and its text
 PLAIN = '" "?'  # a text that is continued
 _BREAK = "\n"
+_VALUES = ("const", "default", "enum", "examples")  # of a schema: what they hold is no schema
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # name -> schema
 _ANY_OBJECT = {"type": "object"}
 
 
@@ -57,7 +59,9 @@ class Forms:
         if isinstance(wanted, JsonObjectFormat):
             return self._json(_ANY_OBJECT, lead, "response_format")
         if isinstance(wanted, JsonSchemaFormat):
-            return self._json(wanted.json_schema.schema_, lead, "response_format.json_schema.schema")
+            field, schema = "response_format.json_schema.schema", wanted.json_schema.schema_
+            self._check(schema, field)
+            return self._json(_closed(schema) if wanted.json_schema.strict else schema, lead, field)
         if other is None:
             return None
         if other.json_ is not None:
@@ -77,6 +81,14 @@ class Forms:
             self._check(schema, "tools")
         return self._lark(lark_of_calls(chosen), "tools", own=True)
 
+    def of_answer(self, tools: Sequence[FunctionTool]) -> Any:
+        """The constraint for an answer that may call, in which calls of tools with `strict` fit their schemas."""
+        chosen = [(tool.name, tool.parameters if tool.strict else None) for tool in tools]
+        for _, schema in chosen:
+            self._check({} if schema is None else schema, "tools")
+        next_segment = f"<[{self.tokenizer.chat_specials['<|assistant|>']}]>"
+        return self._lark(lark_of_answers(chosen, next_segment), "tools", own=True)
+
     def _json(self, schema: Any, lead: str, field: str) -> Any:
         self._check(schema, field)
         return self._lark(f"start: {lead} wanted\nwanted: %json {json.dumps(_compact(schema))}", field, own=True)
@@ -88,7 +100,7 @@ class Forms:
         fault = guidance.LLMatcher.validate_grammar(guidance.grammar_from("lark", grammar), self._tokens())
         if fault:
             raise wrong(field, f"{field} is no form that an answer could have: {fault[:300]}")
-        return lambda: _Matching(guidance.LLMatcher(self._tokens(), guidance.grammar_from("lark", grammar)))
+        return _Form(grammar, self._tokens())
 
     def _check(self, schema: Any, field: str) -> None:
         if not isinstance(schema, Mapping):
@@ -126,6 +138,17 @@ class _Vocabulary:
         the end of a line."""
         ids: list[int] = self._encode(_BREAK + text)
         return ids[self._lead :]
+
+
+class _Form:
+    """Makes a request's constraint. An engine that has its own grammars reads `lark`."""
+
+    def __init__(self, lark: str, tokens: Any) -> None:
+        self.lark, self._tokens = lark, tokens
+
+    def __call__(self) -> _Matching:
+        guidance = _library()
+        return _Matching(guidance.LLMatcher(self._tokens, guidance.grammar_from("lark", self.lark)))
 
 
 class _Matching:
@@ -185,6 +208,26 @@ def _compact(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Blanks as Python writes JSON: a model must not be able to write them for ever."""
     layout = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     return {**schema, "x-guidance": layout}
+
+
+def _closed(schema: Any) -> Any:
+    """A schema whose objects have no properties but those it names, as `strict` asks for.
+
+    OpenAI refuses strict schemas that do not say so; a model that may add properties adds some for ever.
+    """
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    closed: dict[str, Any] = {}
+    for word, value in schema.items():
+        if word in _NAMED and isinstance(value, Mapping):
+            closed[word] = {name: _closed(inner) for name, inner in value.items()}
+        else:
+            closed[word] = value if word in _VALUES else _closed(value)
+    if "properties" in schema:
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def _depth(value: Any) -> int:

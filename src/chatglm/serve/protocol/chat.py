@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from chatglm.serve.errors import wrong
 from chatglm.serve.protocol.base import Value
 from chatglm.serve.protocol.sampling import Sampling
+from chatglm.serve.protocol.tool_results import check_ids, in_order_of_calls
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
@@ -172,12 +173,18 @@ class ChatRequest(Sampling):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise wrong("tools", f"two tools are named {twice!r}; names must differ")
+        check_ids(self.messages)
         chosen = self.chosen_name
         if chosen is not None and chosen not in names:
             raise wrong(
                 "tool_choice", f"tool_choice names {chosen!r}, which is not offered; offered are: {', '.join(names)}"
             )
         return self
+
+    @property
+    def said(self) -> list[ChatMessage]:
+        """The conversation as the model reads it."""
+        return in_order_of_calls(self.messages)
 
     @property
     def offered(self) -> list[FunctionTool]:

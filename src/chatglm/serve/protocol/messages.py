@@ -141,13 +141,19 @@ def _converted(message: SaidMessage) -> list[dict[str, Any]]:
             arguments = json.dumps(block.input, ensure_ascii=False)
             calls.append({"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}})
         else:
-            results.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": _text(block.content)})
+            results.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block)})
     if message.role == "user" and calls or message.role == "assistant" and results:
         raise unsupported("messages", f"a {message.role} message has a block that only the other side can write")
     said: dict[str, Any] = {"role": message.role, "content": "\n".join(texts)}
     if calls:
         return [said | {"tool_calls": calls}]
     return [*results, *([said] if texts or not results else [])]
+
+
+def _result(block: ToolResultBlock) -> str:
+    """What a tool has given; a failure is told as such in words, which is all that the model reads."""
+    text = _text(block.content)
+    return f"Error: {text}" if block.is_error and not text.lower().startswith("error") else text
 
 
 def _text(content: str | list[TextBlock]) -> str:

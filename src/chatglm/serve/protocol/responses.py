@@ -132,14 +132,17 @@ class ResponsesRequest(Body):
 
 
 def _function(tool: OfferedFunction) -> dict[str, Any]:
-    told = {"name": tool.name, "description": tool.description or ""}
+    told: dict[str, Any] = {"name": tool.name, "description": tool.description or "", "strict": tool.strict}
     return told | ({"parameters": tool.parameters} if tool.parameters is not None else {})
 
 
 def _format(wanted: PlainFormat | SchemaFormat) -> dict[str, Any]:
     if isinstance(wanted, PlainFormat):
         return {"type": wanted.type}
-    return {"type": "json_schema", "json_schema": {"name": wanted.name, "schema": wanted.schema_}}
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": wanted.name, "schema": wanted.schema_, "strict": wanted.strict},
+    }
 
 
 def _text(content: str | list[TextPart]) -> str:

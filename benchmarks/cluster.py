@@ -1,0 +1,471 @@
+"""A load of conversations over 1 to 1,000 replicas, simulated from what a step costs, with the routing of the server.
+
+    python benchmarks/cluster.py                                # a table for each number of replicas
+    python benchmarks/cluster.py --costs gpu --users 200        # other costs, more conversations at once for a replica
+    python benchmarks/cluster.py --routing least-busy           # what routing by load alone would give
+    python benchmarks/cluster.py --real                         # two real replicas on Ray Serve beside their simulation
+
+Conversations come at random (`--bursty`: in waves, five times as many in a tenth of the time), begin with one of a few
+system prompts, have several turns with time to think between them, and prompts and answers of chat-like lengths. A step
+of a replica costs `step` and something for every token of a prompt and every answer, see `COSTS`; it batches as the
+engine does, and its cache is as large as its memory. Times are from the request to its first token (TTFT) and between
+the tokens of an answer (TBT). With `--real` the networks are stubs that sleep as long as a step costs; everything else
+is real, and so is the time.
+"""
+
+import argparse
+import asyncio
+import heapq
+import itertools
+import json
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from common import hardware
+
+from chatglm.serve.routing import Router
+
+BLOCK = 64  # tokens; a block of the routing is 256 bytes, about as many
+MOST = 1100  # tokens of a conversation before its last turn: the embedded model, which real replicas have, reads 2,048
+REPLICAS = (1, 2, 4, 10, 32, 100, 320, 1000)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of a step: of itself, for each token of a prompt, for each answer that goes on."""
+
+    step: float
+    prompt: float
+    answer: float
+    cache: int  # tokens
+    prompts_beside_answers: int = 64  # tokens of prompts in a step in which others are answered
+    batch: int = 512  # tokens of a step
+    running: int = 64
+
+
+COSTS = {
+    # 2 cores of an AMD EPYC (Zen 4), the 6B shapes in INT4: what docs/quantization.md tells.
+    "cpu": Costs(step=0.118, prompt=0.0207, answer=0.0094, cache=32_000),
+    # The 6B shapes in bfloat16 at 0.8 TB/s and 60 TFLOP/s. Not measured: a share of data sheets of GPUs with 24 GB.
+    "gpu": Costs(step=0.016, prompt=0.0002, answer=0.0001, cache=200_000, prompts_beside_answers=512, running=256),
+    "stub": Costs(step=0.02, prompt=0.001, answer=0.0, cache=100_000),
+}
+
+
+# the load
+
+
+@dataclass
+class Turn:
+    """One request."""
+
+    session: int
+    blocks: list[int]
+    prompt: int  # tokens
+    answer: int
+    arrival: float = 0.0
+    left: int = 0  # tokens of the prompt still to be computed
+    written: int = 0
+    owner: Any = None  # the conversation
+
+
+class Session:
+    """A conversation: what it asks, one turn after the other."""
+
+    def __init__(self, number: int, chosen: random.Random, systems: int) -> None:
+        self.number, self.chosen = number, chosen
+        self.system = chosen.randrange(systems)
+        self.system_tokens = 128 * (1 + self.system % 4)
+        self.tokens = self.system_tokens
+        self.turns = 1 + min(11, int(chosen.expovariate(1 / 3)))
+
+    def next(self) -> Turn | None:
+        """The next request; None at the end."""
+        if not self.turns or self.tokens > MOST:
+            return None
+        self.turns -= 1
+        self.tokens += min(400, 4 + int(self.chosen.lognormvariate(3.3, 0.9)))
+        answer = min(400, 4 + int(self.chosen.lognormvariate(4.2, 0.8)))
+        turn = Turn(self.number, [self._block(at) for at in range(self.tokens // BLOCK)], self.tokens, answer)
+        self.tokens += answer
+        return turn
+
+    def _block(self, at: int) -> int:
+        shared = (at + 1) * BLOCK <= self.system_tokens
+        return hash((-1 - self.system if shared else self.number, at))
+
+    def thinking(self) -> float:
+        return 1 + self.chosen.expovariate(1 / 8)
+
+
+def beginnings(rate: float, seconds: float, bursty: bool, chosen: random.Random) -> Iterator[float]:
+    """When conversations begin."""
+    now = 0.0
+    while True:
+        busy = not bursty or now % 20 < 2
+        now += chosen.expovariate(rate * (5 if bursty and busy else 0.555 if bursty else 1))
+        if now >= seconds:
+            return
+        yield now
+
+
+@dataclass
+class Result:
+    """What was seen."""
+
+    firsts: list[float] = field(default_factory=list)
+    gaps: list[tuple[float, int]] = field(default_factory=list)  # seconds, how often
+    asked: int = 0  # tokens of prompts
+    found: int = 0  # of these in a cache
+    written: int = 0
+    seconds: float = 0.0  # of measuring
+    begin: float = 0.0  # when it begins: before that the load comes to its level
+
+    def row(self, replicas: int) -> dict[str, float]:
+        rate = self.written / self.seconds
+        return {
+            "TTFT p50": quantile([(value, 1) for value in self.firsts], 0.5),
+            "TTFT p99": quantile([(value, 1) for value in self.firsts], 0.99),
+            "TBT p50": quantile(self.gaps, 0.5),
+            "TBT p99": quantile(self.gaps, 0.99),
+            "cache hits": self.found / max(1, self.asked),
+            "tokens/s": rate,
+            "tokens/s per replica": rate / replicas,
+        }
+
+
+def quantile(values: list[tuple[float, int]], share: float) -> float:
+    total, seen = sum(count for _, count in values), 0
+    for value, count in sorted(values):
+        seen += count
+        if seen >= share * total:
+            return value
+    return 0.0
+
+
+# the replicas
+
+
+@dataclass
+class Plan:
+    """Steps that are being taken: the same one `count` times."""
+
+    begun: float
+    seconds: float
+    count: int
+    answering: list[Turn]
+
+    @property
+    def end(self) -> float:
+        return self.begun + self.seconds * self.count
+
+
+class Replica:
+    """One engine: a queue, a batch, and a cache of blocks."""
+
+    def __init__(self, costs: Costs, result: Result) -> None:
+        self.costs, self.result = costs, result
+        self.waiting: deque[Turn] = deque()
+        self.running: list[Turn] = []
+        self.cache: OrderedDict[int, None] = OrderedDict()
+        self.plan: Plan | None = None
+
+    @property
+    def load(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    def add(self, turn: Turn) -> None:
+        """A request comes; what is planned ends with the step that runs now."""
+        self.waiting.append(turn)
+        if self.plan is not None and self.plan.count > 1:
+            self.plan.count = max(
+                1, min(self.plan.count, int((turn.arrival - self.plan.begun) / self.plan.seconds) + 1)
+            )
+
+    def begin(self, now: float) -> Plan | None:
+        """The next steps: one, or as many as are alike."""
+        answering = [turn for turn in self.running if not turn.left]
+        for_prompts = self.costs.prompts_beside_answers if answering else self.costs.batch
+        room = min(self.costs.batch - len(answering), for_prompts)
+        computed = 0
+        for turn in [turn for turn in self.running if turn.left]:
+            computed += self._part(turn, room - computed, answering)
+        while self.waiting and len(self.running) < self.costs.running and computed < room:
+            turn = self.waiting.popleft()
+            self._admit(turn)
+            computed += self._part(turn, room - computed, answering)
+        if not self.running:
+            self.plan = None
+            return None
+        seconds = self.costs.step + self.costs.prompt * computed + self.costs.answer * len(answering)
+        alike = not computed and not self.waiting
+        count = min(turn.answer - turn.written for turn in answering) if alike else 1
+        self.plan = Plan(now, seconds, count, answering)
+        return self.plan
+
+    def _admit(self, turn: Turn) -> None:
+        known = sum(1 for _ in itertools.takewhile(self.cache.__contains__, turn.blocks))
+        turn.left = turn.prompt - min(known * BLOCK, turn.prompt - 1)
+        if turn.arrival >= self.result.begin:
+            self.result.asked += turn.prompt
+            self.result.found += turn.prompt - turn.left
+        self.running.append(turn)
+
+    @staticmethod
+    def _part(turn: Turn, room: int, answering: list[Turn]) -> int:
+        part = min(turn.left, room)
+        turn.left -= part
+        if not turn.left:
+            answering.append(turn)
+        return part
+
+    def finish(self) -> list[Turn]:
+        """The planned steps are done -> who is answered."""
+        plan, done = self.plan, []
+        assert plan is not None
+        counts = plan.end >= self.result.begin
+        if counts and (going_on := sum(turn.written > 0 for turn in plan.answering)):
+            self.result.gaps.append((plan.seconds, going_on * plan.count))
+        for turn in plan.answering:
+            if not turn.written:
+                self.result.firsts += [plan.end - turn.arrival] if counts else []
+                self._keep(turn.blocks)
+            turn.written += plan.count
+            self.result.written += plan.count if counts else 0
+            if turn.written >= turn.answer:
+                done.append(turn)
+                self.running.remove(turn)
+        return done
+
+    def _keep(self, blocks: list[int]) -> None:
+        for block in reversed(blocks):
+            self.cache[block] = None
+            self.cache.move_to_end(block)
+        while len(self.cache) * BLOCK > self.costs.cache:
+            self.cache.popitem(last=False)
+
+
+class Cluster:
+    """Replicas, what is sent to them, and the time."""
+
+    def __init__(self, count: int, costs: Costs, routing: str, result: Result) -> None:
+        self.result = result
+        self.replicas = {f"r{number}": Replica(costs, self.result) for number in range(count)}
+        self.router, self.routing = Router(capacity=costs.cache // BLOCK), routing
+        self.load = dict.fromkeys(self.replicas, 0)
+        self._events: list[tuple[float, int, Any]] = []
+        self._order = itertools.count()
+        self._planned: dict[str, float] = {}
+
+    def run(self, sessions: Iterator[tuple[float, Session]]) -> Result:
+        """To the end of what is measured."""
+        for begins, session in sessions:
+            self._ask(session, begins)
+        while self._events and self._events[0][0] < self.result.begin + self.result.seconds:
+            now, _, what = heapq.heappop(self._events)
+            if isinstance(what, str):
+                self._step_done(what, now)
+            else:
+                self._send(*what, now)
+        return self.result
+
+    def _ask(self, session: Session, when: float) -> None:
+        turn = session.next()
+        if turn is not None:
+            turn.arrival = when
+            heapq.heappush(self._events, (when, next(self._order), (session, turn)))
+
+    def _send(self, session: Session, turn: Turn, now: float) -> None:
+        name = self._chosen(turn)
+        turn.owner = session
+        self.load[name] += 1
+        replica = self.replicas[name]
+        replica.add(turn)
+        if replica.plan is None:
+            replica.begin(now)
+        self._schedule(name)
+
+    def _chosen(self, turn: Turn) -> str:
+        if self.routing == "random":
+            return random.Random(hash((turn.session, turn.prompt))).choice(list(self.load))
+        blocks = turn.blocks if self.routing == "prefix" else []
+        name = self.router.first(blocks, self.load)
+        self.router.note(blocks, name)
+        return name
+
+    def _schedule(self, name: str) -> None:
+        plan = self.replicas[name].plan
+        if plan is not None and self._planned.get(name) != plan.end:
+            self._planned[name] = plan.end
+            heapq.heappush(self._events, (plan.end, next(self._order), name))
+
+    def _step_done(self, name: str, now: float) -> None:
+        if self._planned.get(name) != now:
+            return  # it was planned anew
+        del self._planned[name]
+        for turn in self.replicas[name].finish():
+            self.load[name] -= 1
+            self._ask(turn.owner, now + turn.owner.thinking())
+        self.replicas[name].begin(now)
+        self._schedule(name)
+
+
+WARM_UP = 45.0  # seconds; a conversation lasts about as long
+
+
+def load_of(options: argparse.Namespace, replicas: int) -> Iterator[tuple[float, Session]]:
+    """Conversations, about so many at once for each replica."""
+    chosen = random.Random(options.seed)
+    rate = options.users * replicas / WARM_UP
+    for number, begins in enumerate(beginnings(rate, WARM_UP + options.seconds, options.bursty, chosen)):
+        yield begins, Session(number, random.Random(f"{options.seed} {number}"), options.systems)
+
+
+def simulated(options: argparse.Namespace, replicas: int) -> dict[str, float]:
+    result = Result(seconds=options.seconds, begin=WARM_UP)
+    cluster = Cluster(replicas, COSTS[options.costs], options.routing, result)
+    return cluster.run(load_of(options, replicas)).row(replicas)
+
+
+# the real thing
+
+
+def be_cluster() -> None:
+    """`chatglm serve --replicas 2` whose networks are stubs."""
+    from serve import stub
+
+    from chatglm import cli
+    from chatglm.serve.cluster import deploy, replica
+
+    costs = COSTS["stub"]
+
+    class Stubbed(replica.Replica):  # goes to Ray's processes as it is written here
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            stub(self.engine.model, self.server.service.tokenizer, 1e3 * costs.step, 1e3 * costs.prompt)
+
+    deploy.Replica = Stubbed  # type: ignore[misc]
+    sys.exit(cli.main(["serve", "--replicas", "2", "--port", "0", "--name", "m", "--log-level", "warning"]))
+
+
+def real(options: argparse.Namespace) -> dict[str, float]:
+    """Two replicas on Ray Serve, under the same load in real time."""
+    process = subprocess.Popen([sys.executable, __file__, "--child"], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        found = next(filter(None, (re.search(r"answers at http://([\d.]+):(\d+)", line) for line in process.stderr)))
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        return asyncio.run(_replay((found[1], int(found[2])), options))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def _replay(address: tuple[str, int], options: argparse.Namespace) -> dict[str, float]:
+    result = Result(seconds=options.seconds)
+    await _converse(
+        Session(-1, random.Random(0), 1), 0.0, time.monotonic(), address, Result(), 10.0
+    )  # what is made when first needed
+    begun = time.monotonic()
+    load = [_converse(session, begins, begun, address, result) for begins, session in load_of(options, 2)]
+    await asyncio.gather(*load)
+    return result.row(2)
+
+
+async def _converse(session: Session, begins: float, begun: float, address: tuple[str, int], result: Result) -> None:
+    end = result.begin + result.seconds
+
+    def now() -> float:
+        return time.monotonic() - begun
+
+    await asyncio.sleep(max(0.0, begins - now()))
+    while (turn := session.next()) is not None and now() < end:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(_request(session, turn, address[0]))
+        asked, last = now(), 0.0
+        while (line := await reader.readline()) and b"[DONE]" not in line:
+            at, told = now(), json.loads(line[6:]) if line.startswith(b"data: ") else {}
+            if at > end:
+                break
+            if "error" in told:
+                raise RuntimeError(told["error"]["message"])
+            if told.get("usage") and asked >= result.begin:
+                result.asked += turn.prompt
+                result.found += told["usage"]["prompt_tokens_details"]["cached_tokens"]
+            elif told.get("choices") and (text := told["choices"][0]["text"]):
+                if at >= result.begin:
+                    result.firsts += [] if last else [at - asked]
+                    result.gaps += [((at - last) / len(text), len(text))] if last else []
+                    result.written += len(text)
+                last = at
+        writer.close()
+        await asyncio.sleep(session.thinking())
+
+
+def _request(session: Session, turn: Turn, host: str) -> bytes:
+    system = random.Random(f"system {session.system}").choices(range(300, 500), k=session.system_tokens)
+    own = random.Random(f"session {session.number}").choices(range(300, 500), k=turn.prompt - len(system))
+    body = {"model": "m", "prompt": system + own, "max_tokens": turn.answer, "ignore_eos": True, "temperature": 0}
+    data = json.dumps(body | {"stream": True, "stream_options": {"include_usage": True}}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+# the tables
+
+
+UNITS = {"TTFT p50": "s", "TTFT p99": "s", "TBT p50": "ms", "TBT p99": "ms", "cache hits": "%"}
+
+
+def told(name: str, value: float) -> str:
+    unit = UNITS.get(name, "")
+    return (
+        f"{value:.2f} s" if unit == "s" else f"{value * {'ms': 1e3, '%': 100}.get(unit, 1):,.0f}{unit and ' ' + unit}"
+    )
+
+
+def print_table(head: str, rows: dict[str, dict[str, float]]) -> None:
+    names = list(next(iter(rows.values())))
+    print(f"| {head} | " + " | ".join(names) + " |\n|" + "---|" * (1 + len(names)))
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join(told(key, value) for key, value in row.items()) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--costs", choices=COSTS, default="gpu")
+    parser.add_argument("--users", type=float, default=40, help="conversations at once for a replica (default: 40)")
+    parser.add_argument("--seconds", type=float, default=60, help="that are measured (default: 60)")
+    parser.add_argument("--systems", type=int, default=8, help="different system prompts (default: 8)")
+    parser.add_argument("--replicas", help="numbers of replicas, with commas (default: 1 to 1,000)")
+    parser.add_argument("--routing", choices=("prefix", "least-busy", "random"), default="prefix")
+    parser.add_argument("--bursty", action="store_true")
+    parser.add_argument("--real", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        be_cluster()
+        return
+    if options.real:
+        options.costs = "stub"
+        print(hardware())
+        rows = {"simulated": simulated(options, 2), "real": real(options)}
+        print_table("two replicas", rows)
+        off = {name: rows["simulated"][name] / (rows["real"][name] or 1) - 1 for name in rows["real"]}
+        print("simulated against real: " + ", ".join(f"{name} {100 * value:+.0f} %" for name, value in off.items()))
+        return
+    counts = [int(text) for text in options.replicas.split(",")] if options.replicas else REPLICAS
+    print_table("replicas", {str(count): simulated(options, count) for count in counts})
+
+
+if __name__ == "__main__":
+    main()
