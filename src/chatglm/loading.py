@@ -122,6 +122,16 @@ def load(
     return (_ready_for_cpu(model) if model.device.type == "cpu" else model), language
 
 
+def load_tokenizer(name_or_folder: str | Path | None = None, *, hub: str | None = None) -> "ChatGLMTokenizer":
+    """The tokenizer of a model alone; names as for `load`.
+
+    Raises:
+        HubError: the name leads nowhere. CheckpointError: the folder has no tokenizer.
+    """
+    _check_paths(name_or_folder=name_or_folder)
+    return _load_tokenizer(demo_folder() if name_or_folder is None else hubs.resolve(name_or_folder, hub=hub))
+
+
 def load_as(options: Any) -> tuple[Any, "ChatGLMTokenizer"]:
     """`load` with the parsed options of a command line, those of `chatglm.cli.options.add_loading`."""
     names = ("dtype", "device", "quantize", "hub", "adapter", "prefix", "rope_ratio_meaning")

@@ -283,6 +283,36 @@ Plan:
         "the prompt has {tokens} tokens; with its answer it must stay within {limit}",
         "提示有 {tokens} 个 token；连同回答不得超过 {limit}",
     ),
+    "data_rows": (
+        "{rows:,} good rows ({kinds}), {bad:,} bad",
+        "有效 {rows:,} 行（{kinds}），有误 {bad:,} 行",
+    ),
+    "data_lengths": (
+        "tokens: {total:,}, of which {learned:,} are learned; a row has {least:,} to {most:,}, half of them at most "
+        "{half:,}, 90 % at most {ninety:,}, 99 % at most {ninety_nine:,}",
+        "token 共 {total:,} 个，其中参与学习 {learned:,} 个；每行 {least:,} 至 {most:,} 个，"
+        "半数不超过 {half:,}，90% 不超过 {ninety:,}，99% 不超过 {ninety_nine:,}",
+    ),
+    "data_cut": (
+        "{count:,} rows are cut at {limit:,} tokens: {named}",
+        "{count:,} 行超过 {limit:,} 个 token，被截断：{named}",
+    ),
+    "data_unused": (
+        "keys that say nothing here: {keys}",
+        "没有用到的键：{keys}",
+    ),
+    "data_bad": (
+        "bad rows:",
+        "有误的行：",
+    ),
+    "data_sample": (
+        "sample {number} (what is learned is green, or between [[ and ]]):",
+        "样本 {number}（参与学习的部分为绿色，或在 [[ 和 ]] 之间）：",
+    ),
+    "data_written": (
+        "Wrote {count:,} rows to {file}",
+        "已把 {count:,} 行写入 {file}",
+    ),
 }
 
 # How a turn, a task or a call ended. In English the word is the name itself.

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from chatglm.cli import cache, folders, machine, perplexity, serving, talk
+from chatglm.cli import cache, data, folders, machine, perplexity, serving, talk
 from chatglm.cli.parser import Parser
 from chatglm.cli.streams import Streams
 from chatglm.errors import ChatGLMError
@@ -66,6 +66,7 @@ def build_parser() -> Parser:
         folders.add_convert,
         folders.add_quantize,
         perplexity.add_perplexity,
+        data.add_data,
         cache.add_cache,
     ):
         add(commands)
