@@ -313,6 +313,47 @@ Plan:
         "Wrote {count:,} rows to {file}",
         "已把 {count:,} 行写入 {file}",
     ),
+    "train_rows": (
+        "{file}: {rows:,} examples, {tokens:,} tokens",
+        "{file}：样本 {rows:,} 个，token {tokens:,} 个",
+    ),
+    "train_skipped": (
+        "{count:,} bad rows are left out:",
+        "跳过有误的 {count:,} 行：",
+    ),
+    "train_no_eval": (
+        "{file} holds no row to measure on; there is no evaluation",
+        "{file} 中没有可用于评估的行，不做评估",
+    ),
+    "train_memory": (
+        "memory at the peak, about: {total} GB (weights {weights}, gradients and optimizer {learning}, activations "
+        "{activations}, scores {scores})",
+        "预计内存峰值：{total} GB（权重 {weights}，梯度与优化器 {learning}，激活 {activations}，打分 {scores}）",
+    ),
+    "train_note": (
+        "has no meaning here: {note}",
+        "此处没有意义：{note}",
+    ),
+    "train_step": (
+        "step {step}/{steps}  loss {loss}  rate {rate}  left {left}",
+        "步 {step}/{steps}  损失 {loss}  学习率 {rate}  剩余 {left}",
+    ),
+    "train_eval": (
+        "evaluation: {measured}",
+        "评估：{measured}",
+    ),
+    "train_saved": (
+        "checkpoint of step {step} is written",
+        "已写入第 {step} 步的检查点",
+    ),
+    "train_done": (
+        "Done after {steps:,} steps. Wrote {out}",
+        "共 {steps:,} 步，已完成，写入 {out}",
+    ),
+    "train_paused": (
+        "The hours are over after {steps:,} steps; --resume goes on. Wrote {out}",
+        "时间用完，已训练 {steps:,} 步；用 --resume 继续。写入 {out}",
+    ),
 }
 
 # How a turn, a task or a call ended. In English the word is the name itself.

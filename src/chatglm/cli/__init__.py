@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from chatglm.cli import cache, data, folders, machine, perplexity, serving, talk
+from chatglm.cli import cache, data, folders, machine, perplexity, serving, talk, training
 from chatglm.cli.parser import Parser
 from chatglm.cli.streams import Streams
 from chatglm.errors import ChatGLMError
@@ -66,6 +66,9 @@ def build_parser() -> Parser:
         folders.add_convert,
         folders.add_quantize,
         perplexity.add_perplexity,
+        training.add_finetune,
+        training.add_pretrain,
+        training.add_merge,
         data.add_data,
         cache.add_cache,
     ):
