@@ -138,7 +138,8 @@ def restore(model: Any, folder: Path, settings: Settings) -> None:
     if settings.method == "ptuning":
         _fill(model.base_model.prefix_encoder, read_prefix(folder), folder)
     elif settings.method == "sft":
-        _fill(model, dict(WeightFolder(folder).items()), folder)
+        known = model.state_dict().keys()
+        _fill(model, {name: tensor for name, tensor in WeightFolder(folder).items() if name in known}, folder)
     else:
         from safetensors.torch import load_file
 
