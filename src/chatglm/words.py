@@ -325,6 +325,10 @@ Plan:
         "{file} holds no row to measure on; there is no evaluation",
         "{file} 中没有可用于评估的行，不做评估",
     ),
+    "train_no_rouge": (
+        "answers are compared as a whole and as calls; rouge and bleu need pip install 'chatglm[metrics]'",
+        "只比较整条回答和工具调用；rouge 和 bleu 需要 pip install 'chatglm[metrics]'",
+    ),
     "train_memory": (
         "memory at the peak, about: {total} GB (weights {weights}, gradients and optimizer {learning}, activations "
         "{activations}, scores {scores})",

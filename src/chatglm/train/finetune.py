@@ -1,5 +1,6 @@
 """One training run from settings to a folder: `chatglm finetune` and `chatglm pretrain`."""
 
+import importlib.util
 import os
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from chatglm.errors import ConfigError, DataError, MissingExtraError, TrainingEr
 from chatglm.folders.describe import describe
 from chatglm.loading import demo_folder, load, load_tokenizer, parse_device
 from chatglm.train import fit, manifest, methods, telling
+from chatglm.train.answers import UPSTREAM
 from chatglm.train.check import warnings
 from chatglm.train.encoding import Report, read_examples
 from chatglm.train.formats import Columns
@@ -201,6 +203,8 @@ def _trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    if settings.eval_answers and not all(importlib.util.find_spec(name) for name in UPSTREAM):
+        _say(words("train_no_rouge"))
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)

@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from chatglm.errors import TrainingError
-from chatglm.train import methods
+from chatglm.train import answers, methods
 from chatglm.train.packing import IGNORED
 from chatglm.train.settings import Settings
 
@@ -83,7 +83,7 @@ class AnswerTrainer(Trainer):
         )
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Loss and perplexity of each learned token of the evaluation rows, each row once."""
+        """Loss and perplexity of each learned token of the evaluation rows, each row once; answers where asked for."""
         rows: Any = self.eval_dataset
         model: Any = self.model
         share = Subset(rows, range(self.args.process_index, len(rows), self.args.world_size))
@@ -95,12 +95,34 @@ class AnswerTrainer(Trainer):
                 losses = token_losses(model, self._prepare_inputs(batch))
                 found += torch.tensor([losses.sum().item(), len(losses)], dtype=torch.float64)
         total, count = self.accelerator.reduce(found.float().to(self.args.device), "sum").tolist()
-        self.model_wrapped.train()
         loss = total / count
         metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700.0))}
+        for name, score in self._answers().items():
+            metrics[f"{metric_key_prefix}_{name}"] = score
+        self.model_wrapped.train()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _answers(self) -> dict[str, float]:
+        """Scores of the answers to the first evaluation rows, in percent."""
+        rows: Any = self.eval_dataset
+        model: Any = self.accelerator.unwrap_model(self.model)
+        tokenizer: Any = self.processing_class
+        first = range(self.args.process_index, min(self.settings.eval_answers, len(rows)), self.args.world_size)
+        found = [
+            answers.compare(model, tokenizer, question, self.settings.eval_tokens)
+            for index in first
+            for example in rows[index]
+            for question in answers.questions(example)
+        ]
+        if not self.settings.eval_answers:
+            return {}
+        sums = answers.totals(found)
+        table = torch.tensor([sums.get(name, (0.0, 0)) for name in answers.NAMES], device=self.args.device)
+        reduced = self.accelerator.reduce(table, "sum").tolist()
+        pairs = zip(answers.NAMES, reduced, strict=True)
+        return {name: total / count for name, (total, count) in pairs if count}
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.out if self._part is None else self._part)
