@@ -141,24 +141,13 @@ def _run(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
     if missing is not None:
         raise UsageError(f"--{missing} is missing")
     checked = Settings(**settings)
-    _prepare_machine(options)
-    from chatglm.train.finetune import finetune
+    from chatglm.train.finetune import be_modest, finetune
 
+    be_modest(options.threads, getattr(options, "nice", None))
     result = finetune(checked, words, resume=options.resume)
     name = "train_done" if result.finished else "train_paused"
     sys.stdout.write(words(name, steps=result.steps, out=result.out) + "\n")
     return 0
-
-
-def _prepare_machine(options: argparse.Namespace) -> None:
-    import os
-
-    import torch
-
-    if getattr(options, "nice", None):
-        os.nice(options.nice)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
 
 
 def add_merge(commands: Any) -> None:

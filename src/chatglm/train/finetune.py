@@ -77,6 +77,20 @@ def finetune(settings: Settings, words: Words | None = None, *, resume: bool = F
     return _run(trainer, settings, out, told, resume)
 
 
+def be_modest(threads: int | None, nice: int | None) -> None:
+    """How much of the machine the process takes: CPU threads, and by how much its priority is lowered.
+
+    Raises:
+        ConfigError: no such number of threads, or a priority that is raised.
+    """
+    if threads is not None and threads < 1 or nice is not None and nice < 0:
+        raise ConfigError(f"threads are {threads} and nice is {nice}; at least 1 and 0 are needed")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if nice:
+        os.nice(nice)
+
+
 def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resume: bool) -> Result:
     from chatglm.train.trainer import last_checkpoint
 

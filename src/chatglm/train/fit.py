@@ -67,7 +67,7 @@ def estimate(info: FolderInfo, settings: Settings, dtype: torch.dtype, tokens: i
     states = 1 + (2 if "adam" in settings.optimizer else 1) * (0.25 if "8bit" in settings.optimizer else 1)
     return Estimate(
         weights=base + added,
-        learning=int(sum(map(_bytes, learning)) * states),
+        learning=int(sum(map(_bytes, learning)) * states) + max(map(_bytes, learning)),  # what an update holds besides
         activations=saved,
         scores=scores * (dtype.itemsize + 4 + 4),
     )
@@ -95,7 +95,7 @@ def _saved(model: Any, settings: Settings, tokens: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         network.transformer(input_ids=ids, use_cache=False, attention_name=_COUNTED)
     kept = sum(storage.nbytes() for storage in held.values())
-    return kept + (_one_layer(network, settings, tokens) if settings.checkpointing else 0)
+    return kept + _one_layer(network, settings, tokens) * (2 if settings.checkpointing else 1)
 
 
 class _Counted(torch.autograd.Function):
@@ -120,7 +120,7 @@ _COUNTED = "chatglm_counted"
 
 
 def _one_layer(network: nn.Module, settings: Settings, tokens: int) -> int:
-    """With checkpointing one layer at a time is computed again: about what a plain pass keeps of it."""
+    """What the backward pass holds of the layer it is in, about; with checkpointing that is computed again besides."""
     config: Any = network.config
     wide = 6 * config.hidden_size + 5 * config.ffn_hidden_size + 2 * config.qkv_size
     size = next(network.parameters()).element_size()

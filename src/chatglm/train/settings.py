@@ -11,7 +11,9 @@ METHODS: tuple[Method, ...] = get_args(Method)
 _RATES = {"ptuning": 2e-2, "sft": 2e-5}  # of the other methods: 2e-4
 _PLACES = ("base", "data", "out", "eval_data", "device", "hub", "skip_memory_check", "keep", "log_steps", "save_steps")
 # What may be another when a run is resumed: how long it is, and what decides no weight.
-CHANGEABLE = (*_PLACES, "max_steps", "epochs", "eval_steps", "eval_answers", "eval_tokens", "eval_batch_size")
+CHANGEABLE = (*_PLACES, "max_steps", "epochs", "max_hours", "save_minutes", "eval_steps", "eval_answers", "eval_tokens",
+    "eval_batch_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
