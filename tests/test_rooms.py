@@ -83,8 +83,8 @@ RULES = Rules(
             third_party=names("starlette anyio"),  # inside functions: they come with fastapi
         ),
         "train": Room(
-            may=names("chat errors model loading quant demo"),
-            inside=frozenset({ROOT}),
+            may=names("chat words errors model loading folders"),
+            inside=names("quant engine native") | {ROOT},
             third_party=names("torch transformers safetensors"),
         ),
         "evaluate": Room(
@@ -94,7 +94,9 @@ RULES = Rules(
         ),
         "cli": Room(
             may=names("errors"),
-            inside=names("chat model loading folders engine quant agent sandbox demo terminal serve web train evaluate")
+            inside=names(
+                "chat words model loading folders engine quant agent sandbox demo terminal serve web train evaluate"
+            )
             | {ROOT},
         ),
     },

@@ -47,6 +47,14 @@ class MissingExtraError(ChatGLMError, ImportError):
         super().__init__(f"{purpose} needs the package {package!r}. Install it with: pip install 'chatglm[{extra}]'")
 
 
+class DataError(ChatGLMError, ValueError):
+    """Rows to train on cannot be read, or hold nothing to learn."""
+
+
+class TrainingError(ChatGLMError, RuntimeError):
+    """A training run cannot begin, or had to stop."""
+
+
 class RequestError(ChatGLMError, ValueError):
     """A generation request cannot be carried out as it stands."""
 

@@ -21,7 +21,7 @@ from chatglm import copies
 from chatglm import hub as hubs
 from chatglm.errors import CheckpointError, ConfigError, HubError
 from chatglm.memory import available_memory, check_memory
-from chatglm.model.adapters import attach_lora, load_prefix
+from chatglm.model.adapters import PREFIX_CONFIG_FILE, attach_lora, is_prefix_folder, load_prefix
 from chatglm.model.checkpoint import full_tensors, smaller_tensors, stored_tensors, verify_folder
 from chatglm.model.config import RopeRatioMeaning, read_config, read_settings
 from chatglm.model.files import read_json
@@ -58,6 +58,7 @@ def load(
 
     Args:
         name_or_folder: a folder, a hub name, an adapter folder whose base model is at hand; None: the embedded model.
+            An adapter is a LoRA folder, or a prefix as `chatglm finetune` writes it.
         dtype: of the weights; "auto" is that of the checkpoint. By default what `default_dtype` chooses.
         device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is; see `parse_device`.
         device_map: several devices, as in transformers; instead of `device`.
@@ -65,7 +66,7 @@ def load(
             format), ...: see `QuantScheme.parse` and docs/quantization.md. The weights are quantized as they are read,
             matrix by matrix. A checkpoint that has these bits already stays as it is.
         dequantize: give an INT8 / INT4 checkpoint full weights, exactly as stored; by default it stays quantized.
-        adapter: LoRA folder or hub name to attach; with `merge_adapter` it becomes part of the weights.
+        adapter: adapter folder or hub name to attach; with `merge_adapter` a LoRA becomes part of the weights.
         prefix: P-Tuning v2 file or folder.
         tokenizer: folder of the tokenizer, where the model's has none.
         hub, revision: as for `chatglm.hub.resolve`.
@@ -89,6 +90,14 @@ def load(
     place = None if device_map is not None else parse_device(device)
     folder = demo_folder() if name_or_folder is None else hubs.resolve(name_or_folder, hub=hub, revision=revision)
     folder, adapter = _split_adapter(folder, adapter, hub)
+    if adapter is not None:
+        adapter = hubs.resolve(adapter, hub=hub)
+        if is_prefix_folder(adapter):
+            if prefix is not None:
+                raise ConfigError(
+                    f"{adapter} is a P-Tuning prefix, and prefix={str(prefix)!r} another; give one of them"
+                )
+            adapter, prefix = None, adapter
     overrides = {} if rope_ratio_meaning is None else {"rope_ratio_meaning": rope_ratio_meaning}
     config = read_config(folder, **overrides)
     chosen = _choose_dtype(dtype, folder, place)
@@ -113,13 +122,23 @@ def load(
         model = load_prefix(model, prefix)
     if merge:
         assert adapter is not None
-        model = attach_lora(model, hubs.resolve(adapter, hub=hub), merge=True)
+        model = attach_lora(model, adapter, merge=True)
     if scheme is not None:
         model = _quantize(model, scheme, rest)
     if adapter is not None and not merge_adapter:
-        model = attach_lora(model, hubs.resolve(adapter, hub=hub))
+        model = attach_lora(model, adapter)
     model = (model if place is None else model.to(place)).eval()
     return (_ready_for_cpu(model) if model.device.type == "cpu" else model), language
+
+
+def load_tokenizer(name_or_folder: str | Path | None = None, *, hub: str | None = None) -> "ChatGLMTokenizer":
+    """The tokenizer of a model alone; names as for `load`.
+
+    Raises:
+        HubError: the name leads nowhere. CheckpointError: the folder has no tokenizer.
+    """
+    _check_paths(name_or_folder=name_or_folder)
+    return _load_tokenizer(demo_folder() if name_or_folder is None else hubs.resolve(name_or_folder, hub=hub))
 
 
 def load_as(options: Any) -> tuple[Any, "ChatGLMTokenizer"]:
@@ -214,7 +233,7 @@ def _check_paths(**given: object) -> None:
 
 def _split_adapter(folder: Path, adapter: str | Path | None, hub: str | None) -> tuple[Path, str | Path | None]:
     """For a folder that is itself an adapter: its base model and the folder as adapter."""
-    path = folder / "adapter_config.json"
+    path = folder / (PREFIX_CONFIG_FILE if is_prefix_folder(folder) else "adapter_config.json")
     if (folder / "config.json").is_file() or not path.is_file() or adapter is not None:
         return folder, adapter
     base = read_json(path).get("base_model_name_or_path")

@@ -486,6 +486,81 @@ Plan:
         "The scores of other models",
         "其他模型的得分",
     ),
+    "data_rows": (
+        "{rows:,} good rows ({kinds}), {bad:,} bad",
+        "有效 {rows:,} 行（{kinds}），有误 {bad:,} 行",
+    ),
+    "data_lengths": (
+        "tokens: {total:,}, of which {learned:,} are learned; a row has {least:,} to {most:,}, half of them at most "
+        "{half:,}, 90 % at most {ninety:,}, 99 % at most {ninety_nine:,}",
+        "token 共 {total:,} 个，其中参与学习 {learned:,} 个；每行 {least:,} 至 {most:,} 个，"
+        "半数不超过 {half:,}，90% 不超过 {ninety:,}，99% 不超过 {ninety_nine:,}",
+    ),
+    "data_cut": (
+        "{count:,} rows are cut at {limit:,} tokens: {named}",
+        "{count:,} 行超过 {limit:,} 个 token，被截断：{named}",
+    ),
+    "data_unused": (
+        "keys that say nothing here: {keys}",
+        "没有用到的键：{keys}",
+    ),
+    "data_bad": (
+        "bad rows:",
+        "有误的行：",
+    ),
+    "data_sample": (
+        "sample {number} (what is learned is green, or between [[ and ]]):",
+        "样本 {number}（参与学习的部分为绿色，或在 [[ 和 ]] 之间）：",
+    ),
+    "data_written": (
+        "Wrote {count:,} rows to {file}",
+        "已把 {count:,} 行写入 {file}",
+    ),
+    "train_rows": (
+        "{file}: {rows:,} examples, {tokens:,} tokens",
+        "{file}：样本 {rows:,} 个，token {tokens:,} 个",
+    ),
+    "train_skipped": (
+        "{count:,} bad rows are left out:",
+        "跳过有误的 {count:,} 行：",
+    ),
+    "train_no_eval": (
+        "{file} holds no row to measure on; there is no evaluation",
+        "{file} 中没有可用于评估的行，不做评估",
+    ),
+    "train_no_rouge": (
+        "answers are compared as a whole and as calls; rouge and bleu need pip install 'chatglm[metrics]'",
+        "只比较整条回答和工具调用；rouge 和 bleu 需要 pip install 'chatglm[metrics]'",
+    ),
+    "train_memory": (
+        "memory at the peak, about: {total} GB (weights {weights}, gradients and optimizer {learning}, activations "
+        "{activations}, scores {scores})",
+        "预计内存峰值：{total} GB（权重 {weights}，梯度与优化器 {learning}，激活 {activations}，打分 {scores}）",
+    ),
+    "train_note": (
+        "has no meaning here: {note}",
+        "此处没有意义：{note}",
+    ),
+    "train_step": (
+        "step {step}/{steps}  loss {loss}  rate {rate}  left {left}",
+        "步 {step}/{steps}  损失 {loss}  学习率 {rate}  剩余 {left}",
+    ),
+    "train_eval": (
+        "evaluation: {measured}",
+        "评估：{measured}",
+    ),
+    "train_saved": (
+        "checkpoint of step {step} is written",
+        "已写入第 {step} 步的检查点",
+    ),
+    "train_done": (
+        "Done after {steps:,} steps. Wrote {out}",
+        "共 {steps:,} 步，已完成，写入 {out}",
+    ),
+    "train_paused": (
+        "The hours are over after {steps:,} steps; --resume goes on. Wrote {out}",
+        "时间用完，已训练 {steps:,} 步；用 --resume 继续。写入 {out}",
+    ),
 }
 
 # How a turn, a task or a call ended. In English the word is the name itself.

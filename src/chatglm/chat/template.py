@@ -35,6 +35,7 @@ def render(
     version: str = "chatglm3",
     add_generation_prompt: bool = True,
     add_eos: bool = False,
+    loss: Sequence[bool | None] | None = None,
 ) -> Rendered:
     """Renders a conversation. Any order of ChatGLM3 messages can be rendered: `validate` is what judges it.
 
@@ -48,6 +49,7 @@ def render(
         version: "chatglm3" (role tokens) or "chatglm2" (`[Round n]` text).
         add_generation_prompt: end where the assistant begins to write.
         add_eos: end with the end-of-text token, as in training.
+        loss: for each message whether it is learned, with the token after it; None: as its role says.
 
     Raises:
         PromptError: an unknown version, a special token without an id, a conversation ChatGLM2 has no form for.
@@ -55,10 +57,12 @@ def render(
     writer = _Writer(encode, specials)
     writer.special("[gMASK]")
     writer.special("sop")
+    found = as_messages(messages)
+    learned = [None] * len(found) if loss is None else loss
     if version == "chatglm3":
-        _render_roles(as_messages(messages), writer, add_generation_prompt)
+        _render_roles(found, writer, add_generation_prompt, learned)
     elif version == "chatglm2":
-        _render_rounds(as_messages(messages), writer, add_generation_prompt)
+        _render_rounds(found, writer, add_generation_prompt, learned)
     else:
         raise PromptError(f"unknown chat format {version!r}; it must be 'chatglm3' or 'chatglm2'")
     if add_eos:
@@ -84,9 +88,11 @@ class _Writer:
         self.add([self.specials[name]], owned)
 
 
-def _render_roles(messages: list[Message], writer: _Writer, add_generation_prompt: bool) -> None:
-    for message in messages:
-        owned = message.role is Role.ASSISTANT
+def _render_roles(
+    messages: list[Message], writer: _Writer, add_generation_prompt: bool, loss: Sequence[bool | None]
+) -> None:
+    for message, learned in zip(messages, loss, strict=True):
+        owned = message.role is Role.ASSISTANT if learned is None else learned
         writer.special(message.role.marker, owned)
         if message.ids is not None:
             writer.add(message.ids, owned)
@@ -104,10 +110,14 @@ def build_prompt(query: str, history: Iterable[tuple[str, str]] = ()) -> str:
     return "\n\n".join(texts)
 
 
-def _render_rounds(messages: list[Message], writer: _Writer, add_generation_prompt: bool) -> None:
+def _render_rounds(
+    messages: list[Message], writer: _Writer, add_generation_prompt: bool, loss: Sequence[bool | None]
+) -> None:
     """ChatGLM2. The text is encoded in one piece, as the official code does; a last message that is an answer, and
     answers with ids, stand apart. Only a last answer is trained on, as in the official training code."""
     _check_rounds(messages)
+    if any(loss[:-1]):
+        raise PromptError(f"message {list(loss).index(True)} is to be learned; ChatGLM2 learns only its last answer")
     text, started = "", False
 
     def flush() -> None:
@@ -126,7 +136,7 @@ def _render_rounds(messages: list[Message], writer: _Writer, add_generation_prom
             text += message.content
             continue
         flush()
-        last = index == len(messages) - 1
+        last = index == len(messages) - 1 and loss[index] is not False
         # No role token stands before a ChatGLM2 answer: the colon predicts its first token.
         writer.owned[-1] = last
         writer.add(writer.encode(message.content) if message.ids is None else message.ids, owned=last)

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from chatglm.cli import cache, evaluating, folders, machine, perplexity, serving, talk, web
+from chatglm.cli import cache, data, evaluating, folders, machine, perplexity, serving, talk, training, web
 from chatglm.cli.parser import Parser
 from chatglm.cli.streams import Streams
 from chatglm.errors import ChatGLMError
@@ -69,6 +69,10 @@ def build_parser() -> Parser:
         evaluating.add_evaluate,
         evaluating.add_bench,
         perplexity.add_perplexity,
+        training.add_finetune,
+        training.add_pretrain,
+        training.add_merge,
+        data.add_data,
         cache.add_cache,
     ):
         add(commands)

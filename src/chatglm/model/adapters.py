@@ -32,6 +32,7 @@ _BEYOND_PRODUCTS = (
     "trainable_token_indices",
     "use_qalora",
 )
+PREFIX_FILE, PREFIX_CONFIG_FILE = "prefix.safetensors", "prefix_config.json"  # as `chatglm finetune` writes a prefix
 _PATH = re.compile(r"[\w.]+")
 _LORA_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -40,12 +41,15 @@ def read_prefix(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a prefix encoder, named as inside the module (`embedding.weight`, `trans.0.weight`, ...).
 
     Args:
-        path: a `.bin` or `.safetensors` file, or a folder with one; a whole model that contains a prefix serves too.
+        path: a `.bin` or `.safetensors` file, or a folder with one, such as `chatglm finetune` writes; a whole model
+            that contains a prefix serves too.
 
     Raises:
         CheckpointError: no prefix in there, or a damaged file.
     """
     path = Path(path)
+    if (path / PREFIX_FILE).is_file():
+        path = path / PREFIX_FILE
     _refuse_peft_prefix(path)
     source: WeightFolder | dict[str, Tensor] = WeightFolder(path) if path.is_dir() else read_file(path)
     names = list(source.tensors if isinstance(source, WeightFolder) else source)
@@ -174,6 +178,11 @@ def _of_module(options: Mapping[str, Any], name: str, module: str) -> Any:
         raise CheckpointError(f"{which} is {patterns!r:.200} in adapter_config.json; its keys must be names of modules")
     own = (value for key, value in patterns.items() if module == key or module.endswith(f".{key}"))
     return next(own, options.get(name))
+
+
+def is_prefix_folder(folder: Path) -> bool:
+    """Whether a folder holds a prefix as `chatglm finetune` writes it."""
+    return (folder / PREFIX_CONFIG_FILE).is_file() and (folder / PREFIX_FILE).is_file()
 
 
 def _is_stored_linear(module: nn.Module) -> bool:

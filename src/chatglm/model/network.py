@@ -264,10 +264,10 @@ def _check_static_prefix(cache: Cache) -> None:
 
 
 def _last_tokens(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """The positions logits are wanted for: the last n (0: all), or a tensor of indices."""
+    """Where logits are wanted: the last n (0: all), a tensor of indices, or bool [B, S] -> [kept, hidden]."""
     if isinstance(logits_to_keep, int):
         return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
-    return hidden_states[:, logits_to_keep]
+    return hidden_states[logits_to_keep] if logits_to_keep.dim() == 2 else hidden_states[:, logits_to_keep]
 
 
 class ChatGLMForConditionalGeneration(OfficialHabits, ChatGLMPreTrainedModel, GenerationMixin):
@@ -308,7 +308,8 @@ class ChatGLMForConditionalGeneration(OfficialHabits, ChatGLMPreTrainedModel, Ge
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [B, S or kept, vocab]; with `labels` [B, S] (not shifted, -100 ignored) the mean loss in float32."""
+        """Logits [B, S or kept, vocab] (of a mask: [kept, vocab]); with `labels` [B, S] (not shifted, -100 ignored) the
+        mean loss in float32."""
         if kwargs.pop("return_last_logit", False):  # the official switch
             logits_to_keep = 1
         outputs = self.transformer(

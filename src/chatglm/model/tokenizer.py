@@ -183,6 +183,7 @@ class ChatGLMTokenizer(PieceTokenizer):
         *,
         add_generation_prompt: bool = True,
         add_eos: bool = False,
+        loss: Sequence[bool | None] | None = None,
     ) -> Rendered:
         """The prompt of a conversation as ids, with its loss mask: `chat.template.render` with this tokenizer."""
         return render(
@@ -192,6 +193,7 @@ class ChatGLMTokenizer(PieceTokenizer):
             version=self.version,
             add_generation_prompt=add_generation_prompt,
             add_eos=add_eos,
+            loss=loss,
         )
 
     def stream_parser(self, tools: Collection[str] | bool | None = None) -> StreamParser:

@@ -1,0 +1,1 @@
+"""DOOR training: data and labels, configuration, methods, the way out; transformers and peft do the work."""

@@ -1,0 +1,287 @@
+"""One training run from settings to a folder: `chatglm finetune` and `chatglm pretrain`."""
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatglm import hub as hubs
+from chatglm.errors import ConfigError, DataError, MissingExtraError, TrainingError
+from chatglm.folders.describe import describe
+from chatglm.loading import demo_folder, load, load_tokenizer, parse_device
+from chatglm.train import fit, manifest, methods, telling
+from chatglm.train.answers import UPSTREAM
+from chatglm.train.check import warnings
+from chatglm.train.encoding import Report, read_examples
+from chatglm.train.formats import Columns
+from chatglm.train.packing import Collator, PackedRows, Rows
+from chatglm.train.settings import Settings
+from chatglm.train.store import Store
+from chatglm.words import Words
+
+_SMALL = 2 * 10**9  # bytes of a float32 copy that is no burden anywhere
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+        out: the folder.
+        steps: that are done.
+        finished: False: its hours were over before.
+        metrics: last measured.
+    """
+
+    out: Path
+    steps: int
+    finished: bool
+    metrics: dict[str, float]
+
+
+def finetune(settings: Settings, words: Words | None = None, *, resume: bool = False) -> Result:
+    """Train, and write what was learned to `settings.out`.
+
+    Args:
+        settings: of the run.
+        words: what is said on standard error; None: English.
+        resume: go on with the run in the folder, from its last checkpoint, as if it had not stopped.
+
+    Raises:
+        DataError: rows that cannot be read, all named; none that is good. ConfigError: settings that contradict each
+        other, the base or the run that is resumed; less memory than is needed. TrainingError: the loss is no number, or
+        a checkpoint cannot be written. MissingExtraError: a package is not installed.
+    """
+    words = Words("en") if words is None else words
+    _require()
+    out = _out_folder(settings, resume)
+    folder = demo_folder() if settings.base is None else hubs.resolve(settings.base, hub=settings.hub)
+    told = manifest.begin(folder, settings)
+    if resume:
+        manifest.check_same(out, told)
+    tokenizer = load_tokenizer(folder)
+    train = _store(settings.data, settings, tokenizer, out, words)
+    measured = _evaluation(settings, tokenizer, out, words)
+    dtype = _dtype(settings, folder)
+    needed = fit.estimate(describe(folder), settings, dtype, _longest(train, settings))
+    _say(words("train_memory", **needed.parts()))
+    fit.check_fit(needed, settings)
+    told["memory"] = needed.parts()
+    if not resume and _first():
+        manifest.write(out, told)
+    trainer = _trainer(settings, out, _model(settings, folder, dtype), train, measured, tokenizer, words)
+    return _run(trainer, settings, out, told, resume)
+
+
+def be_modest(threads: int | None, nice: int | None) -> None:
+    """How much of the machine the process takes: CPU threads, and by how much its priority is lowered.
+
+    Raises:
+        ConfigError: no such number of threads, or a priority that is raised.
+    """
+    if threads is not None and threads < 1 or nice is not None and nice < 0:
+        raise ConfigError(f"threads are {threads} and nice is {nice}; at least 1 and 0 are needed")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if nice:
+        os.nice(nice)
+
+
+def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resume: bool) -> Result:
+    from chatglm.train.trainer import last_checkpoint
+
+    last = last_checkpoint(out) if resume else None
+    try:
+        with methods.quiet_peft():
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    finally:
+        if _first() and any("loss" in entry for entry in trainer.state.log_history):
+            telling.draw(trainer.state.log_history, out / telling.CURVE_FILE, f"{settings.method}, {settings.data}")
+    metrics = dict(trainer.evaluate()) if trainer.eval_dataset is not None else {}
+    state = trainer.state
+    trainer.save_model(str(out))
+    finished = state.global_step >= state.max_steps
+    if _first():
+        _beside(out, settings, trainer.processing_class)
+        history = [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]
+        given = {"steps": state.global_step, "finished": finished, "metrics": metrics, "history": history}
+        manifest.write(out, told | {"result": given})
+    return Result(out, state.global_step, finished, metrics)
+
+
+def _require() -> None:
+    for package in ("accelerate", "peft", "matplotlib"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingExtraError(package, "finetune", "Training") from error
+
+
+def _out_folder(settings: Settings, resume: bool) -> Path:
+    out = Path(settings.out)
+    begun = (out / manifest.FILE).is_file()
+    if resume and not begun:
+        raise ConfigError(f"{out} holds no run to resume; leave out --resume to begin one")
+    if not resume and out.exists() and any(out.iterdir()) and _first():
+        what = "a run already; go on with it by --resume, or" if begun else "files already;"
+        raise ConfigError(f"{out} holds {what} give a new folder as --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be made: {error.strerror}") from error
+    return out
+
+
+def _store(path: str, settings: Settings, tokenizer: Any, out: Path, words: Words) -> Store:
+    """The examples of a file; what was met on the way is said.
+
+    Raises:
+        DataError: bad rows that are not to be skipped, or no good ones.
+    """
+    report = Report()
+    columns = None if settings.columns is None else Columns.parse(settings.columns)
+    store = Store(read_examples(path, tokenizer, settings.max_length, report, columns), out)
+    for line in warnings(report, settings.max_length, words):
+        _say(line)
+    if report.bad and not settings.skip_bad_rows:
+        raise DataError(
+            f"{len(report.bad)} rows of {path} cannot be used (--skip-bad-rows leaves them out):\n{report.problems()}"
+        )
+    if report.bad:
+        _say(words("train_skipped", count=len(report.bad)) + "\n" + report.problems())
+    if len(store):
+        _say(words("train_rows", rows=len(store), tokens=store.num_tokens, file=path))
+    return store
+
+
+def _evaluation(settings: Settings, tokenizer: Any, out: Path, words: Words) -> Store | None:
+    if settings.eval_data is None:
+        return None
+    store = _store(settings.eval_data, settings, tokenizer, out, words)
+    if not len(store):
+        _say(words("train_no_eval", file=settings.eval_data))
+        return None
+    return store
+
+
+def _dtype(settings: Settings, folder: Path) -> torch.dtype:
+    if settings.dtype is not None:
+        known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        if settings.dtype not in known:
+            raise ConfigError(f"dtype is {settings.dtype!r}; one can train in float32 and bfloat16")
+        return known[settings.dtype]
+    info = describe(folder)
+    if settings.method == "qlora" and parse_device(settings.device).type == "cpu":
+        return torch.float32  # what is left beside quantized weights is small, and the kernels compute in it
+    return torch.float32 if 4 * info.num_parameters < _SMALL else torch.bfloat16
+
+
+def _longest(store: Store, settings: Settings) -> int:
+    if not len(store):
+        raise DataError(f"{settings.data} holds no row that can be learned from")
+    return settings.max_length if settings.packing else max(store.length(index) for index in range(len(store)))
+
+
+def _model(settings: Settings, folder: Path, dtype: torch.dtype) -> Any:
+    from chatglm.quant.fused import unfuse
+
+    place = parse_device(settings.device)
+    if place.type == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", place.index or 0)))
+    model, _ = load(folder, dtype=dtype, device=place, quantize=settings.scheme, cache=False)
+    unfuse(model)  # short ways through the layers are for answering
+    return methods.prepare(model, settings)
+
+
+def _trainer(
+    settings: Settings, out: Path, model: Any, train: Store, measured: Store | None, tokenizer: Any, words: Words
+) -> Any:
+    from chatglm.train.trainer import AnswerTrainer
+
+    packed = settings.packing
+    rows = PackedRows(train, settings.max_length, settings.seed) if packed else Rows(train)
+    prefix = settings.prefix_length if settings.method == "ptuning" else 0
+    callbacks: list[Any] = [telling.Telling(words), telling.ByTime(settings.save_minutes, settings.max_hours)]
+    trainer = AnswerTrainer(
+        settings,
+        out,
+        model=model,
+        args=_arguments(settings, out, measured is not None),
+        data_collator=Collator(packed, prefix),
+        train_dataset=rows,
+        eval_dataset=None if measured is None else Rows(measured),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    if settings.eval_answers and not all(importlib.util.find_spec(name) for name in UPSTREAM):
+        _say(words("train_no_rouge"))
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(settings: Settings, out: Path, measures: bool) -> Any:
+    from transformers import TrainingArguments
+
+    cuda = parse_device(settings.device).type == "cuda"
+    given: dict[str, Any] = {
+        "output_dir": str(out),
+        "max_steps": settings.max_steps if settings.max_steps is not None else -1,
+        "num_train_epochs": settings.epochs or 3.0,
+        "learning_rate": settings.rate,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.eval_batch_size,
+        "gradient_accumulation_steps": settings.accumulation,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "optim": settings.optimizer,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.clip,
+        "logging_steps": settings.log_steps,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "eval_strategy": "steps" if measures else "no",
+        "eval_steps": settings.eval_steps,
+        "report_to": telling.boards(),
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": cuda,
+        "use_cpu": parse_device(settings.device).type == "cpu",
+        "log_level": "error",
+        "ddp_find_unused_parameters": False,
+    }
+    try:
+        arguments = TrainingArguments(**{**given, **settings.trainer})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"transformers refuses the arguments of the run: {error}") from error
+    if cuda and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        arguments._n_gpu = 1  # several devices are for several processes: torchrun, accelerate launch
+    return arguments
+
+
+def _beside(out: Path, settings: Settings, tokenizer: Any) -> None:
+    """A whole model needs its tokenizer to be loaded; an adapter takes that of its base."""
+    if settings.method == "sft":
+        tokenizer.save_pretrained(out)
+
+
+def _first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _say(text: str) -> None:
+    if _first():
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+__all__ = ["Result", "TrainingError", "finetune"]

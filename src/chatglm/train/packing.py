@@ -1,0 +1,97 @@
+"""Rows for the network: one example in each, or several behind each other that do not see one another."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from chatglm.train.encoding import Example
+from chatglm.train.store import Store
+
+IGNORED = -100
+_WINDOW = 2048  # examples that are laid into rows together: enough to fill them, few enough to keep an order by chance
+
+
+class Rows(Dataset[list[Example]]):
+    """One example in each row."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> list[Example]:
+        return [self.store[index]]
+
+
+class PackedRows(Rows):
+    """Several examples in each row, together at most `length` tokens; the same for the same seed."""
+
+    def __init__(self, store: Store, length: int, seed: int) -> None:
+        super().__init__(store)
+        order = list(range(len(store)))
+        random.Random(seed).shuffle(order)
+        self.rows = [
+            row for start in range(0, len(order), _WINDOW) for row in _filled(store, order[start:][:_WINDOW], length)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> list[Example]:
+        return [self.store[one] for one in self.rows[index]]
+
+
+def _filled(store: Store, window: Sequence[int], length: int) -> list[list[int]]:
+    """The longest first, each into the first row that has room for it."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for one in sorted(window, key=lambda one: -store.length(one)):
+        needed = store.length(one)
+        place = next((place for place, left in enumerate(room) if left >= needed), None)
+        if place is None:
+            place = len(rows)
+            rows.append([])
+            room.append(length)
+        rows[place].append(one)
+        room[place] -= needed
+    return rows
+
+
+class Collator:
+    """Lays rows side by side: what the network is given, padded at the end to the longest row.
+
+    Args:
+        packed: rows hold several examples; the mask is then 4-d, and positions begin anew with each.
+        prefix_length: of P-Tuning v2, whose rows every token sees; a 4-d mask has to say so.
+    """
+
+    def __init__(self, packed: bool, prefix_length: int = 0) -> None:
+        self.packed, self.prefix_length = packed, prefix_length
+
+    def __call__(self, rows: Sequence[Sequence[Example]]) -> dict[str, Any]:
+        length = max(sum(len(example.ids) for example in row) for row in rows)
+        ids, labels, positions, segments = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(4))
+        labels.fill_(IGNORED)
+        for index, row in enumerate(rows):
+            start = 0
+            for number, example in enumerate(row, 1):
+                end = start + len(example.ids)
+                tokens, learned = torch.tensor(example.ids), torch.tensor(example.learned)
+                ids[index, start:end] = tokens
+                labels[index, start:end] = tokens.masked_fill(~learned, IGNORED)
+                positions[index, start:end] = torch.arange(end - start)
+                segments[index, start:end] = number
+                start = end
+        mask = self._mask(segments) if self.packed else (segments > 0).long()
+        return {"input_ids": ids, "labels": labels, "position_ids": positions, "attention_mask": mask}
+
+    def _mask(self, segments: Tensor) -> Tensor:
+        """Which tokens may see which: earlier ones of their own example; bool [rows, 1, tokens, prefix + tokens]."""
+        same = segments[:, None, :, None] == segments[:, None, None, :]
+        seen = same & torch.ones(same.shape[-2:], dtype=torch.bool).tril()
+        return torch.nn.functional.pad(seen, (self.prefix_length, 0), value=True)
