@@ -250,16 +250,6 @@ def _split_adapter(folder: Path, adapter: str | Path | None, hub: str | None) ->
         ) from error
 
 
-def load_tokenizer(name: str | Path | None, *, hub: str | None = None) -> tuple[Path, "ChatGLMTokenizer"]:
-    """The folder of a model, downloaded where it is a hub's, and its tokenizer; None: the embedded one.
-
-    Raises:
-        CheckpointError, HubError: see `load`.
-    """
-    folder = demo_folder() if name is None else Path(hubs.resolve(name, hub=hub))
-    return folder, _load_tokenizer(folder)
-
-
 def _load_tokenizer(folder: Path) -> "ChatGLMTokenizer":
     from chatglm.model.tokenizer import ChatGLMTokenizer
 

@@ -191,10 +191,12 @@ def loaded_engine(options: argparse.Namespace) -> tuple[Any, Any]:
 def _vllm(options: argparse.Namespace) -> tuple[Any, Any]:
     """vLLM on the model's folder, and our tokenizer of it."""
     from chatglm.engine.vllm_engine import open_vllm
-    from chatglm.loading import load_tokenizer
+    from chatglm.hub import resolve
+    from chatglm.loading import demo_folder, load_tokenizer
     from chatglm.model.stream_decoder import StreamDecoder
 
-    folder, tokenizer = load_tokenizer(options.model, hub=options.hub)
+    folder = demo_folder() if options.model is None else resolve(options.model, hub=options.hub)
+    tokenizer = load_tokenizer(folder)
     sizes = {"max_num_seqs": options.max_batch, "tensor_parallel_size": options.tensor_parallel}
     return open_vllm(str(folder), tokenizer, lambda: StreamDecoder(tokenizer), **sizes), tokenizer
 
