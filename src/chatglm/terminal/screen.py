@@ -45,7 +45,7 @@ class Screen:
         bench: saves figures; without it they are not shown.
         aside: where everything goes that is not the answer; None: on the same stream.
         drawing: draws answers as Markdown and calls in frames; None: everything as it comes, as plain text.
-        width: columns that notes are broken to; None: they are not broken. 0: as many as the terminal has.
+        wraps: whether notes are broken to the width of the terminal.
     """
 
     stream: TextIO
@@ -55,7 +55,7 @@ class Screen:
     bench: Workbench | None = None
     aside: Screen | None = None
     drawing: Drawing | None = None
-    width: int | None = None
+    wraps: bool = False
     _line_open: bool = field(default=False, init=False)
     _open_call: int = field(default=0, init=False)
 
@@ -80,10 +80,10 @@ class Screen:
     def note(self, text: str) -> None:
         """A sentence of the program, on lines of its own."""
         self.end_line()
-        if self.width is not None:
+        if self.wraps:
             from chatglm.terminal.markdown import wrapped
 
-            text = wrapped(text, self.width or shutil.get_terminal_size().columns)
+            text = wrapped(text, shutil.get_terminal_size().columns)
         self._write(f"{DIM}{text}{RESET}\n" if self.color else f"{text}\n")
 
     def say(self, name: str, /, **values: object) -> None:

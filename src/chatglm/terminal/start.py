@@ -210,7 +210,7 @@ def _interactive(opening: _Opening, load: Load) -> int:
     options, color = opening.options, _wants_color(opening.options)
     screen = Screen(tolerant(sys.stdout), opening.words, color=color, bench=opening.bench)
     if _draws(options):
-        screen.drawing, screen.width = Drawing(screen.stream, color=color), 0
+        screen.drawing, screen.wraps = Drawing(screen.stream, color=color), True
     screen.say("loading", model=opening.model)
     with typing_hidden():
         session, same_vocabulary = opening.session(load, screen, asks=True)
