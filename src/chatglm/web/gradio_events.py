@@ -13,13 +13,14 @@ from chatglm.web.answering import Mode
 from chatglm.web.gallery import prompts
 from chatglm.web.gradio_draw import PLACE, asked, counter, messages, numbered
 from chatglm.web.no_html import literal, unmarked
-from chatglm.web.running import POLL_SECONDS
+from chatglm.web.running import POLL_SECONDS, RunningTurn
 from chatglm.web.settings import RANGES, Settings
 from chatglm.web.throttle import Throttle
 from chatglm.web.visitor import MOST_FILE_BYTES, MOST_FILES, Visitor
 from chatglm.web.visitors import Visitors
 from chatglm.words import Language, Words, of_browser
 
+BEGIN_SECONDS = 2.0  # after which a turn that has not begun will not
 MODE_SIGNS: dict[Mode, str] = {"chat": "💬", "tool": "🛠️", "code": "🧑‍💻"}
 MODE_WORDS: dict[Mode, str] = {"chat": "web_chat", "tool": "web_tool", "code": "web_code"}
 Updates = dict[Any, Any]
@@ -67,18 +68,23 @@ class Events:
         chosen.__annotations__ = {"request": gr.Request} | ({} if data is None else {"event": data})
         return chosen
 
-    def drawing(self) -> Callable[..., AsyncIterator[Any]]:
-        """Draws the conversation while a turn goes on, until it is over or waits for the visitor."""
+    def drawing(self, *, begins: bool = False) -> Callable[..., AsyncIterator[Any]]:
+        """Draws the conversation while a turn goes on, until it is over or waits for the visitor.
+
+        Args:
+            begins: whether the turn is about to begin or to go on.
+        """
         import gradio as gr
 
         async def draw(request: Any) -> AsyncIterator[Any]:
             visitor, words = self._who(request)
-            turn = visitor.turn
-            if turn is None or turn.is_over:
+            turn = await _coming(visitor) if begins else visitor.turn
+            if turn is None or turn.is_drawn:
                 yield gr.skip()
                 return
             async for _ in turn.news(Throttle(self.visitors.busy)):
                 yield messages(visitor, words)
+            turn.is_drawn = turn.is_over
 
         draw.__annotations__ = {"request": gr.Request}
         return draw
@@ -92,6 +98,7 @@ class Events:
             while visitor.is_busy and not (visitor.turn and visitor.turn.asking):
                 await asyncio.sleep(POLL_SECONDS)
             updates = self.screen(visitor, words)
+            _seen(visitor)
             if visitor.given_back:
                 text, visitor.given_back = visitor.given_back, ""
                 gr.Warning(words("web_given_back"))
@@ -199,6 +206,7 @@ class Events:
     # conversations
 
     def opened(self, visitor: Visitor, words: Words) -> Updates:
+        _seen(visitor)
         return self.screen(visitor, words) | {
             self.page.system: visitor.system or "",
             self.page.by_hand: visitor.by_hand.text,
@@ -296,6 +304,22 @@ class Events:
 
         if visitor.mode == "code":
             gr.Info(words("web_code_kept"))
+
+
+def _seen(visitor: Visitor) -> None:
+    """Everything was drawn that there is."""
+    if visitor.turn is not None:
+        visitor.turn.is_drawn = visitor.turn.is_over
+
+
+async def _coming(visitor: Visitor) -> RunningTurn | None:
+    """The turn that begins or goes on at this moment; None: it was refused."""
+    for _ in range(round(BEGIN_SECONDS / POLL_SECONDS)):
+        turn = visitor.turn
+        if turn is not None and not turn.is_drawn and not turn.asking:
+            return turn
+        await asyncio.sleep(POLL_SECONDS)
+    return None
 
 
 def _shown(visible: bool) -> Any:
