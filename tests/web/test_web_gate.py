@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx2
@@ -207,3 +208,13 @@ def test_foreign_hosts_and_origins_are_refused_by_the_app(ann):
     body = {"fn_index": 0, "data": [], "session_hash": "x"}
     answer = ann.client.post("/gradio_api/queue/join", json=body, headers={"origin": "http://evil.example"})
     assert answer.status_code == 403
+
+
+def test_twenty_visitors_at_once_get_each_their_own_answer(app):
+    def ask(number):
+        with Program(app.url, f"page{number}of20") as program:
+            return program.talk(f"count {number}:")
+
+    with ThreadPoolExecutor(20) as pool:
+        for number, said in enumerate(pool.map(ask, range(20))):
+            assert said == [f"count {number}:", " ".join(f"{number}:{count}" for count in range(1, 41))]
