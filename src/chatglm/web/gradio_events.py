@@ -204,10 +204,7 @@ class Events:
 
     def opened(self, visitor: Visitor, words: Words) -> Updates:
         _seen(visitor)
-        return self._screen.whole(visitor, words) | {
-            self.page.system: visitor.system or "",
-            self.page.by_hand: visitor.by_hand.text,
-        }
+        return self._opened(visitor, words)
 
     def clear(self, visitor: Visitor, words: Words) -> Updates:
         visitor.clear()
@@ -224,7 +221,7 @@ class Events:
 
     def open(self, visitor: Visitor, words: Words, name: Any) -> Updates:
         visitor.open(str(name))
-        return self._screen.whole(visitor, words)
+        return self._opened(visitor, words)
 
     def delete(self, visitor: Visitor, words: Words) -> Updates:
         if visitor.conversation is not None:
@@ -239,7 +236,7 @@ class Events:
             raise UsageError(str(error).replace(str(file), Path(str(file)).name)) from None
         finally:
             Path(str(file)).unlink(missing_ok=True)
-        return self._screen.whole(visitor, words)
+        return self._opened(visitor, words)
 
     def set_tools(self, visitor: Visitor, words: Words, text: Any) -> Updates:
         import gradio as gr
@@ -247,6 +244,11 @@ class Events:
         visitor.set_tools(str(text or ""))
         gr.Info(words("web_tools_set", count=len(visitor.by_hand.tools)))
         return self._screen.whole(visitor, words)
+
+    def _opened(self, visitor: Visitor, words: Words) -> Updates:
+        """Everything, and what stands in the editors."""
+        editors = {self.page.system: visitor.system or "", self.page.by_hand: visitor.by_hand.text}
+        return self._screen.whole(visitor, words) | editors
 
     def _code_stays(self, visitor: Visitor, words: Words) -> None:
         import gradio as gr
