@@ -1,6 +1,7 @@
 """What the web page costs: the first page, streaming, stopping, and many visitors at once.
 
     python benchmarks/web.py            # needs Chromium and playwright
+    python benchmarks/web.py visitors   # only the many visitors
 
 The engine is a script (tests/web/scripted_app.py) that gives 200 tokens of 4 characters a second, so that only the page
 is measured; the many visitors ask the embedded model through `chatglm web`.
@@ -27,6 +28,12 @@ QUESTIONS = ("你是谁？", "Who are you?", "What colour is the sky?", "法国�
 
 
 def main() -> None:
+    if sys.argv[1:] != ["visitors"]:
+        page()
+    many_visitors()
+
+
+def page() -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -39,7 +46,6 @@ def main() -> None:
         stopping(browser, app)
         app.end()
         browser.close()
-    many_visitors()
 
 
 def first_page(browser, app) -> None:
@@ -99,7 +105,9 @@ def many_visitors() -> None:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         url = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+", line))).rstrip("/")
         try:
-            alone = {question: _answers(url, "alone", question)[0] for question in QUESTIONS}
+            alone = {
+                question: _answers(url, f"alone{number}", question)[0] for number, question in enumerate(QUESTIONS)
+            }
             found: dict[int, tuple[str, float]] = {}
 
             def ask(number: int) -> None:

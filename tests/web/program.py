@@ -52,9 +52,24 @@ class Program:
     def send(self, text, settings=(0.95, 0.8, 1.1, 100)):
         return self.run(self.event("box", "submit"), [{"text": text, "files": []}, "", *settings])
 
+    def shown(self):
+        """What the page shows when a turn is over: the second of the events that a message begins draws it."""
+        _, draws = [event["id"] for event in self.events if [self.names["box"], "submit"] in event["targets"]]
+        self.run(draws, [])
+        return self.after(draws)
+
+    def listed(self):
+        """The names of the conversations that the page lists."""
+        part = self.names["conversations"]
+        loads = [event for event in self.events if any(trigger == "load" for _, trigger in event["targets"])]
+        [load] = [event for event in loads if part in event["outputs"]]
+        message, _ = self.run(load["id"], [])
+        update = message["output"]["data"][load["outputs"].index(part)]
+        return [name for _, name in update["choices"]]
+
     def talk(self, text, settings=(0.95, 0.8, 1.1, 100)):
         """Says something; all texts that the page shows when the answer is complete."""
         self.send(text, settings)
-        message = self.after(self.event("box", "submit"))
+        message = self.shown()
         shown = message["output"]["data"][0]["value"]
         return [part["text"] for item in shown for part in item["content"]]

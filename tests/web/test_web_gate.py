@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx2
@@ -160,38 +160,30 @@ def bob(app):
         yield one
 
 
-def shown(message):
-    return json.dumps(message["output"]["data"][0], ensure_ascii=False)
-
-
 def test_forged_values_and_pages_of_others_are_refused(ann, bob):
-    message, logged = ann.send("hello ann")
-    assert "hello ann" in shown(message)
-    assert logged == []
+    assert ann.talk("hello ann")[-1] == "You said: hello ann"
     message, told = ann.send("hot", settings=(99, 0.8, 1.1, 100))
     assert not message["success"] or "temperature is 99" in told[0]
     _, [told] = ann.send("x" * 1_000_001)
     assert "characters" in told
-    forged = {"index": 0, "value": "forged", "previous_value": "x"}
-    message, _ = ann.run(ann.event("chat", "edit"), [0.95, 0.8, 1.1, 100], event_data={**forged, "index": 17})
-    assert "forged" not in shown(message)
-    message, _ = ann.run(ann.event("mode", "input"), ["root"])
-    assert not message["success"] or "hello ann" in shown(message)
+    forged = {"index": 17, "value": "forged", "previous_value": "x"}
+    _, [told] = ann.run(ann.event("chat", "edit"), [0.95, 0.8, 1.1, 100], event_data=forged)
+    assert "there is no message 17" in told
+    message, told = ann.run(ann.event("mode", "input"), ["root"])
+    assert not message["success"] or "is not there" in told[0]
+    assert ann.talk("more") == ["hello ann", "You said: hello ann", "more", "You said: more"]
 
-    message, _ = bob.run(bob.event("chat", "undo"), [])  # his own conversation, which is empty
-    assert "hello ann" not in shown(message)
+    _, [told] = bob.run(bob.event("chat", "undo"), [])  # his own conversation, which is empty
+    assert "nothing to take back" in told
     with bob.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": ann.page}) as stream:
         assert stream.status_code == 403  # nor does he read along
     assert bob.client.get(f"/gradio_api/heartbeat/{ann.page}").status_code == 403
-    ann.send("more")
-    listed = ann.after(ann.event("box", "submit"))["output"]["data"]
-    [card] = [
-        part["choices"]
-        for part in listed
-        if isinstance(part, dict) and part.get("label") != "mode" and part.get("choices")
-    ][-1]
-    message, _ = bob.run(bob.event("conversations", "input"), [card[1]])
-    assert "hello ann" not in json.dumps(message)
+    opens = ann.event("conversations", "input")
+    [card] = ann.listed()
+    assert ann.run(opens, [card])[0]["success"]
+    message, told = bob.run(opens, [card])
+    assert not message["success"] or "no conversation" in told[0]
+    assert bob.talk("hello bob") == ["hello bob", "You said: hello bob"]
 
 
 @pytest.mark.parametrize(
@@ -216,3 +208,13 @@ def test_foreign_hosts_and_origins_are_refused_by_the_app(ann):
     body = {"fn_index": 0, "data": [], "session_hash": "x"}
     answer = ann.client.post("/gradio_api/queue/join", json=body, headers={"origin": "http://evil.example"})
     assert answer.status_code == 403
+
+
+def test_twenty_visitors_at_once_get_each_their_own_answer(app):
+    def ask(number):
+        with Program(app.url, f"page{number}of20") as program:
+            return program.talk(f"count {number}:", settings=(0.95, 0.8, 1.1, 1000))
+
+    with ThreadPoolExecutor(20) as pool:
+        for number, said in enumerate(pool.map(ask, range(20))):
+            assert said == [f"count {number}:", " ".join(f"{number}:{count}" for count in range(1, 41))]

@@ -302,6 +302,15 @@ def test_the_system_prompt_is_said_to_the_model(visitor):
     visitor.set_system("Be brief.")
     ended(visitor.send("hello"))
     assert bytes(i for i in visitor.answers.engine.prompts[-1] if i < 256).startswith(b" \n Be brief.")
+    name = visitor.conversation
+    visitor.set_system(None)
+    visitor.new()
+    ended(visitor.send("hello"))
+    assert b"brief" not in bytes(i for i in visitor.answers.engine.prompts[-1] if i < 256)
+    visitor.open(name)
+    assert visitor.system == "Be brief."
+    ended(visitor.send("hello"))
+    assert b"Be brief." in bytes(i for i in visitor.answers.engine.prompts[-1] if i < 256)
     visitor.set_system(None)
     ended(visitor.send("hello"))
     assert b"brief" not in bytes(i for i in visitor.answers.engine.prompts[-1] if i < 256)

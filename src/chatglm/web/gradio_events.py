@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from chatglm.errors import ChatGLMError, UsageError
-from chatglm.web.answering import Mode
-from chatglm.web.gallery import prompts
-from chatglm.web.gradio_draw import PLACE, asked, counter, messages, numbered
-from chatglm.web.no_html import literal, unmarked
-from chatglm.web.running import POLL_SECONDS
+from chatglm.web.gradio_draw import messages, numbered
+from chatglm.web.gradio_screen import Screen, Updates
+from chatglm.web.no_html import unmarked
+from chatglm.web.running import POLL_SECONDS, RunningTurn
 from chatglm.web.settings import RANGES, Settings
 from chatglm.web.throttle import Throttle
 from chatglm.web.visitor import MOST_FILE_BYTES, MOST_FILES, Visitor
 from chatglm.web.visitors import Visitors
 from chatglm.words import Language, Words, of_browser
 
-MODE_SIGNS: dict[Mode, str] = {"chat": "💬", "tool": "🛠️", "code": "🧑‍💻"}
-MODE_WORDS: dict[Mode, str] = {"chat": "web_chat", "tool": "web_tool", "code": "web_code"}
-Updates = dict[Any, Any]
+BEGIN_SECONDS = 2.0  # after which a turn that has not begun will not
 
 
 class Events:
@@ -35,7 +32,8 @@ class Events:
     """
 
     def __init__(self, page: Any, visitors: Visitors, *, embedded: bool, language: Language | None) -> None:
-        self.page, self.visitors, self.embedded, self.language = page, visitors, embedded, language
+        self.page, self.visitors, self.language = page, visitors, language
+        self._screen = Screen(page, embedded=embedded)
 
     # how Gradio calls them: it finds out by annotations what a handler wants besides values
 
@@ -57,7 +55,7 @@ class Events:
                 updates = handle(visitor, words, *values)
             except ChatGLMError as error:
                 gr.Warning(html.escape(str(error)))
-                updates = self.screen(visitor, words)
+                updates = self._screen.whole(visitor, words)
             return {part: updates[part] for part in self.page.begun} if begins else updates
 
         def call_with(request: Any, event: Any, *values: Any) -> Updates:
@@ -67,18 +65,23 @@ class Events:
         chosen.__annotations__ = {"request": gr.Request} | ({} if data is None else {"event": data})
         return chosen
 
-    def drawing(self) -> Callable[..., AsyncIterator[Any]]:
-        """Draws the conversation while a turn goes on, until it is over or waits for the visitor."""
+    def drawing(self, *, begins: bool = False) -> Callable[..., AsyncIterator[Any]]:
+        """Draws the conversation while a turn goes on, until it is over or waits for the visitor.
+
+        Args:
+            begins: whether the turn is about to begin or to go on.
+        """
         import gradio as gr
 
         async def draw(request: Any) -> AsyncIterator[Any]:
             visitor, words = self._who(request)
-            turn = visitor.turn
-            if turn is None or turn.is_over:
+            turn = await _coming(visitor) if begins else visitor.turn
+            if turn is None or turn.is_drawn:
                 yield gr.skip()
                 return
             async for _ in turn.news(Throttle(self.visitors.busy)):
                 yield messages(visitor, words)
+            turn.is_drawn = turn.is_over
 
         draw.__annotations__ = {"request": gr.Request}
         return draw
@@ -91,11 +94,12 @@ class Events:
             visitor, words = self._who(request)
             while visitor.is_busy and not (visitor.turn and visitor.turn.asking):
                 await asyncio.sleep(POLL_SECONDS)
-            updates = self.screen(visitor, words)
+            updates = self._screen.whole(visitor, words)
+            _seen(visitor)
             if visitor.given_back:
                 text, visitor.given_back = visitor.given_back, ""
                 gr.Warning(words("web_given_back"))
-                updates[self.page.box] = self._box(visitor, words, value={"text": text, "files": []})
+                updates[self.page.box] = self._screen.box(visitor, words, value={"text": text, "files": []})
             if visitor.turn is not None and visitor.turn.error is not None:
                 gr.Warning(html.escape(str(visitor.turn.error)))
                 visitor.turn.error = None
@@ -158,20 +162,20 @@ class Events:
             visitor.send(text, read, _settings(sliders))
             for path in files:
                 Path(path).unlink(missing_ok=True)
-        return self._cleared(visitor, words)
+        return self._screen.cleared(visitor, words)
 
     def example(self, visitor: Visitor, words: Words, event: Any, system: str, *sliders: float) -> Updates:
         """One of the prompts to begin with. The browser says which, not what it is."""
-        shown, index = self._prompts(visitor, words), event.index
+        shown, index = self._screen.prompts(visitor, words), event.index
         if not isinstance(index, int) or not 0 <= index < len(shown):
             raise UsageError(f"there is no prompt {index!r:.20}; there are {len(shown)}")
         visitor.set_system(_system(system))
         visitor.send(shown[index], (), _settings(sliders))
-        return self._cleared(visitor, words)
+        return self._screen.cleared(visitor, words)
 
     def retry(self, visitor: Visitor, words: Words, *sliders: float) -> Updates:
         visitor.retry(_settings(sliders))
-        return self.screen(visitor, words)
+        return self._screen.whole(visitor, words)
 
     def edit(self, visitor: Visitor, words: Words, event: Any, *sliders: float) -> Updates:
         shown, index = numbered(visitor, words), event.index
@@ -179,52 +183,50 @@ class Events:
             raise UsageError(f"there is no message {index!r:.20} to edit; there are {len(shown)}")
         visitor.edit(shown[index][1], unmarked(event.value), _settings(sliders))
         self._code_stays(visitor, words)
-        return self.screen(visitor, words)
+        return self._screen.whole(visitor, words)
 
     def allow(self, visitor: Visitor, words: Words) -> Updates:
         visitor.consent(True)
-        return self.screen(visitor, words)
+        return self._screen.whole(visitor, words)
 
     def refuse(self, visitor: Visitor, words: Words) -> Updates:
         visitor.consent(False)
-        return self.screen(visitor, words)
+        return self._screen.whole(visitor, words)
 
     def undo(self, visitor: Visitor, words: Words) -> Updates:
         text = visitor.undo()
         self._code_stays(visitor, words)
-        updates = self.screen(visitor, words)
-        updates[self.page.box] = self._box(visitor, words, value={"text": text, "files": []})
+        updates = self._screen.whole(visitor, words)
+        updates[self.page.box] = self._screen.box(visitor, words, value={"text": text, "files": []})
         return updates
 
     # conversations
 
     def opened(self, visitor: Visitor, words: Words) -> Updates:
-        return self.screen(visitor, words) | {
-            self.page.system: visitor.system or "",
-            self.page.by_hand: visitor.by_hand.text,
-        }
+        _seen(visitor)
+        return self._opened(visitor, words)
 
     def clear(self, visitor: Visitor, words: Words) -> Updates:
         visitor.clear()
         self._code_stays(visitor, words)
-        return self.screen(visitor, words)
+        return self._screen.whole(visitor, words)
 
     def new(self, visitor: Visitor, words: Words) -> Updates:
         visitor.new()
-        return self._cleared(visitor, words)
+        return self._screen.cleared(visitor, words)
 
     def choose_mode(self, visitor: Visitor, words: Words, mode: Any) -> Updates:
         visitor.new(mode)
-        return self.screen(visitor, words)
+        return self._screen.whole(visitor, words)
 
     def open(self, visitor: Visitor, words: Words, name: Any) -> Updates:
         visitor.open(str(name))
-        return self.screen(visitor, words)
+        return self._opened(visitor, words)
 
     def delete(self, visitor: Visitor, words: Words) -> Updates:
         if visitor.conversation is not None:
             visitor.delete(visitor.conversation)
-        return self.screen(visitor, words)
+        return self._screen.whole(visitor, words)
 
     def load(self, visitor: Visitor, words: Words, file: Any) -> Updates:
         try:
@@ -234,62 +236,19 @@ class Events:
             raise UsageError(str(error).replace(str(file), Path(str(file)).name)) from None
         finally:
             Path(str(file)).unlink(missing_ok=True)
-        return self.screen(visitor, words)
+        return self._opened(visitor, words)
 
     def set_tools(self, visitor: Visitor, words: Words, text: Any) -> Updates:
         import gradio as gr
 
         visitor.set_tools(str(text or ""))
         gr.Info(words("web_tools_set", count=len(visitor.by_hand.tools)))
-        return self.screen(visitor, words)
+        return self._screen.whole(visitor, words)
 
-    # what is to be seen
-
-    def screen(self, visitor: Visitor, words: Words) -> Updates:
-        """Everything, as it is now."""
-        import gradio as gr
-
-        page, busy = self.page, visitor.is_busy
-        step = visitor.turn.asking if busy and visitor.turn is not None else None
-        consent = step is not None and step.asks == "consent"
-        examples = [{"text": text} for text in self._prompts(visitor, words)] if not visitor.told else None
-        cards = [(f"{MODE_SIGNS[_mode(card.mode)]} {card.title}", card.id) for card in visitor.conversations()]
-        names = ", ".join(literal(tool.name) for tool in self.page.answers.tools)
-        return {
-            page.chat: gr.Chatbot(messages(visitor, words), examples=examples),
-            page.box: self._box(visitor, words),
-            page.ask: _shown(consent),
-            page.question: asked(step, words) if consent and step is not None else "",
-            page.counter: "" if busy else counter(visitor, words),
-            page.mode: gr.Radio(self._modes(words), value=visitor.mode, interactive=not busy),
-            page.conversations: gr.Radio(cards, value=visitor.conversation, interactive=not busy),
-            page.take_along: f"[⬇ {words('web_take_along')}]({PLACE}/conversation)" if visitor.conversation else "",
-            page.tools: words("web_tools_here", names=names) if names else words("web_tools_none"),
-        }
-
-    def _box(self, visitor: Visitor, words: Words, **more: Any) -> Any:
-        import gradio as gr
-
-        busy = visitor.is_busy
-        step = visitor.turn.asking if busy and visitor.turn is not None else None
-        waits = step is not None and step.asks == "answer"
-        hint = words("web_result", name=step.name) if waits and step is not None else words("web_write")
-        return gr.MultimodalTextbox(
-            submit_btn=not busy or waits,
-            stop_btn=busy,
-            placeholder=hint,
-            sources=["upload"] if visitor.mode == "code" else [],
-            **more,
-        )
-
-    def _cleared(self, visitor: Visitor, words: Words) -> Updates:
-        return self.screen(visitor, words) | {self.page.box: self._box(visitor, words, value=None)}
-
-    def _prompts(self, visitor: Visitor, words: Words) -> tuple[str, ...]:
-        return prompts(visitor.mode, words.language, embedded=self.embedded)
-
-    def _modes(self, words: Words) -> list[tuple[str, str]]:
-        return [(f"{MODE_SIGNS[mode]} {words(MODE_WORDS[mode])}", mode) for mode in self.page.answers.modes]
+    def _opened(self, visitor: Visitor, words: Words) -> Updates:
+        """Everything, and what stands in the editors."""
+        editors = {self.page.system: visitor.system or "", self.page.by_hand: visitor.by_hand.text}
+        return self._screen.whole(visitor, words) | editors
 
     def _code_stays(self, visitor: Visitor, words: Words) -> None:
         import gradio as gr
@@ -298,14 +257,20 @@ class Events:
             gr.Info(words("web_code_kept"))
 
 
-def _shown(visible: bool) -> Any:
-    import gradio as gr
+def _seen(visitor: Visitor) -> None:
+    """Everything was drawn that there is."""
+    if visitor.turn is not None:
+        visitor.turn.is_drawn = visitor.turn.is_over
 
-    return gr.Column(visible=visible)
 
-
-def _mode(name: str) -> Mode:
-    return next((mode for mode in MODE_SIGNS if mode == name), "chat")
+async def _coming(visitor: Visitor) -> RunningTurn | None:
+    """The turn that begins or goes on at this moment; None: it was refused."""
+    for _ in range(round(BEGIN_SECONDS / POLL_SECONDS)):
+        turn = visitor.turn
+        if turn is not None and not turn.is_drawn and not turn.asking:
+            return turn
+        await asyncio.sleep(POLL_SECONDS)
+    return None
 
 
 def _system(text: Any) -> str | None:

@@ -154,8 +154,8 @@ class Page:
 
     @property
     def begun(self) -> list[Any]:
-        """What the beginning of a turn may change: little, for the first token waits until it is drawn."""
-        return [self.chat, self.box, self.ask, self.question, self.counter]
+        """What the beginning of a turn changes; the chat itself is drawn beside it."""
+        return [self.box, self.ask, self.question, self.counter]
 
     # what happens
 
@@ -191,10 +191,14 @@ class Page:
     def _turn(
         self, listen: Callable[..., Any], begin: Callable[..., Any], inputs: Any, data: type | None = None
     ) -> None:
-        """An event that begins a turn, or lets one go on. The one that draws has one output: each costs a drawing."""
+        """An event that begins a turn, or lets one go on.
+
+        What draws it begins at the same time, for asking once more costs as long as a first token takes. It has one
+        output: each costs a drawing.
+        """
         more: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        begun = listen(self.events.plain(begin, data, begins=True), inputs, self.begun, **more)
-        drawn = begun.then(self.events.drawing(), None, self.chat, **more)
+        listen(self.events.plain(begin, data, begins=True), inputs, self.begun, **more)
+        drawn = listen(self.events.drawing(begins=True), None, self.chat, **more)
         drawn.then(self.events.settling(), None, self.outputs, **more)
 
     def _quick(self, listen: Callable[..., Any], do: Callable[..., Any], inputs: Any) -> Any:

@@ -29,11 +29,13 @@ class RunningTurn:
 
     Attributes:
         error: what has broken it off.
+        is_drawn: whether a page has shown its end.
     """
 
     def __init__(self, told: Told, events: Iterator[Any], view: View, over: Callable[[RunningTurn], None]) -> None:
         self.told, self.view = told, view
         self.error: Exception | None = None
+        self.is_drawn = False
         self._events, self._over, self._ended = events, over, threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="chatglm-web-turn", daemon=True)
@@ -74,7 +76,8 @@ class RunningTurn:
 
         Ends when the turn is over, or waits for the visitor.
         """
-        seen = -1
+        seen = self.view.version
+        yield
         while not (self.is_over or self.asking):
             if self.view.version != seen and not (pause := throttle.wait(self._length())):
                 seen = self.view.version

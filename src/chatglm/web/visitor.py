@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from chatglm.agent.prompts import own_text
 from chatglm.agent.uploads import check_upload_name
+from chatglm.chat.message import Role
 from chatglm.chat.saved import SavedConversation, load_file
 from chatglm.errors import SessionError, UsageError
 from chatglm.web.answering import Local, Mode, Remote
@@ -176,7 +178,8 @@ class Visitor:
             card, saved, told = self.kept.load(name)
             mode = next((mode for mode in self.answers.modes if mode == card.mode), self.answers.modes[0])
             self.new(mode)
-            self.conversation, self._saved, self.told = name, saved, told
+            self.conversation, self.told = name, told
+            self._go_on(saved)
 
     def resume(self) -> None:
         """Opens the last conversation, if it is of a little while ago: the server may have been started again."""
@@ -204,7 +207,8 @@ class Visitor:
         saved = load_file(path)
         with self._lock:
             self.new()
-            self._saved, self.told = saved, told_by(saved.messages)
+            self.told = told_by(saved.messages)
+            self._go_on(saved)
             self._opened()
             self._keep()
 
@@ -356,6 +360,12 @@ class Visitor:
                     session.set_system(self.system)
             self._session, self._saved = session, None
         return self._session
+
+    def _go_on(self, saved: SavedConversation) -> None:
+        """The next session goes on with a saved conversation, its system prompt included."""
+        first = saved.messages[0] if saved.messages else None
+        self._saved = saved
+        self.system = own_text(first) or None if first is not None and first.role is Role.SYSTEM else None
 
     def _put_aside(self) -> None:
         """Ends the session, and lets the next one go on with what was said."""
