@@ -141,8 +141,7 @@ def _asked(options: argparse.Namespace) -> tuple[Asked, tuple[Any, Any] | None]:
 
     loaded = load_as(options)
     name = "tiny-glm (embedded)" if options.model is None else str(options.model)
-    if options.quantize:
-        name += f", {options.quantize}"
+    name = ", ".join(filter(None, (name, options.quantize, options.adapter, options.prefix)))
     return LocalModel(*loaded, name, options.at_once or AT_ONCE), loaded
 
 
