@@ -14,7 +14,7 @@ from chatglm.evaluate.compare import as_text, compare
 from chatglm.evaluate.folder import RunFolder
 from chatglm.evaluate.picture import bars, heat_map
 from chatglm.evaluate.report import as_json, as_markdown, report_of, summary
-from chatglm.evaluate.run import Part, Plan, Told, prepare, run, settings_of
+from chatglm.evaluate.run import Part, Plan, Told, check_data, prepare, run, settings_of
 from chatglm.evaluate.tasks import TASKS, named
 from chatglm.words import Words, choose
 
@@ -85,6 +85,7 @@ def _numbers(text: str | None, name: str, least: int, most: int) -> list[int]:
 
 
 def _evaluate(options: argparse.Namespace, plan: Plan, words: Words) -> None:
+    check_data(plan)
     asked, loaded = _asked(options)
     parts = prepare(plan, asked)
     for part in parts:
