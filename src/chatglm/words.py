@@ -426,6 +426,13 @@ Plan:
         "{items} items, {better} better, {worse} worse; {only} in one run only",
         "共 {items} 题，{better} 题变好，{worse} 题变差；只在一次运行中的有 {only} 题",
     ),
+    "count_malformed": ("malformed rows", "格式有误的行"),
+    "count_withheld": ("labels withheld", "标签未公开"),
+    "count_silent": ("nothing written", "没有写出内容"),
+    "count_unfound": ("no answer found", "没有找到答案"),
+    "count_shortened": ("prompts shortened", "提示被缩短"),
+    "count_cut": ("cut at the limit", "到达长度上限"),
+    "count_refused": ("refused", "被拒绝"),
     "report_title": (
         "Evaluation of {model}",
         "{model} 的评测",

@@ -44,6 +44,32 @@ def test_golden(name: str, one: Item, table: list[tuple[str, str | None]]) -> No
     assert found == table
 
 
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_no_extractor_is_slow(name: str) -> None:
+    """Whatever patterns they use: such texts would take some for hours."""
+    for piece in (
+        " ",
+        "\n",
+        "\t",
+        "是",
+        "选",
+        "答案是 ",
+        "answer is ",
+        "(",
+        "A ",
+        "A,",
+        "$",
+        "{",
+        "1,",
+        "-",
+        "`",
+        "```\n",
+        "=",
+        "**",
+    ):
+        EXTRACTORS[name]("The answer is " + piece * 4000, ANIMALS)
+
+
 def test_every_task_has_forty() -> None:
     sizes = {
         "gsm8k": golden.GSM8K, "math": golden.MATH, "bbh": golden.BBH, "mmlu": golden.MMLU, "ceval": golden.CEVAL,

@@ -14,7 +14,7 @@ from chatglm.evaluate.compare import as_text, compare
 from chatglm.evaluate.folder import RunFolder
 from chatglm.evaluate.picture import bars, heat_map
 from chatglm.evaluate.report import as_json, as_markdown, report_of, summary
-from chatglm.evaluate.run import Part, Plan, Told, prepare, run, settings_of
+from chatglm.evaluate.run import Part, Plan, Told, check_data, prepare, run, settings_of
 from chatglm.evaluate.tasks import TASKS, named
 from chatglm.words import Words, choose
 
@@ -85,6 +85,7 @@ def _numbers(text: str | None, name: str, least: int, most: int) -> list[int]:
 
 
 def _evaluate(options: argparse.Namespace, plan: Plan, words: Words) -> None:
+    check_data(plan)
     asked, loaded = _asked(options)
     parts = prepare(plan, asked)
     for part in parts:
@@ -141,8 +142,7 @@ def _asked(options: argparse.Namespace) -> tuple[Asked, tuple[Any, Any] | None]:
 
     loaded = load_as(options)
     name = "tiny-glm (embedded)" if options.model is None else str(options.model)
-    if options.quantize:
-        name += f", {options.quantize}"
+    name = ", ".join(filter(None, (name, options.quantize, options.adapter, options.prefix)))
     return LocalModel(*loaded, name, options.at_once or AT_ONCE), loaded
 
 

@@ -38,11 +38,11 @@ class Data:
     files: dict[str, str] = field(default_factory=dict)
 
 
-def load_data(task: Task, data_dir: Path) -> Data:
-    """The data of a task, from the folder of its name.
+def data_files(task: Task, data_dir: Path) -> list[Path]:
+    """The files of a task's data, in the folder of its name.
 
     Raises:
-        ConfigError: there are none (the message says what to put where), or no row of them is an item.
+        ConfigError: there are none; the message says what to put where.
     """
     folder = data_dir / task.name
     paths = [path for path in find(folder, task.files) if not fnmatch(path.name, task.leave)]
@@ -51,6 +51,16 @@ def load_data(task: Task, data_dir: Path) -> Data:
             f"there are no data of {task.title} in {folder}; put there {task.needs} (source: {task.source}; licence: "
             f"{task.licence})"
         )
+    return paths
+
+
+def load_data(task: Task, data_dir: Path) -> Data:
+    """The data of a task.
+
+    Raises:
+        ConfigError: there are none, or no row of them is an item.
+    """
+    folder, paths = data_dir / task.name, data_files(task, data_dir)
     data = Data([])
     data.items = _items(task, folder, paths, data)
     if not data.items:

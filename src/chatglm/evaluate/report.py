@@ -12,6 +12,15 @@ from chatglm.evaluate.run import Part
 from chatglm.evaluate.statistics import interval, interval_of_means
 from chatglm.words import Words
 
+_COUNTS = {
+    "malformed rows": "count_malformed",
+    "labels withheld": "count_withheld",
+    "nothing written": "count_silent",
+    "no answer found": "count_unfound",
+    "prompts shortened": "count_shortened",
+    "cut at the limit": "count_cut",
+    "refused": "count_refused",
+}
 _PACKAGES = ("chatglm", "torch", "transformers", "math-verify", "jieba")
 
 
@@ -147,7 +156,7 @@ def summary(report: Mapping[str, Any], words: Words) -> str:
             if "score" not in task
             else f"{task['score']:.2f}  [{task['low']:.2f}, {task['high']:.2f}]"
         )
-        counts = "".join(f", {name}: {count}" for name, count in task["counts"].items())
+        counts = "".join(f", {text}" for text in _counted(task, words))
         lines.append(
             f"{task['task']}:{task['protocol']}  {score}  "
             f"({words('of_items', items=task['items'], of=task['of'])}{counts})"
@@ -155,6 +164,10 @@ def summary(report: Mapping[str, Any], words: Words) -> str:
     for one in report.get("perplexity", ()):
         lines.append(f"perplexity  {one['perplexity']}  ({one['text']}, {one['tokens']} tokens)")
     return "\n".join(lines)
+
+
+def _counted(task: Mapping[str, Any], words: Words) -> list[str]:
+    return [f"{words(_COUNTS[name])}: {count}" for name, count in task["counts"].items()]
 
 
 def _cells_of(task: Mapping[str, Any]) -> list[str]:
@@ -170,7 +183,7 @@ def _section(task: Mapping[str, Any], words: Words) -> list[str]:
     lines += [f"{words('report_source')}: {task['source']}; {words('report_licence')}: {task['licence']}", ""]
     lines += [words("report_protocol"), "", "```json", json.dumps(task["how"], ensure_ascii=False, indent=1), "```", ""]
     if task["counts"]:
-        lines += [", ".join(f"{name}: {count}" for name, count in task["counts"].items()), ""]
+        lines += [", ".join(_counted(task, words)), ""]
     lines += [f"- {row}" for row in task["malformed"][:20]] + ([""] if task["malformed"] else [])
     if task["published"]:
         lines += [f"{words('report_published')}: {LONGBENCH_SOURCE if task['task'] == 'longbench' else SOURCE}.", ""]

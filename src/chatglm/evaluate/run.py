@@ -12,7 +12,7 @@ from typing import Any
 
 from chatglm.errors import ConfigError, UsageError
 from chatglm.evaluate.asking import Asked, Query, Reply
-from chatglm.evaluate.data import Data, evenly, load_data, made_data
+from chatglm.evaluate.data import Data, data_files, evenly, load_data, made_data
 from chatglm.evaluate.extract import EXTRACTORS
 from chatglm.evaluate.folder import RunFolder, digest
 from chatglm.evaluate.grading import METRICS, Grader, Verdict
@@ -61,12 +61,27 @@ class Part:
         return [prompt for key, prompt in self.prompts.items() if key not in self.lines]
 
 
+def check_data(plan: Plan) -> None:
+    """Look whether the data are there, before a model is loaded for minutes.
+
+    Raises:
+        UsageError, ConfigError: they are not; the message says what to put where.
+    """
+    for task, _ in plan.chosen:
+        if task.made is not None:
+            continue
+        if plan.data_dir is None:
+            raise UsageError(f"{task.title} needs data; give --data-dir DIR, with {task.needs} in DIR/{task.name}")
+        data_files(task, plan.data_dir)
+
+
 def prepare(plan: Plan, asked: Asked) -> list[Part]:
     """Read all data and make all prompts, so that whatever is missing is told before anything is asked.
 
     Raises:
         ConfigError: data are missing or unfit. UsageError: a protocol that this model cannot be asked by.
     """
+    check_data(plan)
     return [_part(plan, task, name, asked) for task, name in plan.chosen]
 
 
@@ -110,9 +125,8 @@ def _part(plan: Plan, task: Task, name: str | None, asked: Asked) -> Part:
     if task.made is not None:
         wanted = {"context": asked.context or 4096, **plan.needle}
         data = made_data(task, wanted, asked.count)
-    elif plan.data_dir is None:
-        raise UsageError(f"{task.title} needs data; give --data-dir DIR, with {task.needs} in DIR/{task.name}")
     else:
+        assert plan.data_dir is not None
         data = load_data(task, plan.data_dir)
     prompter = Prompter(task, protocol, data)
     prompts = {item.id: prompter.prompt(item) for item in evenly(data.items, plan.limit)}
