@@ -54,7 +54,7 @@ def _heads_here(model: Any, heads: int) -> int:
     if not weights or not hasattr(weights[0], "to_local"):
         return heads
     shard: torch.Tensor = weights[0].to_local()
-    return heads * shard.shape[0] // weights[0].shape[0]
+    return heads * int(shard.shape[0]) // int(weights[0].shape[0])
 
 
 def num_blocks(model: Any, block_size: int, limit: int | None, most_tokens: int, stored: torch.dtype) -> int:
