@@ -372,7 +372,7 @@ def real(options: argparse.Namespace) -> dict[str, float]:
 async def _replay(address: tuple[str, int], options: argparse.Namespace) -> dict[str, float]:
     result = Result(seconds=options.seconds)
     await _converse(
-        Session(-1, random.Random(0), 1), 0.0, time.monotonic(), address, Result(), 10.0
+        Session(-1, random.Random(0), 1), 0.0, time.monotonic(), address, Result(seconds=10.0)
     )  # what is made when first needed
     begun = time.monotonic()
     load = [_converse(session, begins, begun, address, result) for begins, session in load_of(options, 2)]

@@ -45,7 +45,16 @@ def _left_to_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
 def cache_shape(model: Any) -> tuple[int, int, int]:
     """(layers, key/value heads, channels per head) of a network, ours or stock GLM."""
     config = model.config
-    return config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+    return config.num_hidden_layers, _heads_here(model, config.num_key_value_heads), config.head_dim
+
+
+def _heads_here(model: Any, heads: int) -> int:
+    """Key/value heads that this process computes: with tensor parallelism transformers shards stock layers."""
+    weights = [weight for name, weight in model.named_parameters() if name.endswith("layers.0.self_attn.k_proj.weight")]
+    if not weights or not hasattr(weights[0], "to_local"):
+        return heads
+    shard: torch.Tensor = weights[0].to_local()
+    return heads * int(shard.shape[0]) // int(weights[0].shape[0])
 
 
 def num_blocks(model: Any, block_size: int, limit: int | None, most_tokens: int, stored: torch.dtype) -> int:
