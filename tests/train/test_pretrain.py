@@ -10,7 +10,7 @@ import chatglm
 from chatglm.cli import main
 
 
-@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("fresh", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_text_is_learned_and_the_run_ends_in_order_and_goes_on(fresh: bool, tmp_path: Path) -> None:
     base, text, out = tiny_base(tmp_path / "base"), tmp_path / "text.txt", tmp_path / "out"
     text.write_text("one two three four five six seven\n\nonce upon a time\n" * 5)

@@ -146,7 +146,8 @@ def _run(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
     be_modest(options.threads, getattr(options, "nice", None))
     result = finetune(checked, words, resume=options.resume)
     name = "train_done" if result.finished else "train_paused"
-    sys.stdout.write(words(name, steps=result.steps, out=result.out) + "\n")
+    if result.first:
+        sys.stdout.write(words(name, steps=result.steps, out=result.out) + "\n")
     return 0
 
 
