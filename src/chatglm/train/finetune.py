@@ -272,7 +272,7 @@ def _arguments(settings: Settings, out: Path, measures: bool) -> Any:
     }
     try:
         arguments = TrainingArguments(**{**given, **settings.trainer})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"transformers refuses the arguments of the run: {error}") from error
     if cuda and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         arguments._n_gpu = 1  # several devices are for several processes: torchrun, accelerate launch
