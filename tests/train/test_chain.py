@@ -8,8 +8,10 @@ import torch
 from tiny_runs import ANSWERS, tiny_base, train, write_rows
 
 import chatglm
+from chatglm.engine.request import SamplingParams
 from chatglm.folders.convert import convert
 from chatglm.folders.quantize import quantize_folder
+from chatglm.own_engine import add_lora
 from chatglm.train.merge import merge
 
 ALL = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
@@ -24,6 +26,20 @@ def scores(model: Any) -> torch.Tensor:
         return model(input_ids=torch.arange(3, 35)[None]).logits  # type: ignore[no-any-return]
 
 
+def served(base: Path, adapter: Path) -> dict[str, str]:
+    """The answers of an engine that knows the adapter beside its base, as a server has it."""
+    model, tokenizer = chatglm.load(base)
+    engine = chatglm.engine_for(model, tokenizer)
+    add_lora(engine, "tuned", adapter)
+    params = SamplingParams(temperature=0, max_tokens=12)
+    found = {}
+    for asked in ANSWERS:
+        prompt = tokenizer.render([chatglm.Message("user", asked)]).ids
+        done = engine.wait(engine.submit(prompt, params, adapter="tuned"))
+        found[asked] = str(tokenizer.decode(done.token_ids, skip_special_tokens=True)).strip()
+    return found
+
+
 def test_the_chain_from_tuning_to_gguf(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     from chatglm.folders.gguf import to_gguf
@@ -32,6 +48,7 @@ def test_the_chain_from_tuning_to_gguf(tmp_path: Path) -> None:
     train(base, data, tmp_path / "tuned", max_steps=60, learning_rate=2e-2, targets=ALL)
     tuned, tokenizer = chatglm.load(base, adapter=tmp_path / "tuned")
     assert answers(tuned, tokenizer) == ANSWERS
+    assert served(base, tmp_path / "tuned") == ANSWERS
     merged, _ = chatglm.load(merge(base, tmp_path / "tuned", tmp_path / "merged"))
     assert answers(merged, tokenizer) == ANSWERS
     torch.testing.assert_close(scores(merged), scores(tuned), atol=1e-4, rtol=1e-4)  # the rounding of one sum

@@ -16,7 +16,6 @@ from tiny_runs import ANSWERS, settings, tiny_base, train, write_rows
 
 import chatglm
 from chatglm.errors import CheckpointError, ConfigError, DataError, TrainingError
-from chatglm.train import finetune as runs
 from chatglm.train.merge import merge
 from chatglm.train.trainer import AnswerTrainer, last_checkpoint
 
@@ -62,7 +61,10 @@ def logits(model: Any, rows: int = 2) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", METHODS)
+SLOW = {"lora", "rslora", "dora", "ptuning with projection"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in METHODS])
 def test_eight_rows_are_learned_by_heart_and_answered_after_loading(
     name: str, base: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -104,7 +106,9 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("packed", "ptuning"))) for name in RESUMED]
+)
 def test_a_run_that_is_resumed_ends_as_one_that_was_not_stopped(
     name: str, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +153,7 @@ train(Path({base!r}), Path({data!r}), Path({out!r}), resume={resume!r}, **{optio
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     base: Path, data: Path, tmp_path: Path, python: list[str]
 ) -> None:
@@ -223,6 +228,7 @@ def test_packing_and_accumulation_change_no_gradient(base: Path, data: Path, tmp
             torch.testing.assert_close(tensor, plain[name], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_weight(base: Path, data: Path, tmp_path: Path) -> None:
     for method in ("lora", "sft"):
         for name, checkpointing in (("plain", False), ("again", True)):
@@ -264,6 +270,7 @@ def test_an_adapter_or_prefix_of_another_base_is_refused(base: Path, data: Path,
             chatglm.load(None, adapter=tmp_path / method)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(base: Path, data: Path, tmp_path: Path) -> None:
     """One more process and half the batch are the same step."""
     options: dict[str, Any] = {"max_steps": 3, "learning_rate": 1e-2, "eval_data": str(data), "eval_steps": 3}
@@ -285,7 +292,6 @@ def test_two_processes_train_as_one(base: Path, data: Path, tmp_path: Path) -> N
 
 
 def test_settings_are_checked() -> None:
-    assert runs.Result is not None
     for message, options in (
         ("method is 'lara'", {"method": "lara"}),
         ("batch_size is 0; it must be a whole number, at least 1", {"batch_size": 0}),

@@ -60,10 +60,12 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("kind", METHODS, ids=["lora", "ptuning_v2", "sft"])
 def test_the_official_files_are_read_as_they_are(kind: str, tmp_path: Path) -> None:
     (tmp_path / "ds_zero_3.json").write_text("{}")
-    found = read_configuration(written(tmp_path, OFFICIAL + kind), "data/AdvertiseGen")
+    folder = tmp_path / "AdvertiseGen"
+    folder.mkdir()
+    found = read_configuration(written(tmp_path, OFFICIAL + kind), str(folder))
     settings = Settings(**found.settings)
     expected = {
-        "data": str(Path("data/AdvertiseGen/train.json")), "eval_data": str(Path("data/AdvertiseGen/dev.json")),
+        "data": str(folder / "train.json"), "eval_data": str(folder / "dev.json"),
         "out": "./output", "max_length": 769, "max_steps": 3000, "learning_rate": 5e-5, "batch_size": 4,
         "save_steps": 500, "log_steps": 10, "eval_batch_size": 16, "eval_steps": 500, "eval_answers": 50,
         "eval_tokens": 512, **METHODS[kind],
@@ -71,6 +73,9 @@ def test_the_official_files_are_read_as_they_are(kind: str, tmp_path: Path) -> N
     assert {name: getattr(settings, name) for name in expected} == expected
     assert dict(settings.trainer) == ({"deepspeed": str(tmp_path / "ds_zero_3.json")} if kind is SFT else {})
     named = " ".join(found.notes)
+    rows = read_configuration(tmp_path / "config.yaml", "rows.jsonl")
+    assert not {"data", "eval_data"} & set(rows.settings)
+    assert "data_config.train_file: the rows are those of rows.jsonl" in rows.notes
     for key in ("num_proc", "test_file", "dataloader_num_workers", "remove_unused_columns", "log_level"):
         assert key in named
     assert ("task_type" in named) == (kind is not SFT)

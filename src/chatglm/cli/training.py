@@ -65,7 +65,11 @@ def _add_run(command: Parser) -> None:
     command.add_argument(
         "--config", metavar="FILE", help="settings in yaml; the official lora.yaml, ... are read as well"
     )
-    command.add_argument("--resume", action="store_true", help="go on with the run in DIR as if it had not stopped")
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in DIR as if it had not stopped; its settings are known",
+    )
     add_columns(command)
     command.add_argument(
         "--skip-bad-rows", action="store_true", default=None, help="leave out rows that cannot be used"
@@ -125,6 +129,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
     from chatglm.errors import UsageError
+    from chatglm.train.manifest import settings_of
     from chatglm.train.official import Configuration, read_configuration
     from chatglm.train.settings import Settings
     from chatglm.words import choose
@@ -137,6 +142,8 @@ def _run(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
     for note in found.notes:
         sys.stderr.write(words("train_note", note=note) + "\n")
     settings = {**defaults, **found.settings, **given}
+    if options.resume and "out" in settings:
+        settings = {**settings_of(settings["out"]), **found.settings, **given}
     missing = next((name for name in ("data", "out") if name not in settings), None)
     if missing is not None:
         raise UsageError(f"--{missing} is missing")
@@ -146,7 +153,8 @@ def _run(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
     be_modest(options.threads, getattr(options, "nice", None))
     result = finetune(checked, words, resume=options.resume)
     name = "train_done" if result.finished else "train_paused"
-    sys.stdout.write(words(name, steps=result.steps, out=result.out) + "\n")
+    if result.first:
+        sys.stdout.write(words(name, steps=result.steps, out=result.out) + "\n")
     return 0
 
 

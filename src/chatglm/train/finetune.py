@@ -35,12 +35,14 @@ class Result:
         steps: that are done.
         finished: False: its hours were over before.
         metrics: last measured.
+        first: whether this process is the one of several that speaks.
     """
 
     out: Path
     steps: int
     finished: bool
     metrics: dict[str, float]
+    first: bool = True
 
 
 def finetune(settings: Settings, words: Words | None = None, *, resume: bool = False) -> Result:
@@ -101,8 +103,8 @@ def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resu
     finally:
         if _first() and any("loss" in entry for entry in trainer.state.log_history):
             telling.draw(trainer.state.log_history, out / telling.CURVE_FILE, f"{settings.method}, {settings.data}")
-    metrics = dict(trainer.evaluate()) if trainer.eval_dataset is not None else {}
     state = trainer.state
+    metrics = _last_metrics(trainer)
     trainer.save_model(str(out))
     finished = state.global_step >= state.max_steps
     if _first():
@@ -110,7 +112,17 @@ def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resu
         history = [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]
         given = {"steps": state.global_step, "finished": finished, "metrics": metrics, "history": history}
         manifest.write(out, told | {"result": given})
-    return Result(out, state.global_step, finished, metrics)
+    return Result(out, state.global_step, finished, metrics, _first())
+
+
+def _last_metrics(trainer: Any) -> dict[str, float]:
+    """Those of the last step, measured if they were not."""
+    if trainer.eval_dataset is None:
+        return {}
+    step = trainer.state.global_step
+    known = [entry for entry in trainer.state.log_history if "eval_loss" in entry and entry["step"] == step]
+    found = known[-1] if known else trainer.evaluate()
+    return {name: value for name, value in found.items() if name.startswith("eval_")}
 
 
 def _require() -> None:
@@ -260,7 +272,7 @@ def _arguments(settings: Settings, out: Path, measures: bool) -> Any:
     }
     try:
         arguments = TrainingArguments(**{**given, **settings.trainer})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"transformers refuses the arguments of the run: {error}") from error
     if cuda and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         arguments._n_gpu = 1  # several devices are for several processes: torchrun, accelerate launch

@@ -15,7 +15,7 @@ from chatglm.errors import ConfigError
 from chatglm.model.files import read_json, write_json
 from chatglm.model.weights import WeightFolder
 from chatglm.train.rows import data_files
-from chatglm.train.settings import CHANGEABLE, Settings
+from chatglm.train.settings import CHANGEABLE, NAMES, Settings
 
 FILE = "manifest.json"
 _PACKAGES = ("chatglm", "torch", "transformers", "peft", "accelerate", "sentencepiece")
@@ -41,10 +41,24 @@ def write(out: Path, told: Mapping[str, Any]) -> None:
     os.replace(part, out / FILE)
 
 
+def settings_of(out: str | Path) -> dict[str, Any]:
+    """The settings of the run in a folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not (Path(out) / FILE).is_file():
+        raise ConfigError(f"{out} holds no run to resume; leave out --resume to begin one")
+    found = read_json(Path(out) / FILE).get("settings")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{Path(out) / FILE} does not say the settings of a run")
+    return {name: value for name, value in found.items() if name in NAMES}
+
+
 def check_same(out: Path, told: Mapping[str, Any]) -> None:
     """Raise ConfigError unless the run in a folder was begun with the same data, base and settings."""
     before = read_json(out / FILE)
-    settings = {name: value for name, value in before.get("settings", {}).items() if name not in CHANGEABLE}
+    settings = {name: value for name, value in settings_of(out).items() if name not in CHANGEABLE}
     for name, value in settings.items():
         now = told["settings"].get(name)
         if json.loads(json.dumps(now)) != value:

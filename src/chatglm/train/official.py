@@ -5,6 +5,7 @@ meaning any more; none is swallowed.
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -44,6 +45,7 @@ _WITHOUT_MEANING = {
 }
 _LORA = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "targets"}
 _PREFIX = {"num_virtual_tokens": "prefix_length", "prefix_projection": "prefix_projection"}
+_POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _ALWAYS = {"save_strategy": ("steps",), "logging_strategy": ("steps",)}
 _ANSWERS = 50  # evaluation rows whose answers the official program generates
 _TOP = ("data_config", "max_input_length", "max_output_length", "training_args", "peft_config")
@@ -65,16 +67,17 @@ def read_configuration(path: str | Path, data: str | None = None) -> Configurati
 
     Args:
         path: of the file.
-        data: a folder in which an official file's data files are, as its first argument was.
+        data: the folder of an official file's data files, as the first argument of the official program was; or the
+            rows themselves, whatever the file says.
 
     Raises:
         ConfigError: no readable yaml, or a key that is not known. MissingExtraError: pyyaml is not installed.
     """
-    path = Path(path)
-    found = Configuration()
-    for key, value in _read(path).items():
+    path, found = Path(path), Configuration()
+    whole = _read(path)
+    for key, value in whole.items():
         if key in NAMES:
-            found.settings[key] = value
+            found.settings[key] = _number(value)
         elif key not in _TOP:
             raise ConfigError(f"{path} has the key {key!r}{_nearest(key, (*NAMES, *_TOP))}")
         elif key.startswith("max_"):
@@ -82,7 +85,6 @@ def read_configuration(path: str | Path, data: str | None = None) -> Configurati
                 raise ConfigError(f"{path}: {key} is {value!r}; it must be a whole number above 0")
         elif not isinstance(value, Mapping):
             raise ConfigError(f"{path}: {key} is {value!r:.60}; it must hold keys of its own")
-    whole = _read(path)
     _lengths(whole, found)
     _data(whole.get("data_config", {}), data, path, found)
     _training(whole.get("training_args", {}), path, found)
@@ -117,6 +119,8 @@ def _data(keys: Mapping[str, Any], folder: str | None, path: Path, found: Config
     for key, value in keys.items():
         if key in _WITHOUT_MEANING:
             found.note(f"data_config.{key}", _WITHOUT_MEANING[key])
+        elif key in ("train_file", "val_file") and folder is not None and not Path(folder).is_dir():
+            found.note(f"data_config.{key}", f"the rows are those of {folder}")
         elif key in ("train_file", "val_file"):
             where = Path(folder) / str(value) if folder is not None else Path(str(value))
             found.settings["data" if key == "train_file" else "eval_data"] = str(where)
@@ -148,7 +152,7 @@ def _training(keys: Mapping[str, Any], path: Path, found: Configuration) -> None
             file = path.parent / str(value)
             found.settings.setdefault("trainer", {})[key] = str(file if file.is_file() else value)
         elif key in _trainer_names():
-            found.settings.setdefault("trainer", {})[key] = value
+            found.settings.setdefault("trainer", {})[key] = _number(value)
         else:
             raise ConfigError(f"{path}: training_args has the key {key!r}{_nearest(key, _trainer_names())}")
     if evaluates == "no":
@@ -157,12 +161,7 @@ def _training(keys: Mapping[str, Any], path: Path, found: Configuration) -> None
 
 def _number(value: Any) -> Any:
     """YAML 1.1 takes 5e-5 for a text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return float(value) if isinstance(value, str) and _POWER.fullmatch(value) else value
 
 
 def _generation(value: Any, path: Path, found: Configuration) -> None:
