@@ -55,7 +55,7 @@ def test_a_run_and_its_repetition(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--tasks", "needle", "--out", "o", "--needle-depths", "1,101"], 2, "--needle-depths is '1,101'"),
         (["--tasks", "gsm8k", "--out", "o", "--download"], 2, "--download needs --data-dir"),
         (["--text", "x", "--out", "o", "--api-base", "http://127.0.0.1:9/v1"], 2, "--text needs the model itself"),
-        (["--tasks", "gsm8k", "--out", "o", "--api-base", "http://127.0.0.1:9/v1"], 1, "does not answer"),
+        (["--tasks", "needle", "--out", "o", "--api-base", "http://127.0.0.1:9/v1"], 1, "does not answer"),
         (["--compare", "no", "none"], 2, "is no folder of a run"),
     ],
 )
