@@ -64,8 +64,8 @@ def ask(client, schema, **options):
 def test_every_answer_is_valid(client, number, seed):
     schema = SHAPES[number]
     choice = ask(client, schema, temperature=1.0, seed=seed).choices[0]
-    if choice.finish_reason == "length":  # the digits of a number may go on for ever
-        assert "number" in json.dumps(schema)
+    if choice.finish_reason == "length":  # the digits of a number, and names that are free, may go on for ever
+        assert "number" in json.dumps(schema) or "maxProperties" in schema
         return
     jsonschema.validate(json.loads(choice.message.content), schema)
 

@@ -19,7 +19,7 @@ from chatglm.serve.config import ServerConfig
 from chatglm.serve.run import checked, free_address, note
 
 APP = "chatglm"
-REPLICAS_OF_A_FRONT = 8  # a front passes on what so many replicas write
+REPLICAS_OF_A_FRONT = 2  # half a millisecond of a processor for each piece of an answer that it passes on
 _NO_LIMIT = 100_000  # requests at a front; what is too much is refused by the replicas
 _HEALTH_SECONDS = 5.0
 _BUSY = 0.75  # share of a replica's batch above which there should be another replica
