@@ -105,7 +105,12 @@ def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resu
             telling.draw(trainer.state.log_history, out / telling.CURVE_FILE, f"{settings.method}, {settings.data}")
     state = trainer.state
     metrics = _last_metrics(trainer)
-    trainer.save_model(str(out))
+    try:
+        trainer.save_model(str(out))
+    except Exception as error:  # of several libraries
+        whole = last_checkpoint(out)
+        kept = "there is no checkpoint" if whole is None else f"{whole} is whole, and --resume writes from it"
+        raise TrainingError(f"what was learned cannot be written to {out}: {error}; {kept}") from error
     finished = state.global_step >= state.max_steps
     if _first():
         _beside(out, settings, trainer.processing_class)
@@ -156,7 +161,10 @@ def _store(path: str, settings: Settings, tokenizer: Any, out: Path, words: Word
     """
     report = Report()
     columns = None if settings.columns is None else Columns.parse(settings.columns)
-    store = Store(read_examples(path, tokenizer, settings.max_length, report, columns), out)
+    try:
+        store = Store(read_examples(path, tokenizer, settings.max_length, report, columns), out)
+    except OSError as error:
+        raise TrainingError(f"the rows of {path} cannot be kept on the disk of {out}: {error.strerror}") from error
     for line in warnings(report, settings.max_length, words):
         _say(line)
     if report.bad and not settings.skip_bad_rows:
@@ -294,6 +302,3 @@ def _say(text: str) -> None:
     if _first():
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
-
-
-__all__ = ["Result", "TrainingError", "finetune"]
