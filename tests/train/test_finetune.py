@@ -86,6 +86,9 @@ def test_eight_rows_are_learned_by_heart_and_answered_after_loading(
         merged, _ = chatglm.load(merge(base, out, tmp_path / "merged"))
         torch.testing.assert_close(logits(merged), logits(model), atol=1e-4, rtol=1e-4)
     assert (out / "manifest.json").is_file()
+    if name == "sft":  # a whole model has the files of its base
+        told = [json.loads((folder / "generation_config.json").read_text()) for folder in (base, out)]
+        assert told[0].get("bos_token_id") == told[1].get("bos_token_id")
 
 
 def weights_of(out: Path) -> dict[str, torch.Tensor]:

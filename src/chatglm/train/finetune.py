@@ -113,7 +113,7 @@ def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resu
         raise TrainingError(f"what was learned cannot be written to {out}: {error}; {kept}") from error
     finished = state.global_step >= state.max_steps
     if _first():
-        _beside(out, settings, trainer.processing_class)
+        _beside(out, settings, trainer.language)
         history = [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]
         given = {"steps": state.global_step, "finished": finished, "metrics": metrics, "history": history}
         manifest.write(out, told | {"result": given})
@@ -212,7 +212,9 @@ def _model(settings: Settings, folder: Path, dtype: torch.dtype) -> Any:
     place = parse_device(settings.device)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", place.index or 0)))
-    model, _ = load(folder, dtype=dtype, device=place, quantize=settings.scheme, cache=False)
+    meaning = settings.rope_ratio_meaning
+    options: dict[str, Any] = {"quantize": settings.scheme, "cache": False, "rope_ratio_meaning": meaning}
+    model, _ = load(folder, dtype=dtype, device=place, **options)
     unfuse(model)  # short ways through the layers are for answering
     return methods.prepare(model, settings)
 
@@ -234,7 +236,7 @@ def _trainer(
         data_collator=Collator(packed, prefix),
         train_dataset=rows,
         eval_dataset=None if measured is None else Rows(measured),
-        processing_class=tokenizer,
+        language=tokenizer,
         callbacks=callbacks,
     )
     if settings.eval_answers and not all(importlib.util.find_spec(name) for name in UPSTREAM):
