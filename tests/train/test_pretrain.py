@@ -25,6 +25,7 @@ def test_a_text_is_learned_and_the_run_ends_in_order_and_goes_on(fresh: bool, tm
     assert (told["steps"], told["finished"]) == (12, True)
     losses = [entry["loss"] for entry in told["history"]]
     assert losses[-1] < losses[0] - 1
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     model, tokenizer = chatglm.load(out)
     assert model.config.pre_seq_len is None
     assert tokenizer.decode(tokenizer("once upon")["input_ids"][2:]) == "once upon"

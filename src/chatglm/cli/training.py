@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from chatglm.cli.data import add_columns
-from chatglm.cli.options import add_hub, add_language
+from chatglm.cli.options import add_hub, add_language, add_rope_ratio_meaning
 from chatglm.cli.parser import Parser, add_command
 
 METHODS = ("lora", "dora", "rslora", "qlora", "ptuning", "sft")
@@ -98,6 +98,7 @@ def _add_run(command: Parser) -> None:
     )
     group = command.add_argument_group("machine")
     add_hub(group)
+    add_rope_ratio_meaning(group)
     group.add_argument("--device", metavar="D", help="cpu, cuda, mps (default: the best there is)")
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the base (default: by its size)")
     group.add_argument(
@@ -171,10 +172,12 @@ def add_merge(commands: Any) -> None:
     command.add_argument("adapter", metavar="ADAPTER", help="the folder that finetune wrote, or any LoRA folder")
     command.add_argument("destination", metavar="DST", help="the folder to write; it must not hold a model yet")
     add_hub(command)
+    add_rope_ratio_meaning(command)
 
 
 def _merge(options: argparse.Namespace) -> int:
     from chatglm.train.merge import merge
 
-    sys.stdout.write(f"Wrote {merge(options.base, options.adapter, options.destination, hub=options.hub)}\n")
+    given = {"hub": options.hub, "rope_ratio_meaning": options.rope_ratio_meaning}
+    sys.stdout.write(f"Wrote {merge(options.base, options.adapter, options.destination, **given)}\n")
     return 0

@@ -105,10 +105,15 @@ def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resu
             telling.draw(trainer.state.log_history, out / telling.CURVE_FILE, f"{settings.method}, {settings.data}")
     state = trainer.state
     metrics = _last_metrics(trainer)
-    trainer.save_model(str(out))
+    try:
+        trainer.save_model(str(out))
+    except Exception as error:  # of several libraries
+        whole = last_checkpoint(out)
+        kept = "there is no checkpoint" if whole is None else f"{whole} is whole, and --resume writes from it"
+        raise TrainingError(f"what was learned cannot be written to {out}: {error}; {kept}") from error
     finished = state.global_step >= state.max_steps
     if _first():
-        _beside(out, settings, trainer.processing_class)
+        _beside(out, settings, trainer.language)
         history = [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]
         given = {"steps": state.global_step, "finished": finished, "metrics": metrics, "history": history}
         manifest.write(out, told | {"result": given})
@@ -156,7 +161,10 @@ def _store(path: str, settings: Settings, tokenizer: Any, out: Path, words: Word
     """
     report = Report()
     columns = None if settings.columns is None else Columns.parse(settings.columns)
-    store = Store(read_examples(path, tokenizer, settings.max_length, report, columns), out)
+    try:
+        store = Store(read_examples(path, tokenizer, settings.max_length, report, columns), out)
+    except OSError as error:
+        raise TrainingError(f"the rows of {path} cannot be kept on the disk of {out}: {error.strerror}") from error
     for line in warnings(report, settings.max_length, words):
         _say(line)
     if report.bad and not settings.skip_bad_rows:
@@ -204,7 +212,9 @@ def _model(settings: Settings, folder: Path, dtype: torch.dtype) -> Any:
     place = parse_device(settings.device)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", place.index or 0)))
-    model, _ = load(folder, dtype=dtype, device=place, quantize=settings.scheme, cache=False)
+    meaning = settings.rope_ratio_meaning
+    options: dict[str, Any] = {"quantize": settings.scheme, "cache": False, "rope_ratio_meaning": meaning}
+    model, _ = load(folder, dtype=dtype, device=place, **options)
     unfuse(model)  # short ways through the layers are for answering
     return methods.prepare(model, settings)
 
@@ -226,7 +236,7 @@ def _trainer(
         data_collator=Collator(packed, prefix),
         train_dataset=rows,
         eval_dataset=None if measured is None else Rows(measured),
-        processing_class=tokenizer,
+        language=tokenizer,
         callbacks=callbacks,
     )
     if settings.eval_answers and not all(importlib.util.find_spec(name) for name in UPSTREAM):
@@ -294,6 +304,3 @@ def _say(text: str) -> None:
     if _first():
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
-
-
-__all__ = ["Result", "TrainingError", "finetune"]

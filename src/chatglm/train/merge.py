@@ -2,15 +2,24 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from chatglm import hub as hubs
 from chatglm.folders.disk import check_target, new_folder
 from chatglm.loading import demo_folder, load
+from chatglm.model.config import RopeRatioMeaning
 
 _BESIDE = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
-def merge(base: str | Path | None, adapter: str | Path, target: str | Path, *, hub: str | None = None) -> Path:
+def merge(
+    base: str | Path | None,
+    adapter: str | Path,
+    target: str | Path,
+    *,
+    hub: str | None = None,
+    rope_ratio_meaning: RopeRatioMeaning | None = None,
+) -> Path:
     """Write the base with the adapter inside, in the number format the base is stored in; quantized bases in full.
 
     A LoRA is added to the weights, up to their rounding. A P-Tuning prefix cannot be: it is stored beside them, as
@@ -22,7 +31,8 @@ def merge(base: str | Path | None, adapter: str | Path, target: str | Path, *, h
     folder = demo_folder() if base is None else hubs.resolve(base, hub=hub)
     target = Path(target)
     check_target(folder, target)
-    model, _ = load(folder, adapter=adapter, merge_adapter=True, dtype="auto", device="cpu", dequantize=True, hub=hub)
+    options: dict[str, Any] = {"dequantize": True, "hub": hub, "rope_ratio_meaning": rope_ratio_meaning}
+    model, _ = load(folder, adapter=adapter, merge_adapter=True, dtype="auto", device="cpu", **options)
     needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     with new_folder(target, needed) as part:
         model.save_pretrained(part)

@@ -33,6 +33,7 @@ class Settings:
         rank, alpha, dropout, targets: of LoRA, and which linear layers have it.
         prefix_length, prefix_projection: of P-Tuning v2.
         quantize: scheme of the base; qlora takes int4 by itself.
+        rope_ratio_meaning: for bases that set rope_ratio and do not tell, as for `chatglm.load`.
         dtype: of the base; None: float32 for small models, else bfloat16.
         pretrain: every token of a text counts; `fresh`: from new weights.
         eval_answers: evaluation rows whose answers are generated and compared; of at most `eval_tokens` tokens.
@@ -65,6 +66,7 @@ class Settings:
     dtype: str | None = None
     device: str | None = None
     hub: str | None = None
+    rope_ratio_meaning: Literal["base", "position"] | None = None
     checkpointing: bool = False
     optimizer: str = "adamw_torch"
     schedule: str = "linear"

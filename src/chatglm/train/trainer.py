@@ -37,9 +37,9 @@ class AnswerTrainer(Trainer):
     expensive layer of a small batch.
     """
 
-    def __init__(self, settings: Settings, out: Path, **options: Any) -> None:
-        super().__init__(**options)
-        self.settings, self.out = settings, out
+    def __init__(self, settings: Settings, out: Path, language: Any = None, **options: Any) -> None:
+        super().__init__(**options)  # without the tokenizer, whose special tokens it would write into the model's files
+        self.settings, self.out, self.language = settings, out, language
         self.model_accepts_loss_kwargs = True  # so that the tokens of all steps of an update are counted
         self._part: Path | None = None
 
@@ -108,10 +108,9 @@ class AnswerTrainer(Trainer):
         """Scores of the answers to the first evaluation rows, in percent."""
         rows: Any = self.eval_dataset
         model: Any = self.accelerator.unwrap_model(self.model)
-        tokenizer: Any = self.processing_class
         first = range(self.args.process_index, min(self.settings.eval_answers, len(rows)), self.args.world_size)
         found = [
-            answers.compare(model, tokenizer, question, self.settings.eval_tokens)
+            answers.compare(model, self.language, question, self.settings.eval_tokens)
             for index in first
             for example in rows[index]
             for question in answers.questions(example)
