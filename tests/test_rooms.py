@@ -257,3 +257,10 @@ b = ["chatglm[a]", "PyYAML"]
 dev = ["pytest"]
 """
     assert optional_packages(text) == {"some_thing", "yaml"}
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """All of them stand in one place for imports, whatever folder they lie in."""
+    names = [path.name for path in (REPOSITORY / "tests").rglob("*.py")]
+    doubled = {name for name in names if names.count(name) > 1}
+    assert doubled <= {"conftest.py", "__init__.py"}

@@ -7,6 +7,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Sequence
 
@@ -36,6 +37,13 @@ class PseudoTerminal:
 
     def type(self, keys: str) -> None:
         os.write(self.end, keys.encode())
+
+    def wait_for_keys(self, seconds: float = 60) -> None:
+        """Until the program reads every key by itself, Ctrl-C too: a moment before that it would be a signal."""
+        deadline = time.monotonic() + seconds
+        while termios.tcgetattr(self.end)[3] & termios.ICANON:
+            assert time.monotonic() < deadline, self.screen
+            time.sleep(0.01)
 
     def wait_for(self, text: str, seconds: float = 60) -> str:
         """What appeared since the last call, up to and with `text`."""

@@ -80,8 +80,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program_on_a_dumb_terminal(open_cha
     terminal.type(CTRL_C)
     terminal.wait_for(Words("en")("stopped"), seconds=20)
     terminal.wait_for("> ")
+    terminal.wait_for_keys()
     terminal.type(CTRL_C)
     terminal.wait_for(Words("en")("leave_hint") + "\n> ")
+    terminal.wait_for_keys()
     terminal.type(CTRL_C)
     assert terminal.wait_for_end() == 0
 

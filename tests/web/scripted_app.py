@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from web.scripted import answers
+from web.scripted_page import answers
 
 from chatglm.web.app import build_app
 from chatglm.web.run import serve

@@ -3,7 +3,7 @@
 from agent.scripted_engine import ByteTokenizer, ScriptedEngine, call, code, say
 from hypothesis import given
 from hypothesis import strategies as st
-from web.scripted import answers, remove
+from web.scripted_page import answers, remove
 
 from chatglm.agent.events import ImageProduced, Notice, Observation, TurnDone
 from chatglm.agent.session import Session

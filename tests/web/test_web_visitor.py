@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from agent.fake_sandbox import FakeSandbox
 from agent.scripted_engine import say
-from web.scripted import PacedEngine, answers
+from web.scripted_page import PacedEngine, answers
 
 from chatglm.chat.saved import load_file
 from chatglm.errors import ChatGLMError, ConversationError, SessionError, ToolError, UsageError

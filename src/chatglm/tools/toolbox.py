@@ -119,13 +119,16 @@ class ToolBox:
         prepared = self._prepare(call)
         if isinstance(prepared, ToolResult):
             return prepared
-        token = _DEPTH.set(_DEPTH.get() + 1)
-        running = Call(prepared.carry_out, prepared.timeout)
+
+        def deeper() -> Any:
+            _DEPTH.set(_DEPTH.get() + 1)  # in the call's own context: nothing to take back, wherever Ctrl-C comes
+            return prepared.carry_out()
+
+        running = Call(deeper, prepared.timeout)
         try:
             ended = running.wait(stopped)
             return prepared.answer(running, not ended and stopped())
         finally:  # also after Ctrl-C
-            _DEPTH.reset(token)
             if running.stuck or not running.ended:
                 with self._lock:
                     self._abandoned.append(running)

@@ -18,7 +18,7 @@ _SPAN = re.compile(r"(?<![\\`])(`+)(?!`)(.*?[^`])\1(?!`)")
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # What a fence may not be called: pages draw some languages, and what they draw is HTML again.
-_DRAWN = {"mermaid", "html-preview", "svg"}
+_DRAWN = ("mermaid", "html-preview", "svg")
 _DRAWN_FENCE = re.compile(r"(`{3,}|~{3,})(\s*(?:mermaid|html-preview|svg))", re.IGNORECASE)
 _MARK = "\u2060"  # word joiner: has no width, and no meaning for a model
 
@@ -86,7 +86,7 @@ def fenced(text: str, language: str = "") -> str:
 
 def _language(info: str) -> str:
     word = _INFO.match(info)
-    return "" if word is None else "text" if word[0].lower() in _DRAWN else word[0]
+    return "" if word is None else "text" if word[0].lower().startswith(_DRAWN) else word[0]
 
 
 def _outside(line: str) -> str:
