@@ -137,7 +137,13 @@ def test_a_file_of_users(tmp_path):
         Users.read(tmp_path / "none")
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/queue/data?session_hash=page1", "/gradio_api/heartbeat/page1"])
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/queue/data?session_hash=page1", "/gradio_api/heartbeat/page1",
+     "/gradio_api/queue/data?session_hash=page3&session_hash=page1",
+     "/gradio_api/queue/data?session_hash=page1&session_hash=page3",
+     "/gradio_api/queue/data?session%5Fhash=page1", "/gradio_api/heartbeat/page3?session_hash=page1"],
+)  # fmt: skip
 def test_nobody_reads_along(ask, visitors, path):
     visitors.get(f"cookie:{TOKEN}", "page1")
     assert ask(path, cookie=f"{COOKIE}={TOKEN}").status_code == 200

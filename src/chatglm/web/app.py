@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from chatglm.errors import ChatGLMError
 from chatglm.web.answering import Local, Remote
-from chatglm.web.conversations import Conversations
+from chatglm.web.conversations import Conversations, new_folder
 from chatglm.web.gate import Gate
 from chatglm.web.gradio_draw import PLACE
 from chatglm.web.users import Users
@@ -26,7 +26,12 @@ _ATTACHED = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-
 
 
 def visitors_of(answers: Local | Remote, folder: Path) -> Visitors:
-    """The visitors of a server whose conversations lie in a folder."""
+    """The visitors of a server whose conversations lie in a folder.
+
+    Raises:
+        ConversationError: the folder cannot be made.
+    """
+    new_folder(folder)
 
     def make(key: str) -> Visitor:
         visitor = Visitor(answers, Conversations(folder, key))
