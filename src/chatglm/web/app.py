@@ -68,7 +68,7 @@ def build_app(
     from chatglm.web.gradio_page import CSS, Page, theme
 
     here = visitors if visitors is not None else visitors_of(answers, folder)
-    page = Page(here, answers, embedded=embedded, language=language)
+    page = Page(here, answers, uploads=Path(uploads), embedded=embedded, language=language)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -99,7 +99,7 @@ def build_app(
         theme=theme(),
         css=CSS,
     )
-    return Gate(app, hosts, users or Users(), here)
+    return Gate(app, hosts, users or Users(), here, uploads)
 
 
 def _set_up_gradio() -> str:
