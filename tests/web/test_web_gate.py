@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -201,13 +202,13 @@ def test_uploads_do_not_fill_the_disk(visitors, monkeypatch, tmp_path):
 
 @pytest.fixture
 def ann(app):
-    with Program(app.url, "pageofann") as one:
+    with Program(app.url, f"pageofann{secrets.token_hex(4)}") as one:
         yield one
 
 
 @pytest.fixture
 def bob(app):
-    with Program(app.url, "pageofbob") as one:
+    with Program(app.url, f"pageofbob{secrets.token_hex(4)}") as one:
         yield one
 
 
@@ -229,6 +230,12 @@ def test_forged_values_and_pages_of_others_are_refused(ann, bob):
     with bob.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": ann.page}) as stream:
         assert stream.status_code == 403  # nor does he read along
     assert bob.client.get(f"/gradio_api/heartbeat/{ann.page}").status_code == 403
+    [leaves] = [event["id"] for event in bob.events if any(trigger == "unload" for _, trigger in event["targets"])]
+    assert bob.join(leaves, [], page=ann.page).status_code == 200
+    with ann.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": ann.page}) as stream:
+        next(line for line in stream.iter_lines() if "process_completed" in line)
+    with bob.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": ann.page}) as stream:
+        assert stream.status_code == 403  # to say that she has left gives him nothing
     opens = ann.event("conversations", "input")
     [card] = ann.listed()
     assert ann.run(opens, [card])[0]["success"]

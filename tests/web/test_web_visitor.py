@@ -21,7 +21,7 @@ from chatglm.web.view import Step, Text
 from chatglm.web.visitor import Visitor
 from chatglm.web.visitors import MOST_PAGES, Visitors
 
-SECONDS = 20
+SECONDS = 60  # that long only where something is wrong
 WEATHER = (
     "- name: get_weather\n  description: The weather.\n  parameters: {type: object, properties: {city: {type: string}}}"
 )
@@ -61,7 +61,7 @@ def ended(turn):
 def wait_for(what):
     """Turns are threads: looks until it is so."""
     arrived = threading.Event()
-    for _ in range(2000):
+    for _ in range(100 * SECONDS):
         if what():
             return
         arrived.wait(0.01)
