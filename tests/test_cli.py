@@ -87,6 +87,13 @@ def test_our_errors_are_one_line(capsys, monkeypatch):
     assert run(capsys, "info", "x") == (1, "", "chatglm: error: the file x.bin is truncated\n")
 
 
+def test_what_an_error_quotes_does_not_steer_the_terminal(capsys, monkeypatch):
+    quoted = "red \x1b[31m, title \x1b]0;pwned\x07, clear \x9b2J\r\n\tline 2 is 中文"
+    handler_that(monkeypatch, lambda: raise_(CheckpointError(quoted)))
+    _, _, errors = run(capsys, "info", "x")
+    assert errors == "chatglm: error: red [31m, title ]0;pwned, clear 2J\n\tline 2 is 中文\n"
+
+
 def test_tracebacks_on_request(capsys, monkeypatch):
     handler_that(monkeypatch, lambda: raise_(CheckpointError("the file x.bin is truncated")))
     status, output, errors = run(capsys, "info", "x", "--traceback")

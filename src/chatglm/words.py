@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
+# Control characters other than tab and newline: text of a model, a file or a server must not steer the terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 # name -> English, Chinese. Placeholders are filled with `str.format`.
 SENTENCES: dict[str, tuple[str, str]] = {
@@ -611,6 +614,11 @@ class Words:
     def ending(self, name: str) -> str:
         """A word the program uses for itself - how a turn, a task or a call ended."""
         return _ENDINGS.get(name, name) if self.language == "zh" else name
+
+
+def printable(text: str) -> str:
+    """The text without the control characters a terminal would obey."""
+    return _CONTROL.sub("", text)
 
 
 def choose(language: str | None = None, environment: Mapping[str, str] = os.environ) -> Words:

@@ -191,6 +191,30 @@ def test_a_failure_of_vllm_is_the_requests_and_its_death_is_told(both):
         adapter.llm.errored = False
 
 
+def test_whoever_leaves_at_once_is_told_of_the_end(both):
+    adapter, _, tokenizer = both
+    left = []
+    for _ in range(20):  # some before vLLM was asked at all, some after
+        left.append(adapter.submit(prompt(tokenizer), SamplingParams(max_tokens=1500, ignore_eos=True)))
+        adapter.abort(left[-1])
+    assert {adapter.wait(request).finish_reason for request in left} == {"abort"}
+
+
+def test_closing_ends_what_has_not_begun():
+    class Silent(StandIn):
+        async def generate(self, *_):
+            await asyncio.Event().wait()
+            yield
+
+        def shutdown(self):
+            pass
+
+    adapter = VllmEngine(lambda: Silent(None), new_params=dict, new_grammar=str, context=100)
+    requests = [adapter.submit([1], SamplingParams(max_tokens=5)) for _ in range(5)]
+    adapter.close()
+    assert [request.finish_reason for request in requests] == ["abort"] * 5
+
+
 def test_the_server_answers_through_it(both):
     from httpx2 import post
     from serve.app_in_process import answering

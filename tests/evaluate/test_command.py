@@ -18,7 +18,7 @@ from chatglm.errors import ConfigError, RemoteError
 from chatglm.evaluate.command import Progress
 from chatglm.evaluate.download import download
 from chatglm.evaluate.folder import read_items
-from chatglm.evaluate.server import ServerModel
+from chatglm.evaluate.server import ServerModel, _seconds
 from chatglm.evaluate.tasks import TASKS
 from chatglm.words import Words
 
@@ -167,6 +167,23 @@ def address() -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("0", 0),
+        ("5", 5),
+        ("86400", 60),
+        (None, 7),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 7),
+        ("-1", 7),
+        ("nan", 7),
+        ("²", 7),
+    ],
+)
+def test_how_long_a_busy_server_is_left_alone(told: str | None, seconds: float) -> None:
+    assert _seconds(told, 7) == seconds
 
 
 def test_a_server_is_asked(tmp_path: Path, address: str) -> None:

@@ -244,6 +244,12 @@ def test_control_characters_of_the_model_do_not_reach_the_terminal():
     assert said(program)[-1] == ("assistant", "red \x1b[31mtext\x07\x9b2J\tok")
 
 
+def test_what_the_program_quotes_does_not_reach_the_terminal_either():
+    program = chat("hi")
+    program.screen.note("a server says \x1b]0;pwned\x07 and \x9b2J")
+    assert program.screen.stream.getvalue() == "a server says ]0;pwned and 2J\n"
+
+
 def test_saving_over_a_file_needs_a_second_word(tmp_path):
     path = tmp_path / "talk.json"
     other = chat("other")

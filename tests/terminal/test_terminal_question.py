@@ -6,12 +6,12 @@ import pytest
 from pseudo_terminal import PseudoTerminal
 
 ASK = """
-import sys, time
+import select, sys
 from chatglm.terminal.consent import read_answer
 from chatglm.terminal.keyboard import typing_hidden
 with typing_hidden():
     print("busy", flush=True)
-    time.sleep(0.5)
+    assert select.select([sys.stdin], [], [], 60)[0]  # something was typed ahead
     print(repr(read_answer("Allow it? ")), flush=True)
 print("over", flush=True)
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update").split()
 TESTS = Path(__file__).resolve().parents[1]
-SECONDS = 20
+SECONDS = 60  # that long only where something is wrong
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ import pytest
 from web.program import Program
 from web.scripted_app import USERS
 
-from chatglm.errors import ConfigError
-from chatglm.web.gate import COOKIE, POLICY, Gate
+from chatglm.errors import ConfigError, UsageError
+from chatglm.web.gate import COOKIE, LEAST_FREE, POLICY, Gate
+from chatglm.web.gradio_blocks import check_files
 from chatglm.web.users import Users
 from chatglm.web.visitors import Visitors
 
@@ -137,7 +139,13 @@ def test_a_file_of_users(tmp_path):
         Users.read(tmp_path / "none")
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/queue/data?session_hash=page1", "/gradio_api/heartbeat/page1"])
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/queue/data?session_hash=page1", "/gradio_api/heartbeat/page1",
+     "/gradio_api/queue/data?session_hash=page3&session_hash=page1",
+     "/gradio_api/queue/data?session_hash=page1&session_hash=page3",
+     "/gradio_api/queue/data?session%5Fhash=page1", "/gradio_api/heartbeat/page3?session_hash=page1"],
+)  # fmt: skip
 def test_nobody_reads_along(ask, visitors, path):
     visitors.get(f"cookie:{TOKEN}", "page1")
     assert ask(path, cookie=f"{COOKIE}={TOKEN}").status_code == 200
@@ -145,18 +153,62 @@ def test_nobody_reads_along(ask, visitors, path):
     assert ask(path.replace("page1", "page2")).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/upload", "/anything"])
+@pytest.mark.parametrize("says_how_much", [True, False])
+def test_no_request_is_longer_than_any_needs_to_be(visitors, monkeypatch, path, says_how_much):
+    monkeypatch.setattr("chatglm.web.gate.MOST_BYTES", 1000)
+    monkeypatch.setattr("chatglm.web.gate.MOST_UPLOADED", 5000)
+    most = 5000 if path.endswith("upload") else 1000
+    read = []
+
+    async def reads_all(scope, receive, send):
+        more = True
+        while more:
+            message = await receive()
+            read.append(len(message["body"]))
+            more = message["more_body"]
+        await whoever(scope, receive, send)
+
+    async def pieces(size):
+        for _ in range(size // 100):
+            yield b"x" * 100
+
+    async def post(size):
+        transport = httpx2.ASGITransport(app=Gate(reads_all, (), Users(), visitors))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.post(path, content=b"x" * size if says_how_much else pieces(size))
+
+    assert asyncio.run(post(most)).status_code == 200
+    read.clear()
+    answer = asyncio.run(post(100 * most))
+    assert (answer.status_code, answer.headers["x-frame-options"]) == (413, "DENY")
+    assert sum(read) <= most
+
+
+def test_uploads_do_not_fill_the_disk(visitors, monkeypatch, tmp_path):
+    async def post(path):
+        transport = httpx2.ASGITransport(app=Gate(whoever, (), Users(), visitors, str(tmp_path)))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return (await client.post(path, content=b"x")).status_code
+
+    for free, status in ((2 * LEAST_FREE, 200), (LEAST_FREE, 507), (0, 507)):
+        monkeypatch.setattr("chatglm.web.gate.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert asyncio.run(post("/gradio_api/upload")) == status
+        assert asyncio.run(post("/gradio_api/queue/join")) == 200
+
+
 # the whole app, asked by a program
 
 
 @pytest.fixture
 def ann(app):
-    with Program(app.url, "pageofann") as one:
+    with Program(app.url, f"pageofann{secrets.token_hex(4)}") as one:
         yield one
 
 
 @pytest.fixture
 def bob(app):
-    with Program(app.url, "pageofbob") as one:
+    with Program(app.url, f"pageofbob{secrets.token_hex(4)}") as one:
         yield one
 
 
@@ -178,6 +230,12 @@ def test_forged_values_and_pages_of_others_are_refused(ann, bob):
     with bob.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": ann.page}) as stream:
         assert stream.status_code == 403  # nor does he read along
     assert bob.client.get(f"/gradio_api/heartbeat/{ann.page}").status_code == 403
+    [leaves] = [event["id"] for event in bob.events if any(trigger == "unload" for _, trigger in event["targets"])]
+    assert bob.join(leaves, [], page=ann.page).status_code == 200
+    with ann.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": ann.page}) as stream:
+        next(line for line in stream.iter_lines() if "process_completed" in line)
+    with bob.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": ann.page}) as stream:
+        assert stream.status_code == 403  # to say that she has left gives him nothing
     opens = ann.event("conversations", "input")
     [card] = ann.listed()
     assert ann.run(opens, [card])[0]["success"]
@@ -196,11 +254,44 @@ def test_no_file_of_the_machine_is_served(ann, path):
     assert ann.client.get(path).status_code in (403, 404)
 
 
-def test_a_path_is_no_upload(ann):
-    number = ann.event("box", "submit")
-    files = [{"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}]
-    message, _ = ann.run(number, [{"text": "look", "files": files}, "", 0.95, 0.8, 1.1, 100])
-    assert not message["success"]
+def test_a_path_is_no_upload(app, has_sandbox, tmp_path):
+    """In every mode, to every component: nothing of the machine is read, and nothing is fetched."""
+    secret = tmp_path / "secret.json"
+    secret.write_text("top secret")
+    sliders = [0.95, 0.8, 1.1, 100]
+    with Program(app.url, f"pageof{tmp_path.name}") as eve:
+        if has_sandbox:
+            assert eve.run(eve.event("mode", "input"), ["code"])[0]["success"]
+        box = eve.event("box", "submit")
+        [uploaded] = eve.client.post("/gradio_api/upload", files={"files": ("mine.txt", b"mine")}).json()
+        for path in (str(secret), f"{uploaded}/../../../{secret}", "http://127.0.0.1:9/x", "https://example.org/x.png"):
+            for more in ({}, {"is_stream": True}, {"url": path}):
+                file = {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
+                for event, values in (
+                    (box, [{"text": "files", "files": [file]}, "", *sliders]),
+                    (box, [{"text": "files", "files": []}, file, *sliders]),
+                    (box, [{"text": "files", "files": []}, "", file, *sliders[1:]]),
+                    (eve.event("load", "upload"), [file]),
+                ):
+                    message, logged = eve.run(event, values)
+                    assert (message["success"], logged) == (False, []), (path, more, values)
+        assert eve.client.get("/chatglm/file/secret.json").status_code == 404
+        if has_sandbox:  # what was uploaded is taken
+            file = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
+            assert eve.run(box, [{"text": "files", "files": [file]}, "", *sliders])[0]["success"]
+            eve.shown()
+            assert eve.client.get("/chatglm/file/mine.txt").text == "mine"
+    assert secret.exists()
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "", "..", "a/../..", "http://x/y", 5, None, ["a"], "a\0b"])
+def test_only_what_was_uploaded_is_a_file(tmp_path, path):
+    (tmp_path / "link").symlink_to("/etc")
+    inside = {"path": str(tmp_path / "a" / "b.txt")}
+    check_files([{"text": "x", "files": [inside]}, 5, None], tmp_path)
+    for wrong in (path, str(tmp_path / "link" / "hostname"), f"{tmp_path}/../x"):
+        with pytest.raises(UsageError, match="not uploaded"):
+            check_files([{"text": "x", "files": [inside, {"deep": [{"path": wrong}]}]}], tmp_path)
 
 
 def test_foreign_hosts_and_origins_are_refused_by_the_app(ann):

@@ -13,7 +13,7 @@ from chatglm.cli import main
 from chatglm.errors import SandboxError, UsageError
 from chatglm.web import run
 from chatglm.web.answering import Remote
-from chatglm.web.conversations import Conversations
+from chatglm.web.conversations import Conversations, new_folder
 from chatglm.web.gallery import EMBEDDED, REAL
 from chatglm.web.settings import Settings
 from chatglm.web.visitor import Visitor
@@ -112,4 +112,5 @@ def test_default_conversations_lie_where_data_belongs(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
     assert run.default_folder().is_absolute()
     folder = Conversations(tmp_path / "new", "a").folder
+    new_folder(folder)
     assert os.stat(folder).st_mode & 0o077 == 0

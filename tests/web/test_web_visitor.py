@@ -12,15 +12,16 @@ from web.scripted_page import PacedEngine, answers
 
 from chatglm.chat.saved import load_file
 from chatglm.errors import ChatGLMError, ConversationError, SessionError, ToolError, UsageError
+from chatglm.web.app import visitors_of
 from chatglm.web.by_hand import ByHand
 from chatglm.web.conversations import Conversations
 from chatglm.web.settings import Settings
 from chatglm.web.throttle import Throttle
 from chatglm.web.view import Step, Text
 from chatglm.web.visitor import Visitor
-from chatglm.web.visitors import Visitors
+from chatglm.web.visitors import MOST_PAGES, Visitors
 
-SECONDS = 20
+SECONDS = 60  # that long only where something is wrong
 WEATHER = (
     "- name: get_weather\n  description: The weather.\n  parameters: {type: object, properties: {city: {type: string}}}"
 )
@@ -60,7 +61,7 @@ def ended(turn):
 def wait_for(what):
     """Turns are threads: looks until it is so."""
     arrived = threading.Event()
-    for _ in range(2000):
+    for _ in range(100 * SECONDS):
         if what():
             return
         arrived.wait(0.01)
@@ -95,6 +96,45 @@ def test_a_conversation_is_kept_and_opened_again(visitor, tmp_path):
     assert stranger.conversations() == []
     with pytest.raises(ConversationError, match="there is no conversation"):
         stranger.open(card.id)
+
+
+def test_a_damaged_conversation_is_no_reason_to_keep_its_visitor_out(visitor, tmp_path, caplog):
+    ended(visitor.send("hello"))
+    visitor.kept.path(visitor.conversation).write_text("{")
+    again = Visitor(visitor.answers, Conversations(tmp_path, "somebody"))
+    again.resume()
+    assert (again.told, len(again.conversations())) == ([], 1)
+    assert "could not be opened again" in caplog.text
+    with pytest.raises(ConversationError, match="is not JSON"):
+        again.open(visitor.conversation)
+    ended(again.send("hello"))
+
+
+def test_who_says_nothing_leaves_nothing_on_disk(tmp_path):
+    made = visitors_of(answers(), tmp_path / "all")
+    for number in range(10):
+        visitor = made.get(f"stranger {number}")
+        assert visitor.conversations() == []
+        visitor.clear()
+    assert list((tmp_path / "all").iterdir()) == []
+    made.close()
+
+
+def test_nothing_begins_in_a_visit_that_ends(visitor, monkeypatch):
+    turn = visitor.send("long")
+    tried = []
+
+    def wait(seconds, of=turn.wait):
+        over = of(seconds)
+        with pytest.raises(SessionError, match="has ended"):
+            visitor.send("once more")
+        tried.append(over)
+        return over
+
+    monkeypatch.setattr(turn, "wait", wait)
+    visitor.close()
+    assert tried == [True]
+    assert [told.text for told in visitor.told] in (["long"], [])  # it may have been ended before its first word
 
 
 @pytest.mark.parametrize("name", ["../index", "index", "", "0" * 16, "a/b", "x" * 16])
@@ -192,6 +232,20 @@ def test_tools_by_hand(visitor):
     visitor.set_tools("")
     ended(visitor.send("hello"))
     assert len(visitor.told) == 3
+
+
+def test_a_call_that_outlives_its_turn_takes_no_answer_away(visitor, monkeypatch):
+    visitor.new("tool")
+    visitor.set_tools(WEATHER)
+    monkeypatch.setattr("chatglm.web.answering.MOST_SECONDS", 0.2)
+    turn = ended(visitor.send("by hand"))
+    assert turn.done.reason == "seconds"
+    monkeypatch.undo()
+    visitor.new()
+    turn = visitor.send("by hand")
+    wait_for(lambda: turn.asking)
+    visitor.answer("sunny")
+    assert ended(turn).done.reason == "stop"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +409,7 @@ class Clock:
 
 
 def fake_visitor():
-    made = SimpleNamespace(closed=False, is_busy=False)
+    made = SimpleNamespace(closed=False, is_busy=False, told=[])
     made.close = lambda: setattr(made, "closed", True)
     return made
 
@@ -424,11 +478,30 @@ def test_a_page_is_its_owners_alone(visitors):
     assert visitors.owner("a") == "ann"
 
 
-def test_there_is_a_most_of_visitors(visitors):
-    for number in range(100):
-        visitors.get(f"key {number}", f"page {number}")
-    with pytest.raises(SessionError, match="come back later"):
-        visitors.get("one more", "page")
+def test_there_is_a_most_of_visitors_but_strangers_keep_nobody_out(visitors, clock):
+    ann = visitors.get("ann", "page of ann")
+    ann.told.append("hello")
+    strangers = []
+    for number in range(1000):
+        clock.now += 0.01
+        strangers.append(visitors.get(f"key {number}", f"page {number}"))
+        assert len(visitors) <= 100
+    assert visitors.get("ann", "page of ann") is ann
+    assert [stranger.closed for stranger in strangers] == [True] * 901 + [False] * 99
+    assert len(visitors._owners) == 100
+    for stranger in strangers:
+        stranger.told.append("hello")
+    for _ in range(3):
+        with pytest.raises(SessionError, match="come back later"):
+            visitors.get("one more", "page")
+    assert visitors.owner("page") is None
+
+
+def test_a_browser_without_end_of_pages_is_remembered_by_its_last(visitors):
+    for number in range(1000):
+        visitors.get("ann", f"page {number}")
+    assert len(visitors._owners) == MOST_PAGES
+    assert visitors.owner("page 999") == "ann"
 
 
 def test_who_only_fetches_a_file_is_ended_too(visitors, clock):

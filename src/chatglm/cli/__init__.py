@@ -44,7 +44,9 @@ def _run(arguments: Sequence[str] | None, streams: Streams) -> int:
             raise
         if options.traceback:
             traceback.print_exc()
-        sys.stderr.write(f"chatglm: error: {error}\n")
+        from chatglm.words import printable
+
+        sys.stderr.write(f"chatglm: error: {printable(str(error))}\n")
         return getattr(error, "exit_status", 1)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from queue import SimpleQueue
 from typing import Any
 
@@ -228,23 +229,29 @@ class VllmEngine:
     def _begin(self, request: Request, params: Any) -> None:
         task = self._loop.create_task(self._answer(request, params))
         self._tasks[request.request_id] = task
+        task.add_done_callback(lambda _: self._end(request))
         request.status = Status.RUNNING
         request.times.admitted = time.monotonic()
 
     async def _answer(self, request: Request, params: Any) -> None:
         prompt = {"prompt_token_ids": request.prompt_ids}
         try:
-            async for told in self.llm.generate(prompt, params, f"chatglm-{request.request_id}"):
-                self._counts["steps"] += 1
-                if self._take(request, told):
-                    return
+            async with aclosing(self.llm.generate(prompt, params, f"chatglm-{request.request_id}")) as answer:
+                async for told in answer:
+                    self._counts["steps"] += 1
+                    if self._take(request, told):
+                        return
             self._hand_out(request, (), reason="error", error="vLLM gave no end")
         except asyncio.CancelledError:
             self._hand_out(request, (), reason="abort")
         except Exception as error:  # of vLLM, whatever it is: this request's alone
             self._hand_out(request, (), reason="error", error=repr(error))
-        finally:
-            self._tasks.pop(request.request_id, None)
+
+    def _end(self, request: Request) -> None:
+        """The task is over. One that was cancelled before its first step has told nobody."""
+        self._tasks.pop(request.request_id, None)
+        if not request.finished:
+            self._hand_out(request, (), reason="abort")
 
     def _take(self, request: Request, told: Any) -> bool:
         """One of vLLM's outputs, which tells only what is new -> whether it was the last."""
@@ -330,7 +337,7 @@ class VllmEngine:
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _logprobs(token_id: int, told: Mapping[int, Any]) -> TokenLogprobs:

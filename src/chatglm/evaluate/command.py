@@ -16,7 +16,7 @@ from chatglm.evaluate.picture import bars, heat_map
 from chatglm.evaluate.report import as_json, as_markdown, report_of, summary
 from chatglm.evaluate.run import Part, Plan, Told, check_data, prepare, run, settings_of
 from chatglm.evaluate.tasks import TASKS, named
-from chatglm.words import Words, choose
+from chatglm.words import Words, choose, printable
 
 
 def start_evaluate(options: argparse.Namespace) -> int:
@@ -31,7 +31,7 @@ def start_evaluate(options: argparse.Namespace) -> int:
         return 0
     if options.compare:
         found = compare(*map(Path, options.compare))
-        sys.stdout.write(json.dumps(found, indent=1) + "\n" if options.json else as_text(found, words))
+        sys.stdout.write(json.dumps(found, indent=1) + "\n" if options.json else printable(as_text(found, words)))
         return 0
     plan = _plan(options)
     if options.export_lm_eval:
@@ -90,7 +90,7 @@ def _evaluate(options: argparse.Namespace, plan: Plan, words: Words) -> None:
     parts = prepare(plan, asked)
     for part in parts:
         for row in part.data.malformed:
-            sys.stderr.write(f"chatglm: {part.task.name}: {row}\n")
+            sys.stderr.write(printable(f"chatglm: {part.task.name}: {row}\n"))
     with RunFolder(Path(options.out), settings_of(plan, parts, asked) | {"text": options.text}) as folder:
         speed = run(parts, asked, folder, _progress(words))
         report = report_of(parts, asked.about)
@@ -98,7 +98,7 @@ def _evaluate(options: argparse.Namespace, plan: Plan, words: Words) -> None:
             assert loaded is not None
             report["perplexity"] = [_perplexity(text, *loaded) for text in options.text]
         write_reports(folder, parts, report | {"speed": speed | _memory()}, words)
-    sys.stdout.write(summary(report, words) + "\n" + words("reports_in", folder=options.out) + "\n")
+    sys.stdout.write(printable(summary(report, words)) + "\n" + words("reports_in", folder=options.out) + "\n")
 
 
 def write_reports(folder: RunFolder, parts: list[Part], report: dict[str, Any], words: Words) -> None:

@@ -65,7 +65,7 @@ class ServerModel:
             status, headers, told = self.api.ask(path, {"model": self.model, **body})
             if status not in _BUSY:
                 break
-            time.sleep(min(60.0, float(headers.get("retry-after", 2**attempt))))
+            time.sleep(_seconds(headers.get("retry-after"), 2.0**attempt))
         if status == 400 or status == 422:
             return Reply(query.key, query.text, finish="refused", error=_message(told))
         if status != 200:
@@ -113,6 +113,11 @@ def _likelihoods(told: list[Any]) -> tuple[float, ...]:
     most = min(map(len, tokens)) - 1
     common = next((index for index in range(most) if len({row[index] for row in tokens}) > 1), most)
     return tuple(float(sum(one["token_logprobs"][common:-1])) for one in told)
+
+
+def _seconds(told: str | None, otherwise: float) -> float:
+    """How long a server wants to be left alone; it may tell a date as well, which is not worth reading."""
+    return min(60.0, float(told)) if told is not None and told.isascii() and told.isdigit() else otherwise
 
 
 def _message(told: Any) -> str:

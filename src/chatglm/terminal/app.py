@@ -13,9 +13,10 @@ from chatglm.chat.saved import load_file
 from chatglm.errors import ChatGLMError, ContextFullError, SessionError
 from chatglm.terminal.commands import COMMANDS, Do, Unknown, read_line
 from chatglm.terminal.keyboard import typing_hidden
-from chatglm.terminal.screen import Screen, printable
+from chatglm.terminal.screen import Screen
 from chatglm.terminal.settings import Settings
 from chatglm.terminal.turn import describe, interrupts_ignored, show_turn, statistics_line
+from chatglm.words import printable
 
 if TYPE_CHECKING:
     from chatglm.agent.events import TurnDone

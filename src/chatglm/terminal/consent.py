@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from chatglm.chat.message import ToolCall
-from chatglm.terminal.screen import Screen, call_text, printable
+from chatglm.terminal.screen import Screen, call_text
+from chatglm.words import printable
 
 if TYPE_CHECKING:
     from chatglm.agent.actions import Ask

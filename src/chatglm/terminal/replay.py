@@ -8,10 +8,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from chatglm.errors import UsageError
-from chatglm.terminal.screen import Screen, printable
+from chatglm.terminal.screen import Screen
 from chatglm.terminal.start import tolerant
 from chatglm.terminal.workbench import open_workbench
-from chatglm.words import Words
+from chatglm.words import Words, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from chatglm.chat.message import CodeDone, TextDelta, ToolCall, ToolCallDelta, ToolCallDone
-from chatglm.words import Words
+from chatglm.words import Words, printable
 
 if TYPE_CHECKING:
     from chatglm.agent.events import Notice, Observation
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
 
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 SHOWN = 2000  # characters of a result on the screen; the model is told more
-# Control characters other than tab and newline: text of a model must not steer the terminal.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def printable(text: str) -> str:
-    """The text without the control characters a terminal would obey."""
-    return CONTROL.sub("", text)
 
 
 def call_text(call: ToolCall) -> str:
@@ -78,8 +70,9 @@ class Screen:
             self.remark(told(event, self.words))
 
     def note(self, text: str) -> None:
-        """A sentence of the program, on lines of its own."""
+        """A sentence of the program, on lines of its own; what it quotes does not steer the terminal."""
         self.end_line()
+        text = printable(text)
         if self.wraps:
             from chatglm.terminal.markdown import wrapped
 

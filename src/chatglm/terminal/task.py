@@ -14,11 +14,11 @@ from chatglm.terminal.consent import person_decides, read_answer
 from chatglm.terminal.keyboard import typing_hidden
 from chatglm.terminal.opening import EMBEDDED, Load, load_model, open_session, wishes_of
 from chatglm.terminal.replay import show_replay
-from chatglm.terminal.screen import Screen, printable
+from chatglm.terminal.screen import Screen
 from chatglm.terminal.start import INTERRUPTED, tolerant
 from chatglm.terminal.turn import stop_on_interrupt
 from chatglm.terminal.workbench import open_workbench
-from chatglm.words import choose
+from chatglm.words import choose, printable
 
 if TYPE_CHECKING:
     from chatglm.agent.actions import Ask

@@ -21,7 +21,7 @@ from chatglm.train.formats import Columns
 from chatglm.train.packing import Collator, PackedRows, Rows
 from chatglm.train.settings import Settings
 from chatglm.train.store import Store
-from chatglm.words import Words
+from chatglm.words import Words, printable
 
 _SMALL = 2 * 10**9  # bytes of a float32 copy that is no burden anywhere
 
@@ -302,5 +302,5 @@ def _first() -> bool:
 
 def _say(text: str) -> None:
     if _first():
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()

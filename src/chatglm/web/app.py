@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from chatglm.errors import ChatGLMError
 from chatglm.web.answering import Local, Remote
-from chatglm.web.conversations import Conversations
+from chatglm.web.conversations import Conversations, new_folder
 from chatglm.web.gate import Gate
 from chatglm.web.gradio_draw import PLACE
 from chatglm.web.users import Users
@@ -26,7 +26,12 @@ _ATTACHED = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-
 
 
 def visitors_of(answers: Local | Remote, folder: Path) -> Visitors:
-    """The visitors of a server whose conversations lie in a folder."""
+    """The visitors of a server whose conversations lie in a folder.
+
+    Raises:
+        ConversationError: the folder cannot be made.
+    """
+    new_folder(folder)
 
     def make(key: str) -> Visitor:
         visitor = Visitor(answers, Conversations(folder, key))
@@ -63,7 +68,7 @@ def build_app(
     from chatglm.web.gradio_page import CSS, Page, theme
 
     here = visitors if visitors is not None else visitors_of(answers, folder)
-    page = Page(here, answers, embedded=embedded, language=language)
+    page = Page(here, answers, uploads=Path(uploads), embedded=embedded, language=language)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -94,7 +99,7 @@ def build_app(
         theme=theme(),
         css=CSS,
     )
-    return Gate(app, hosts, users or Users(), here)
+    return Gate(app, hosts, users or Users(), here, uploads)
 
 
 def _set_up_gradio() -> str:

@@ -48,9 +48,8 @@ class ByHand:
         self._results.put(result)
 
     def forget(self) -> None:
-        """Before a turn: what was answered too late belongs to nobody."""
-        while not self._results.empty():
-            self._results.get_nowait()
+        """Before a turn: what was answered too late belongs to nobody, and no call of before takes an answer away."""
+        self._results = queue.Queue()
 
     def release(self) -> None:
         """After a turn: a call that still waits ends."""

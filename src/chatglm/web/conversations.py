@@ -47,19 +47,13 @@ class Conversations:
 
     Args:
         root: the folder of all owners; it is readable by nobody else.
-        owner: a login or a cookie, of which only a hash becomes a name on disk.
-
-    Raises:
-        ConversationError: the folder cannot be made.
+        owner: a login or a cookie, of which only a hash becomes a name on disk. Nothing is written there before a
+            conversation is saved: a stranger's request leaves nothing behind.
     """
 
     def __init__(self, root: Path, owner: str) -> None:
         self.folder = root / hashlib.sha256(owner.encode()).hexdigest()[:32]
         self._lock = threading.Lock()
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConversationError(f"{self.folder} cannot be made: {error.strerror or error}") from None
 
     def cards(self) -> list[Card]:
         """The last changed first."""
@@ -83,6 +77,7 @@ class Conversations:
         Raises:
             ConversationError: the disk is full, or the folder gone.
         """
+        new_folder(self.folder)
         session.save(self._path(name))
         text = json.dumps([turn.to_json() for turn in told], ensure_ascii=False)
         if len(text) > MOST_BYTES:
@@ -151,6 +146,18 @@ class Conversations:
             return []
         except (OSError, ValueError, TypeError) as error:
             raise ConversationError(f"what was told in the conversation {name} cannot be read: {error}") from None
+
+
+def new_folder(folder: Path) -> None:
+    """Makes a folder that nobody else can read, if there is none.
+
+    Raises:
+        ConversationError: it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConversationError(f"{folder} cannot be made: {error.strerror or error}") from None
 
 
 def default_folder() -> Path:

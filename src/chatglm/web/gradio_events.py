@@ -133,8 +133,9 @@ class Events:
         import gradio as gr
 
         def leave(request: Any) -> None:
-            if request.session_hash:
-                self.visitors.left(request.session_hash)
+            page = request.session_hash
+            if page and self.visitors.owner(page) == request.state.visitor:  # nobody can say it for another
+                self.visitors.left(page)
 
         leave.__annotations__ = {"request": gr.Request}
         return leave

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from chatglm.web.answering import Local, Remote
+from chatglm.web.gradio_blocks import blocks
 from chatglm.web.gradio_events import Events
 from chatglm.web.settings import RANGES
 from chatglm.web.visitors import Visitors
@@ -50,17 +52,25 @@ class Page:
         answers: where answers come from.
         embedded: whether the model is the one in the package, which has prompts of its own.
         language: of everybody; None: that of each browser.
+        uploads: the folder of uploads.
     """
 
     def __init__(
-        self, visitors: Visitors, answers: Local | Remote, *, embedded: bool = False, language: Language | None = None
+        self,
+        visitors: Visitors,
+        answers: Local | Remote,
+        *,
+        uploads: Path,
+        embedded: bool = False,
+        language: Language | None = None,
     ) -> None:
         import gradio as gr
 
         self.answers = answers
         self.i18n = gr.I18n(**_translations(language))
         self.sliders: list[Any] = []
-        with gr.Blocks(title=answers.name, fill_height=True, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        options = {"title": answers.name, "fill_height": True, "analytics_enabled": False, "delete_cache": (600, 3600)}
+        with blocks(uploads, **options) as page:
             with gr.Sidebar(open=False, elem_id="side") as self.side:
                 self._side()
             self._middle()

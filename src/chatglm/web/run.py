@@ -16,7 +16,7 @@ from chatglm.listening import LOOPBACK, known_hosts, listening, web_server
 from chatglm.web.answering import Local, Remote
 from chatglm.web.conversations import default_folder
 from chatglm.web.users import Users
-from chatglm.words import Words, choose
+from chatglm.words import Words, choose, printable
 
 EMBEDDED = "tiny-glm"
 DEFAULT_TOOLS = ("calculator,current_time",)  # which reach nothing outside
@@ -149,5 +149,5 @@ def _need_packages() -> None:
 
 
 def _note(text: str) -> None:
-    sys.stderr.write(f"chatglm: {text}\n")
+    sys.stderr.write(f"chatglm: {printable(text)}\n")
     sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from chatglm.agent.prompts import own_text
 from chatglm.agent.uploads import check_upload_name
 from chatglm.chat.message import Role
 from chatglm.chat.saved import SavedConversation, load_file
-from chatglm.errors import SessionError, UsageError
+from chatglm.errors import ConversationError, SessionError, UsageError
 from chatglm.web.answering import Local, Mode, Remote
 from chatglm.web.by_hand import ByHand
 from chatglm.web.conversations import Card, Conversations
@@ -25,6 +26,7 @@ MOST_FILES = 10  # of one message
 MOST_FILE_BYTES = 50 * 1024 * 1024
 RECENT_SECONDS = 3600.0
 LEAVE_SECONDS = 10.0  # that a turn has to end after it was stopped
+_log = logging.getLogger(__name__)
 
 
 class Visitor:
@@ -182,10 +184,16 @@ class Visitor:
             self._go_on(saved)
 
     def resume(self) -> None:
-        """Opens the last conversation, if it is of a little while ago: the server may have been started again."""
-        recent = [card for card in self.conversations()[:1] if time.time() - card.changed < RECENT_SECONDS]
-        for card in recent:
-            self.open(card.id)
+        """Opens the last conversation, if it is of a little while ago: the server may have been started again.
+
+        One that cannot be opened leaves a new one, for this is what every visit begins with; whoever opens it is told.
+        """
+        try:
+            recent = [card for card in self.conversations()[:1] if time.time() - card.changed < RECENT_SECONDS]
+            for card in recent:
+                self.open(card.id)
+        except ConversationError as error:
+            _log.warning("a conversation could not be opened again: %s", error)
 
     def delete(self, name: str) -> None:
         """Deletes a conversation; the open one is then a new one.
@@ -278,13 +286,14 @@ class Visitor:
 
     def close(self) -> None:
         """Ends the session and its interpreter; the conversation can be opened again."""
+        with self._lock:
+            self._closed = True  # first: nothing begins any more while this ends
         self.stop()
         if self.turn is not None and not self.turn.is_over:
             if self._session is not None:
                 self._session.close()
             self.turn.wait(LEAVE_SECONDS)
         with self._lock:
-            self._closed = True
             self._end_session()
 
     # inside
@@ -329,6 +338,7 @@ class Visitor:
 
     def _over(self, turn: RunningTurn, before: Told) -> None:
         """Keeps what was said, in the turn's thread; what has no answer leaves no trace, and its text is given back."""
+        self.by_hand.release()
         kept = turn.done.kept if turn.done is not None else any(turn.view.parts)
         if not kept:
             again = before is not turn.told

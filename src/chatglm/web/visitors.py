@@ -15,6 +15,7 @@ from chatglm.web.visitor import Visitor
 PARKED_SECONDS = 60.0  # a page that is loaded again finds what it had
 IDLE_SECONDS = 1800.0
 MOST_VISITORS = 200
+MOST_PAGES = 100  # of one visitor; a browser that has more open loads one again
 SWEEP_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class _Place:
     """A visitor, the pages that show it, and when it was last used."""
 
     visitor: Visitor
-    pages: set[str] = field(default_factory=set)
+    pages: dict[str, None] = field(default_factory=dict)  # the one opened first comes first
     used: float = 0.0
     left: float | None = None  # when the last page has gone
 
@@ -72,17 +73,26 @@ class Visitors:
         Raises:
             SessionError: the page is somebody else's, or there are too many visitors.
         """
+        gone: list[Visitor] = []
+        try:
+            return self._get(key, page, gone)
+        finally:
+            for visitor in gone:
+                _close(visitor)
+
+    def _get(self, key: str, page: str | None, gone: list[Visitor]) -> Visitor:
         with self._lock:
-            if page is not None and self._owners.setdefault(page, key) != key:
+            if page is not None and self._owners.get(page, key) != key:
                 raise SessionError("this page belongs to another visitor; load it again")
             place = self._places.get(key)
             if place is None:
-                if len(self._places) >= self._most:
-                    raise SessionError(f"there are {len(self._places)} visitors, which is the most; come back later")
+                gone += self._make_room()
                 place = self._places[key] = _Place(self._make(key))
             if page is not None:
-                place.pages.add(page)
+                self._owners[page], place.pages[page] = key, None
                 place.left = None
+                if len(place.pages) > MOST_PAGES:
+                    self._forget_page(place, next(iter(place.pages)))
             elif not place.pages:
                 place.left = self._clock()
             place.used = self._clock()
@@ -94,7 +104,7 @@ class Visitors:
             key = self._owners.pop(page, None)
             place = self._places.get(key) if key is not None else None
             if place is not None:
-                place.pages.discard(page)
+                place.pages.pop(page, None)
                 if not place.pages:
                     place.left = self._clock()
 
@@ -118,8 +128,7 @@ class Visitors:
                 parted = place.left is not None and now - place.left > self._parked
                 idle = now - place.used > self._idle and not place.visitor.is_busy
                 if parted or idle:
-                    gone.append(self._places.pop(key).visitor)
-                    self._owners = {page: owner for page, owner in self._owners.items() if owner != key}
+                    gone.append(self._end_place(key))
         for visitor in gone:
             _close(visitor)
 
@@ -132,6 +141,29 @@ class Visitors:
             self._owners = {}
         for place in places.values():
             _close(place.visitor)
+
+    def _make_room(self) -> list[Visitor]:
+        """Where all places are taken, who has said nothing makes room: a place costs a stranger one request.
+
+        Raises:
+            SessionError: everybody has said something.
+        """
+        if len(self._places) < self._most:
+            return []
+        silent = [key for key, place in self._places.items() if not place.visitor.told]
+        if not silent:
+            raise SessionError(f"there are {len(self._places)} visitors, which is the most; come back later")
+        return [self._end_place(min(silent, key=lambda key: self._places[key].used))]
+
+    def _end_place(self, key: str) -> Visitor:
+        place = self._places.pop(key)
+        for page in list(place.pages):
+            self._forget_page(place, page)
+        return place.visitor
+
+    def _forget_page(self, place: _Place, page: str) -> None:
+        place.pages.pop(page, None)
+        self._owners.pop(page, None)
 
     def _reap(self) -> None:
         while not self._closed.wait(SWEEP_SECONDS):
