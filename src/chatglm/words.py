@@ -20,6 +20,10 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "Loading {model} ...",
         "正在加载 {model} ……",
     ),
+    "loading_plain": (
+        "Loading the model without an adapter ...",
+        "正在加载不带适配器的模型 ……",
+    ),
     "ready": (
         "{model} is ready. Type a message and press Enter. /help shows the commands, /exit or Ctrl-D leaves.",
         "{model} 已就绪。输入消息后按回车发送；/help 显示命令，/exit 或 Ctrl-D 退出。",
@@ -45,7 +49,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
 /stats          write the speed of each answer, or no longer
 /exit           leave; so do the words exit, quit, stop and Ctrl-D
 
-Several lines:  Alt-Enter (or Escape, then Enter) begins a new line; so does Enter after a backslash \\ ;
+Several lines:  Alt-Enter (or Escape, then Enter) begins a new line;
+                so does Enter after a backslash \\ ;
                 or put the message between two lines of \"\"\"
 Stop an answer: Ctrl-C. What came so far stays in the conversation.
 Earlier input:  the arrow keys; Ctrl-R searches.
@@ -212,6 +217,18 @@ What came so far stays in the conversation.""",
     "file_missing": (
         "{command} needs the name of a file: {command} FILE",
         "{command} 需要文件名：{command} 文件",
+    ),
+    "folder_missing": (
+        "{command} needs a folder with a LoRA, or - for none: {command} FOLDER",
+        "{command} 需要 LoRA 文件夹，或用 - 表示不加：{command} 文件夹",
+    ),
+    "model_missing": (
+        "{command} needs a folder or hub name: {command} NAME",
+        "{command} 需要文件夹或 hub 名称：{command} 名称",
+    ),
+    "is_folder": (
+        "{path} is a folder; the name of a file is needed. Nothing was written.",
+        "{path} 是文件夹，这里需要文件名。没有写入任何内容。",
     ),
     "saved": (
         "Saved {count} messages to {path}.",

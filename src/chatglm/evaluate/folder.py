@@ -123,7 +123,7 @@ class RunFolder:
             self.replace(SETTINGS, json.dumps(wanted, ensure_ascii=False, indent=1) + "\n")
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8-sig"))
         except ValueError:
             raise UsageError(f"{path} is no JSON; name another --out") from None
         if found != wanted:

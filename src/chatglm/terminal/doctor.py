@@ -103,7 +103,7 @@ def _memory() -> str:
 def _fields(path: str) -> dict[str, str]:
     """`name : value` lines of a file of the system, the first of each name; nothing where there is no such file."""
     try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError:
         return {}
     pairs = (line.partition(":") for line in reversed(lines))

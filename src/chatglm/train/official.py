@@ -99,7 +99,7 @@ def _read(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise MissingExtraError("pyyaml", "finetune", f"Reading {path}") from error
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

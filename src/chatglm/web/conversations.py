@@ -129,7 +129,7 @@ class Conversations:
 
     def _index(self) -> dict[str, dict[str, Any]]:
         try:
-            index: Any = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
+            index: Any = json.loads((self.folder / "index.json").read_text(encoding="utf-8-sig"))
             return dict(index)
         except FileNotFoundError:
             return {}
@@ -145,7 +145,7 @@ class Conversations:
 
     def _told(self, name: str) -> list[Told]:
         try:
-            items = json.loads(self._path(name, ".told.json").read_text(encoding="utf-8"))
+            items = json.loads(self._path(name, ".told.json").read_text(encoding="utf-8-sig"))
             return [Told.from_json(item) for item in items]
         except FileNotFoundError:
             return []
