@@ -44,7 +44,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
 /tools          list the tools the model may use
 /set NAME VALUE change how answers are sampled; /set shows it
 /model NAME     go on with another model, a folder or hub name
-/adapter FOLDER go on with a LoRA folder attached; - without
+/adapter FOLDER go on with an adapter, LoRA or P-Tuning; - without
 /cut            leave out the oldest turns when the context is full
 /stats          write the speed of each answer, or no longer
 /exit           leave; so do the words exit, quit, stop and Ctrl-D
@@ -70,7 +70,7 @@ A message that begins with a slash: begin it with two, //like this.""",
 /tools          列出模型可以使用的工具
 /set 名称 值    更改采样设置；/set 显示设置
 /model 名称     换一个模型（文件夹或 hub 名称）继续
-/adapter 文件夹 加上 LoRA 继续；- 表示不加
+/adapter 文件夹 加上适配器（LoRA 或 P-Tuning）继续；- 表示不加
 /cut            上下文已满时省略最早的对话
 /stats          显示或不再显示每次回答的速度
 /exit           退出；输入 exit、quit、stop 或按 Ctrl-D 也可以
@@ -219,8 +219,8 @@ What came so far stays in the conversation.""",
         "{command} 需要文件名：{command} 文件",
     ),
     "folder_missing": (
-        "{command} needs a folder with a LoRA, or - for none: {command} FOLDER",
-        "{command} 需要 LoRA 文件夹，或用 - 表示不加：{command} 文件夹",
+        "{command} needs the folder of an adapter, or - for none: {command} FOLDER",
+        "{command} 需要适配器文件夹，或用 - 表示不加：{command} 文件夹",
     ),
     "model_missing": (
         "{command} needs a folder or hub name: {command} NAME",

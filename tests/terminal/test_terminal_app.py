@@ -200,7 +200,7 @@ def test_loading_into_another_vocabulary_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("command", "needed"),
     [("/save", "the name of a file"), ("/load", "the name of a file"), ("/model", "a folder or hub name"),
-     ("/adapter", "a folder with a LoRA, or - for none")],
+     ("/adapter", "the folder of an adapter, or - for none")],
 )  # fmt: skip
 def test_a_command_without_what_it_needs(command, needed):
     assert f"{command} needs {needed}" in run(chat(), command)[0]

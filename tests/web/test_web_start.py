@@ -34,7 +34,7 @@ SECONDS = 60
         (["--auth-file", "/nowhere"], "cannot be read"),
         (["--tools", "nonsense"], "no built-in tool"),
         (["--host", "192.0.2.1"], "nothing can listen"),
-        (["--port", "99999"], "nothing can listen"),
+        (["--port", "99999"], "from 0 to 65535"),
         (["--ui", "streamlit"], "unknown option --ui"),
         (["--share"], "unknown option --share"),
     ],

@@ -233,9 +233,9 @@ class Chat:
         self.screen.say("statistics_on" if self.statistics is not None else "statistics_off")
 
     def _tokens(self, _: str) -> None:
-        session = self.session
-        count = len(session.history)
-        self.screen.say("tokens", tokens=session.count_tokens(), limit=session.context_length or "?", count=count)
+        session, tokens = self.session, self.session.count_tokens()
+        count = len(session.history) if tokens else 0  # a system message alone is not read yet
+        self.screen.say("tokens", tokens=tokens, limit=session.context_length or "?", count=count)
 
     def _exit(self, _: str) -> None:
         self.leaving = True
