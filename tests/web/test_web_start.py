@@ -30,6 +30,7 @@ SECONDS = 60
         (["--api-base", "ftp://x"], "http://127.0.0.1:8000/v1"),
         (["--api-base", "http://127.0.0.1:1/v1"], "does not answer"),
         (["--conversations", __file__], "must be a folder"),
+        (["--conversations", "/proc/x"], "conversations cannot be kept in /proc/x: "),
         (["--no-code", "--tier", "bubblewrap"], "leave one out"),
         (["--auth-file", "/nowhere"], "cannot be read"),
         (["--tools", "nonsense"], "no built-in tool"),
