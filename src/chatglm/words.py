@@ -97,6 +97,10 @@ A message that begins with a slash: begin it with two, //like this.""",
         "[the model said nothing; {where}]",
         "[模型没有说出内容；{where}]",
     ),
+    "said_nothing_once": (
+        "[the model said nothing]",
+        "[模型没有说出内容]",
+    ),
     "limit_reached": (
         "[cut off at the token limit; /tokens shows how much room is left]",
         "[到达长度上限，回答被截断；/tokens 显示还剩多少]",
