@@ -102,6 +102,11 @@ def test_tracebacks_on_request(capsys, monkeypatch):
     assert errors.endswith("chatglm: error: the file x.bin is truncated\n")
 
 
+def test_errors_of_the_system_are_one_line(capsys, monkeypatch):
+    handler_that(monkeypatch, lambda: Path("/no/such/folder/x").read_text())
+    assert run(capsys, "info", "x") == (1, "", "chatglm: error: /no/such/folder/x: No such file or directory\n")
+
+
 def test_errors_that_are_not_ours_are_not_hidden(monkeypatch):
     handler_that(monkeypatch, lambda: raise_(RuntimeError("a bug")))
     with pytest.raises(RuntimeError):

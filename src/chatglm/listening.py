@@ -16,17 +16,20 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that has its address already.
 
     Raises:
-        ConfigError: the address is taken or not this machine's.
+        ConfigError: no port, or the address is taken or not this machine's.
     """
+    if not 0 <= port < 65536:
+        raise ConfigError(f"--port is {port}; it must be from 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named: only then asyncio has connections send small pieces at once, 40 ms earlier (TCP_NODELAY).
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
-        raise ConfigError(f"nothing can listen at {host}:{port}: {error}; choose another --port or --host") from None
+        why = error.strerror or error
+        raise ConfigError(f"nothing can listen at {host}:{port}: {why}; choose another --port or --host") from None
     return listener
 
 

@@ -23,6 +23,10 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "Loading {model} ...",
         "正在加载 {model} ……",
     ),
+    "loading_plain": (
+        "Loading the model without an adapter ...",
+        "正在加载不带适配器的模型 ……",
+    ),
     "ready": (
         "{model} is ready. Type a message and press Enter. /help shows the commands, /exit or Ctrl-D leaves.",
         "{model} 已就绪。输入消息后按回车发送；/help 显示命令，/exit 或 Ctrl-D 退出。",
@@ -43,12 +47,13 @@ SENTENCES: dict[str, tuple[str, str]] = {
 /tools          list the tools the model may use
 /set NAME VALUE change how answers are sampled; /set shows it
 /model NAME     go on with another model, a folder or hub name
-/adapter FOLDER go on with a LoRA folder attached; - without
+/adapter FOLDER go on with an adapter, LoRA or P-Tuning; - without
 /cut            leave out the oldest turns when the context is full
 /stats          write the speed of each answer, or no longer
 /exit           leave; so do the words exit, quit, stop and Ctrl-D
 
-Several lines:  Alt-Enter (or Escape, then Enter) begins a new line; so does Enter after a backslash \\ ;
+Several lines:  Alt-Enter (or Escape, then Enter) begins a new line;
+                so does Enter after a backslash \\ ;
                 or put the message between two lines of \"\"\"
 Stop an answer: Ctrl-C. What came so far stays in the conversation.
 Earlier input:  the arrow keys; Ctrl-R searches.
@@ -68,7 +73,7 @@ A message that begins with a slash: begin it with two, //like this.""",
 /tools          列出模型可以使用的工具
 /set 名称 值    更改采样设置；/set 显示设置
 /model 名称     换一个模型（文件夹或 hub 名称）继续
-/adapter 文件夹 加上 LoRA 继续；- 表示不加
+/adapter 文件夹 加上适配器（LoRA 或 P-Tuning）继续；- 表示不加
 /cut            上下文已满时省略最早的对话
 /stats          显示或不再显示每次回答的速度
 /exit           退出；输入 exit、quit、stop 或按 Ctrl-D 也可以
@@ -94,6 +99,10 @@ A message that begins with a slash: begin it with two, //like this.""",
     "said_nothing": (
         "[the model said nothing; {where}]",
         "[模型没有说出内容；{where}]",
+    ),
+    "said_nothing_once": (
+        "[the model said nothing]",
+        "[模型没有说出内容]",
     ),
     "limit_reached": (
         "[cut off at the token limit; /tokens shows how much room is left]",
@@ -215,6 +224,18 @@ What came so far stays in the conversation.""",
     "file_missing": (
         "{command} needs the name of a file: {command} FILE",
         "{command} 需要文件名：{command} 文件",
+    ),
+    "folder_missing": (
+        "{command} needs the folder of an adapter, or - for none: {command} FOLDER",
+        "{command} 需要适配器文件夹，或用 - 表示不加：{command} 文件夹",
+    ),
+    "model_missing": (
+        "{command} needs a folder or hub name: {command} NAME",
+        "{command} 需要文件夹或 hub 名称：{command} 名称",
+    ),
+    "is_folder": (
+        "{path} is a folder; the name of a file is needed. Nothing was written.",
+        "{path} 是文件夹，这里需要文件名。没有写入任何内容。",
     ),
     "saved": (
         "Saved {count} messages to {path}.",

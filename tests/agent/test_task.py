@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scripted_engine import CALL, ByteTokenizer, ScriptedEngine, call, code, say
 
 from chatglm.agent.events import ConsentAsked, Observation, PlanMade, StepEnded, TaskDone
-from chatglm.agent.plan import CHINESE, read_plan, why_failed
+from chatglm.agent.plan import CHINESE, gives_up, read_plan, why_failed
 from chatglm.agent.replay import replay
 from chatglm.agent.session import Session
 from chatglm.agent.task import AgentTask, run_task
@@ -103,6 +103,22 @@ def test_a_task_that_keeps_failing_ends_with_an_honest_answer():
     task = work(*failing, say("It could not be done."), max_revisions=2)
     list(task)
     assert (task.result.reason, task.result.revisions, task.result.answer) == ("failed", 2, "It could not be done.")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ((say("Sure!"), say("I cannot."), say("Sorry, I do not know that.")), "failed"),
+        ((say("1. Add"), say("6"), say("失败：没有工具")), "failed"),
+        ((say("1. Add"), say("6"), say("")), "failed"),
+        ((PLAN, call("add", a=1, b=2), say("3"), say("3"), say("I do not know who asked, but it is 3.")), "done"),
+        ((say("1. Say hello"), say("Hello"), say("Sorry that it took so long: hello.")), "done"),
+    ],
+)
+def test_a_task_is_not_done_where_the_answer_says_so(script, reason):
+    task = work(*script)
+    list(task)
+    assert task.result.reason == reason
 
 
 def test_a_model_that_makes_no_plan_does_the_task_in_one_step():
@@ -212,6 +228,17 @@ def test_any_text_can_be_read_as_a_plan(text):
 )  # fmt: skip
 def test_failing_is_read(text, why):
     assert why_failed(text) == why
+
+
+@pytest.mark.parametrize(
+    ("text", "gives"),
+    [("抱歉，我无法画图。", True), ("很抱歉，我现在还不能联网", True), ("我不知道。", True),
+     ("I'm sorry, but I can't do that.", True),
+     ("Unfortunately, I am unable to help.", True), ("不能被 3 整除的数是 4。", False), ("I know: it is 6.", False),
+     ("It cannot be divided by 3.", False), ("", False), ("抱歉让您久等了：答案是 6。", False)],
+)  # fmt: skip
+def test_giving_up_is_read(text, gives):
+    assert gives_up(text) is gives
 
 
 # traces

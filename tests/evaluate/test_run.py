@@ -202,7 +202,7 @@ def test_malformed_rows_are_named_and_counted(tmp_path: Path) -> None:
     ("file", "content", "words"),
     [
         (None, "", "put there test.jsonl of grade_school_math"),
-        ("gsm8k/test.jsonl", "", "no row of"),
+        ("gsm8k/test.jsonl", "", "no row of .* there is none"),
         ("gsm8k/test.jsonl", "{}", "no row of .* it has no question"),
         ("gsm8k/test.jsonl.gz", "no gzip", "cannot be read"),
         ("gsm8k/test.jsonl", b"\xff", "is not UTF-8"),

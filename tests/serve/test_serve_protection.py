@@ -178,6 +178,25 @@ def test_a_signal_ends_the_server_in_order(python, number):
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        (["--tls-key", __file__], "give it by --tls-cert"),
+        (["--tls-cert", "/nowhere"], "there is no file '/nowhere'"),
+        (["--tls-cert", __file__], "are no certificate with its key"),
+        (["--port", "99999"], "from 0 to 65535"),
+        (["--api-key-file", "/nowhere"], "cannot be read: No such file or directory\n"),
+    ],
+)
+def test_what_cannot_be_is_told_before_a_model_is_loaded(options, wrong, capsys):
+    from chatglm import cli
+
+    assert cli.main(["serve", *options]) == 1
+    said = capsys.readouterr().err
+    assert wrong in said
+    assert "loading" not in said
+
+
 def test_a_taken_port_is_told_before_a_model_is_loaded(server, capsys):
     from chatglm import cli
 

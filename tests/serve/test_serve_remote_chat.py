@@ -113,6 +113,11 @@ def test_the_screen_over_a_server(session, tmp_path):
     assert len(session.history) == 1
 
 
+def test_an_address_without_its_path_is_told(server):
+    with pytest.raises(RemoteError, match=f"below /v1: {server.url}/v1"):
+        RemoteSession(RemoteApi(server.url))
+
+
 def test_the_command(server, python):
     command = [*python, "-m", "chatglm", "chat", "你好", "--greedy", "--api-base", f"{server.url}/v1", "--stats"]
     done = subprocess.run(command, capture_output=True, timeout=120)
@@ -149,7 +154,7 @@ def test_wrong_options(options, message, capsys):
 
 def test_nobody_there(capsys):
     assert cli.main(["chat", "hi", "--api-base", "http://127.0.0.1:9/v1"]) == 1
-    assert "does not answer" in capsys.readouterr().err
+    assert "does not answer: Connection refused; is it running?" in capsys.readouterr().err
 
 
 class Strange(http.server.BaseHTTPRequestHandler):

@@ -197,9 +197,18 @@ def test_loading_into_another_vocabulary_says_so(tmp_path):
     assert said(program) == [("user", "hello"), ("assistant", "fine")]
 
 
-@pytest.mark.parametrize("command", ["/save", "/load"])
-def test_a_file_command_without_a_file(command):
-    assert f"{command} needs the name of a file" in run(chat(), command)[0]
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [("/save", "the name of a file"), ("/load", "the name of a file"), ("/model", "a folder or hub name"),
+     ("/adapter", "the folder of an adapter, or - for none")],
+)  # fmt: skip
+def test_a_command_without_what_it_needs(command, needed):
+    assert f"{command} needs {needed}" in run(chat(), command)[0]
+
+
+def test_a_conversation_is_not_saved_over_a_folder(tmp_path):
+    output, _ = run(chat("fine"), "hello", f"/save {tmp_path}", f"/save {tmp_path}")
+    assert output.count(WORDS("is_folder", path=tmp_path)) == 2
 
 
 def test_a_failing_load_keeps_the_conversation(tmp_path):
@@ -276,12 +285,19 @@ def test_settings_are_shown_and_changed():
     output, _ = run(
         program, "/set", "/set temperature 0.1", "hi", "/set top_k 5", "/set max_new_tokens 3", "go",
         "/set temperature -", "/set max_new_tokens -", "on", "/set temperature warm", "/set heat 1", "/set top_p 7",
+        "/set top_k 1.5", "/set seed -5",
     )  # fmt: skip
     asked = [(one.temperature, one.top_k, one.max_tokens) for one in program.session.engine.params]
     assert [one[:2] for one in asked] == [(0.1, 0), (0.1, 5), (0.8, 5)]
     assert asked[1][2] == 3
     assert asked[2][2] > 3
-    for words in ("temperature is 'warm'; it must be a number", "no setting 'heat'", "top_p is 7.0"):
+    for words in (
+        "temperature is 'warm'; it must be a number",
+        "no setting 'heat'",
+        "top_p is 7.0",
+        "a whole number",
+        "seed is -5",
+    ):
         assert words in output
     assert "temperature  0.8\n" in output
 

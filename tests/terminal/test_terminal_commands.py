@@ -28,6 +28,7 @@ from chatglm.terminal.commands import COMMANDS, Do, Say, Unknown, is_complete, r
         ("/sytem x", Unknown("/sytem", "/system")),
         ("/CLEAR", Unknown("/CLEAR", "/clear")),
         ("/zzzzzz", Unknown("/zzzzzz", "")),
+        ("/", Unknown("/", "")),
         ('"""\n/clear\nstop\n"""', Say("/clear\nstop")),
         ('"""stop"""', Say("stop")),
         ("one\\\ntwo", Say("one\ntwo")),

@@ -134,6 +134,14 @@ def test_an_answer_cut_at_the_limit_is_told_on_standard_error(chat):
     assert (status, output, errors) == (0, "cut\n", "[the answer was cut off at the token limit]\n")
 
 
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize(("language", "told"), [("en", "[the model said nothing]"), ("zh", "[模型没有说出内容]")])
+def test_an_answer_with_nothing_in_it_is_told(chat, ends, language, told):
+    status, output, errors, _ = chat("hello", "--lang", language, script=[Tokens("", ends=ends)])
+    assert (status, output.strip()) == (1, "")
+    assert errors.endswith(f"{told}\n")
+
+
 def test_ctrl_c(chat, capsys):
     status, output, _, _ = chat("hello", script=[Tokens("a long answer", interrupt_after=6)])
     assert (status, output) == (130, "a long\n")

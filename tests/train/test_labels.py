@@ -155,6 +155,7 @@ def test_a_file_is_converted_whole_or_not_at_all(tmp_path: Path) -> None:
         ("alpaca", tmp_path / "c.jsonl", "a.jsonl, line 2: it has tools"),
         ("openai", target, "already"),
         ("openai", tmp_path / "c.csv", "must end in .jsonl"),
+        ("openai", tmp_path / "none" / "c.jsonl", "there is no folder"),
     ):
         with pytest.raises(DataError, match=message):
             respell(source, path, to)  # type: ignore[arg-type]

@@ -194,8 +194,9 @@ class TaskDone:
 
     Attributes:
         answer: the final answer; "" if there was no time or will for one.
-        reason: "done"; "failed": a step failed and the plan could not be changed any more; "steps", "seconds" or
-            "tokens": that limit was reached; "abort": somebody stopped it.
+        reason: "done"; "failed": a step failed and the plan could not be changed any more, or the answer says that the
+            task is not done (see `AgentTask`); "steps", "seconds" or "tokens": that limit was reached; "abort":
+            somebody stopped it.
         steps: steps carried out.
         revisions: how often the plan was changed.
         seconds: how long it took.

@@ -17,6 +17,14 @@ _STEP = re.compile(
     re.VERBOSE,
 )
 _FAILED = re.compile(r"\W*(?:失败(?:[:：，,。！]|了|\Z)|failed\b\s*[:：.,]?)\s*", re.IGNORECASE)
+# How an answer begins that says only why there is none: "Sorry, I do not know that.", "抱歉，我无法……".
+_GIVEN_UP = re.compile(
+    r"""\W*(?:[很真]?抱歉|非常抱歉|对不起)?\W*(?:但|可是)?(?:目前|现在)?我(?:目前|现在|暂时)?还?
+        (?:无法|没法|没有?办法|不能|不会|做不到|不知道)
+      | \W*(?:(?:I\s+am\s+|I['’]m\s+)?(?:very\s+)?sorry\W+|unfortunately\W+)?(?:but\s+)?I
+        (?:(?:\s+am|['’]m)\s+(?:unable|not\s+able)|\s+can(?:\s?not|['’]t)|\s+(?:do\s+not|don['’]t)\s+know)\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -86,6 +94,11 @@ def why_failed(text: str) -> str | None:
     """The reason an answer gives for not having done its step; None if it says it has."""
     match = _FAILED.match(text)
     return text[match.end() :].strip() or text.strip() if match else None
+
+
+def gives_up(text: str) -> bool:
+    """Whether an answer begins by saying that its writer cannot do it or does not know."""
+    return _GIVEN_UP.match(text) is not None
 
 
 def numbered(lines: Sequence[str]) -> str:

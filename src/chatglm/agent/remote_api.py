@@ -101,9 +101,9 @@ class RemoteApi:
             with error:
                 raise _refusal(self.base, error) from None
         except _FAILURES as error:
-            raise RemoteError(
-                f"{self.base} does not answer: {getattr(error, 'reason', error)}; is it running?"
-            ) from None
+            why = getattr(error, "reason", error)
+            why = getattr(why, "strerror", None) or why
+            raise RemoteError(f"{self.base} does not answer: {why}; is it running?") from None
 
 
 def events(answer: Any) -> Iterator[Any]:
@@ -139,6 +139,8 @@ def _refusal(base: str, error: urllib.error.HTTPError) -> RemoteError:
     told = body.get("error", body) if isinstance(body, dict) else None
     message = told.get("message") if isinstance(told, dict) else told
     text = f"{base} has refused with {error.code}: {message or error.reason}"
+    if error.code == 404 and not urlsplit(base).path:
+        text += f"; most servers answer below /v1: {base}/v1"
     return RemoteError(text, status=error.code, headers=_lowered(error.headers), body=body)
 
 

@@ -18,7 +18,7 @@ from chatglm.agent.events import (
     TurnDone,
 )
 from chatglm.agent.limits import Limits, require_whole
-from chatglm.agent.plan import numbered, read_plan, why_failed, words_for
+from chatglm.agent.plan import gives_up, numbered, read_plan, why_failed, words_for
 from chatglm.agent.session import Session
 from chatglm.agent.trace import TraceWriter
 from chatglm.agent.uploads import Upload
@@ -35,7 +35,8 @@ class AgentTask:
     between them, and `TaskDone` at the end. Everything stands in the session's history and in the trace.
 
     A step has failed when the model says so, when the last thing it did in it failed, or when a limit ended it; then
-    the model is asked for a new plan from there on.
+    the model is asked for a new plan from there on. The task has failed when plans are used up, when there is no answer
+    or one that says "failed", or when no tool was used and the answer says only that it cannot be done.
 
     Args:
         session: with the tools and the interpreter the task may use; dangerous tools ask its `on_dangerous`.
@@ -83,6 +84,7 @@ class AgentTask:
         self._began = time.monotonic()
         self._results: list[str] = []
         self._stopped = False
+        self._acted = False  # whether a tool or code was used
 
     def stop(self) -> None:
         """End the task, from any thread."""
@@ -113,10 +115,14 @@ class AgentTask:
             yield AnswerBegun()
             yield from self._say(prompt, spoken)
             answer = spoken.text
-            reason = self._over() or reason
+            reason = self._over() or ("failed" if reason == "done" and self._without_answer(answer) else reason)
         seconds = time.monotonic() - self._began
         self.result = TaskDone(answer, reason, self._steps, self._revisions, seconds)
         yield self.result
+
+    def _without_answer(self, text: str) -> bool:
+        """Whether the model itself tells that the task is not done; after work with tools only by the word for it."""
+        return not text or why_failed(text) is not None or (not self._acted and gives_up(text))
 
     def _steps_of_plans(self) -> Generator[TaskEvent, None, str]:
         """Carries out the plan and its revisions; returns why there are no more steps."""
@@ -180,6 +186,7 @@ class AgentTask:
         files, self._files = self._files, ()
         for event in self.session.send(prompt, files, **self._left()):
             spoken.hear(event)
+            self._acted = self._acted or isinstance(event, Observation)
             if isinstance(event, TurnDone):
                 self._tokens += event.new_tokens
                 self._stopped = self._stopped or event.reason == "abort"

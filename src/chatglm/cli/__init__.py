@@ -40,16 +40,23 @@ def _run(arguments: Sequence[str] | None, streams: Streams) -> int:
     except (ChatGLMError, OSError) as error:
         if streams.failed:
             return 1
-        if not isinstance(error, ChatGLMError):
+        if not isinstance(error, ChatGLMError) and error.errno is None:  # no answer of the system: a mistake in here
             raise
         if options.traceback:
             traceback.print_exc()
         from chatglm.words import printable
 
-        sys.stderr.write(f"chatglm: error: {printable(str(error))}\n")
+        sys.stderr.write(f"chatglm: error: {printable(_told(error))}\n")
         return getattr(error, "exit_status", 1)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _told(error: ChatGLMError | OSError) -> str:
+    """An error as people read it; of the system's the file and the reason."""
+    if isinstance(error, ChatGLMError) or error.filename is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}"
 
 
 def build_parser() -> Parser:

@@ -17,7 +17,9 @@ def add_cache(commands: Any) -> None:
         "list or remove the quantized copies that --quantize keeps",
         "List or remove the quantized copies that --quantize keeps, in $XDG_CACHE_HOME/chatglm.",
     )
-    command.add_argument("what", choices=("list", "clear"), help="list: what is kept; clear: remove all of it")
+    command.add_argument(
+        "what", metavar="ACTION", choices=("list", "clear"), help="list: what is kept; clear: remove all of it"
+    )
 
 
 def _cache(options: argparse.Namespace) -> int:

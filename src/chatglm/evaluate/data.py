@@ -64,7 +64,8 @@ def load_data(task: Task, data_dir: Path) -> Data:
     data = Data([])
     data.items = _items(task, folder, paths, data)
     if not data.items:
-        raise ConfigError(f"no row of {paths[0]} is an item of {task.title}: {'; '.join(data.malformed[:3])}")
+        why = "; ".join(data.malformed[:3]) or "there is none"
+        raise ConfigError(f"no row of {paths[0]} is an item of {task.title}: {why}")
     _check_ids(data.items, folder)
     for item in _items(task, folder, find(folder, task.shot_files), data):
         data.shots.setdefault(item.subject, []).append(item)

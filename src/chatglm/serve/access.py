@@ -38,7 +38,8 @@ class Keys:
             try:
                 lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines()]
             except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"the API keys in {str(file)!r} cannot be read: {error}") from None
+                why = getattr(error, "strerror", None) or error
+                raise ConfigError(f"the API keys in {str(file)!r} cannot be read: {why}") from None
             keys = [line for line in lines if line and not line.startswith("#")]
             if not keys:
                 raise ConfigError(f"{str(file)!r} holds no API key; write one a line, or leave the option out")

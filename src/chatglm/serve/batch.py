@@ -294,7 +294,7 @@ async def _answer(row: Row, send: Send) -> tuple[int, dict[str, str], Any]:
         if wait is None:
             break
         await asyncio.sleep(_seconds(error.headers.get("retry-after"), wait))
-    raise RemoteError(f"{error}; what has been answered is kept, run the same command again to go on")
+    raise RemoteError(f"{error}\nWhat has been answered is kept; run the same command again to go on.")
 
 
 def _seconds(told: str | None, otherwise: float) -> float:

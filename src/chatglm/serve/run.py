@@ -52,6 +52,7 @@ def checked(options: argparse.Namespace) -> tuple[ServerConfig, Keys]:
     """
     _need_packages()
     _check_engine(options)
+    _check_certificate(options)
     config = config_of(options)
     keys = Keys.read(options.api_key_file, os.environ.get(ENVIRONMENT))
     if options.host not in LOOPBACK and not keys.asked_for:
@@ -82,6 +83,25 @@ def _check_engine(options: argparse.Namespace) -> None:
         raise ConfigError("--tensor-parallel goes with --engine vllm")
     if options.max_batch < 1:
         raise ConfigError(f"--max-batch is {options.max_batch}; it must be at least 1")
+
+
+def _check_certificate(options: argparse.Namespace) -> None:
+    if options.tls_cert is None and options.tls_key is not None:
+        raise ConfigError("--tls-key is the key of a certificate; give it by --tls-cert")
+    if options.tls_cert is None:
+        return
+    import ssl
+
+    for file in filter(None, (options.tls_cert, options.tls_key)):
+        if not os.path.isfile(file):
+            raise ConfigError(f"there is no file {file!r}, which --tls-cert or --tls-key names")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as error:
+        raise ConfigError(
+            f"--tls-cert {options.tls_cert} and --tls-key {options.tls_key or '(in the same file)'} are no certificate "
+            f"with its key in PEM: {error}"
+        ) from None
 
 
 def config_of(options: argparse.Namespace) -> ServerConfig:

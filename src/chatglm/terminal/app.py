@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from chatglm.terminal.editor import Editor
     from chatglm.terminal.workbench import Workbench
 
+# what a command wants -> what is said where it is missing
+MISSING = {"FILE": "file_missing", "FOLDER": "folder_missing", "NAME": "model_missing"}
 LONG, LONG_LINES = 500, 8  # characters and lines of a message that is not put back onto the input line
 
 
@@ -116,8 +118,8 @@ class Chat:
         wants = COMMANDS[command.command]
         if command.argument and not wants:
             self.screen.say("no_argument", command=command.command, argument=command.argument)
-        elif wants in ("FILE", "FOLDER", "NAME") and not command.argument:
-            self.screen.say("file_missing", command=command.command)
+        elif wants in MISSING and not command.argument:
+            self.screen.say(MISSING[wants], command=command.command)
         else:
             try:
                 self._actions[command.command](command.argument)
@@ -144,6 +146,9 @@ class Chat:
 
     def _save(self, name: str) -> None:
         path = Path(name).expanduser()
+        if path.is_dir():
+            self.screen.say("is_folder", path=os.fspath(path))
+            return
         if path.exists() and path.resolve() not in self._own_files:
             self._own_files.add(path.resolve())
             self.screen.say("exists", path=os.fspath(path))
@@ -210,7 +215,8 @@ class Chat:
         if self._reopened is None:
             self.screen.say("elsewhere")
             return
-        self.screen.say("loading", model=next(filter(None, changed.values()), "-"))
+        name = next(filter(None, changed.values()), None)
+        self.screen.say("loading_plain") if name is None else self.screen.say("loading", model=name)
         session, model = self._reopened(self.session, **changed)
         self.session.close()
         self.session = session
@@ -228,9 +234,9 @@ class Chat:
         self.screen.say("statistics_on" if self.statistics is not None else "statistics_off")
 
     def _tokens(self, _: str) -> None:
-        session = self.session
-        count = len(session.history)
-        self.screen.say("tokens", tokens=session.count_tokens(), limit=session.context_length or "?", count=count)
+        session, tokens = self.session, self.session.count_tokens()
+        count = len(session.history) if tokens else 0  # a system message alone is not read yet
+        self.screen.say("tokens", tokens=tokens, limit=session.context_length or "?", count=count)
 
     def _exit(self, _: str) -> None:
         self.leaving = True

@@ -80,7 +80,7 @@ def _read_text(text: str) -> Say | Do | Unknown:
 
 def suggest(name: str) -> str:
     """The command that `name` most likely stands for, or an empty string."""
-    near = difflib.get_close_matches(name.lower(), [*COMMANDS, *OTHER_NAMES], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), [*COMMANDS, *OTHER_NAMES], n=1, cutoff=0.5) if len(name) > 1 else []
     return OTHER_NAMES.get(near[0], near[0]) if near else ""
 
 

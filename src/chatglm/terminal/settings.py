@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from chatglm.errors import RequestError, UsageError
+from chatglm.terminal.opening import LARGEST_SEED
 
 # name -> how its value is read
 NAMES: dict[str, Callable[[str], Any]] = {
@@ -42,7 +43,10 @@ class Settings:
         try:
             value = None if text == "-" else NAMES[name](text)
         except ValueError:
-            raise UsageError(f"{name} is {text!r}; it must be a number, or - for none") from None
+            kind = "whole number" if NAMES[name] is int else "number"
+            raise UsageError(f"{name} is {text!r}; it must be a {kind}, or - for none") from None
+        if name == "seed" and value is not None and not 0 <= value <= LARGEST_SEED:
+            raise UsageError(f"seed is {value}; it must be from 0 to {LARGEST_SEED}")
         try:
             self._put(name, value)
         except RequestError as error:

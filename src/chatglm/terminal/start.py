@@ -186,7 +186,11 @@ def _one_answer(opening: _Opening, load: Load, prompt: str) -> int:
     elif done.reason != "stop":
         aside.say("turn_over", reason=words.ending(done.reason))
         return 1
-    if lost := _unwritable(session.history[-1].content, output.encoding or "utf-8"):
+    answer = session.history[-1].content if done.kept else ""
+    if not answer.strip():
+        aside.say("said_nothing_once")
+        return 1
+    if lost := _unwritable(answer, output.encoding or "utf-8"):
         raise ChatGLMError(words("unwritable", count=lost, encoding=output.encoding))
     return 0
 

@@ -55,7 +55,7 @@ def _check_limits(options: argparse.Namespace) -> None:
 
     Limits(max_seconds=options.max_seconds)
     if options.max_steps is not None:
-        require_whole("max_steps", options.max_steps, 1)
+        require_whole("--max-steps", options.max_steps, 1)
     if options.trace is not None:
         check_target(Path(options.trace))
 

@@ -77,6 +77,9 @@ def _check(options: argparse.Namespace) -> None:
     if options.code:
         if options.output and not Path(options.output).is_dir():
             raise UsageError(f"--output is {options.output!r}; it must be a folder that exists")
+        from chatglm.agent.uploads import read_uploads
+
+        read_uploads(options.upload or ())  # what cannot be read is told before a model is loaded
         return
     wrong = {"--upload": options.upload, "--tier": options.tier, "--output": options.output}
     wrong["--dangerously-run-unisolated"] = options.dangerously_run_unisolated

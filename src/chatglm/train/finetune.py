@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,8 @@ def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resu
     except Exception as error:  # of several libraries
         whole = last_checkpoint(out)
         kept = "there is no checkpoint" if whole is None else f"{whole} is whole, and --resume writes from it"
-        raise TrainingError(f"what was learned cannot be written to {out}: {error}; {kept}") from error
+        free = f"{shutil.disk_usage(out).free / 1e6:,.1f} MB are free on its disk"
+        raise TrainingError(f"what was learned cannot be written to {out}: {error} ({free}); {kept}") from error
     finished = state.global_step >= state.max_steps
     if _first():
         _beside(out, settings, trainer.language)

@@ -30,6 +30,8 @@ def respell(source: str | Path, target: str | Path, to: Format, columns: Columns
         raise DataError(f"{target} is there already; give a new file to write")
     part = target.with_name(f".{target.name}.part")
     count = 0
+    if not target.parent.is_dir():
+        raise DataError(f"there is no folder {target.parent} to write {target.name} into")
     try:
         with part.open("w", encoding="utf-8") as stream:
             for row in _respelled(source, to, columns):

@@ -143,7 +143,8 @@ class AnswerTrainer(Trainer):
         except Exception as error:
             last = last_checkpoint(self.out)
             raise TrainingError(
-                f"the checkpoint of step {self.state.global_step} cannot be written: {error}; "
+                f"the checkpoint of step {self.state.global_step} cannot be written: {error} "
+                f"({shutil.disk_usage(self.out).free / 1e6:,.1f} MB are free on its disk); "
                 f"{'there is none before it' if last is None else f'{last} is whole'}"
             ) from error
         finally:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import logging
+import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -38,7 +40,7 @@ def start_web(options: argparse.Namespace) -> int:
     users = Users.read(options.auth_file) if options.auth_file else Users()
     if options.host not in LOOPBACK and not users.asked_for:
         _note(words("web_open_to_all", host=options.host, port=options.port))
-    folder = Path(options.conversations) if options.conversations else default_folder()
+    folder = _kept_in(options.conversations)
     logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(message)s")
     with ExitStack() as stack:
         listener = stack.enter_context(listening(options.host, options.port))  # a taken port is said at once
@@ -98,6 +100,20 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--conversations is {options.conversations!r}; it must be a folder, which may be a new one")
     if options.no_code and options.tier:
         raise UsageError("--tier says how code is isolated, and --no-code that none is run; leave one out")
+
+
+def _kept_in(named: str | None) -> Path:
+    """The folder of the conversations, which is there afterwards."""
+    folder = Path(named) if named else default_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(
+            f"conversations cannot be kept in {folder}: {error.strerror}; name another folder by --conversations"
+        ) from None
+    return folder
 
 
 def _answers(options: argparse.Namespace, words: Words, stack: ExitStack) -> Local | Remote:

@@ -19,8 +19,8 @@ class Range:
     begins: float
 
 
-# Of the official composite demo; the length begins as in its Gradio demo, for 256 tokens end most code in the middle.
-# The official ranges of top_p and the penalty begin at 0, which no sampler can use.
+# Of the official composite demo; the length begins as in the official Streamlit demo (8192), for 256 tokens end most
+# code in the middle. The official ranges of top_p and the penalty begin at 0, which no sampler can use.
 RANGES = {
     "temperature": Range(0.0, 1.5, 0.01, 0.95),
     "top_p": Range(0.01, 1.0, 0.01, 0.8),

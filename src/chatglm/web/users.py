@@ -37,7 +37,8 @@ class Users:
         try:
             lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the users in {str(file)!r} cannot be read: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"the users in {str(file)!r} cannot be read: {why}") from None
         found: dict[str, str] = {}
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):

@@ -40,7 +40,8 @@ class Size:
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most:
-            raise ConfigError(f"--replicas is {self.least}-{self.most}; it must be a number of at least 1, or two: 1-8")
+            asked = self.least if self.least == self.most else f"{self.least}-{self.most}"
+            raise ConfigError(f"--replicas is {asked}; it must be a number of at least 1, or two: 1-8")
         if self.cpus <= 0 or (self.gpus or 0) < 0:
             raise ConfigError(f"--replica-cpus is {self.cpus} and --replica-gpus {self.gpus}; they must be above 0")
 
@@ -160,6 +161,6 @@ def _ray() -> tuple[Any, Any]:
         import ray
         from ray import serve
     except ImportError:
-        raise MissingExtraError("ray", "cluster", "--replicas and --cluster") from None
+        raise MissingExtraError("ray", "cluster", "What --replicas and --cluster start") from None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     return ray, serve
