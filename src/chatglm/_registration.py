@@ -27,9 +27,9 @@ _AUTO = "transformers.models.auto."
 def _register_config() -> None:
     from transformers.models.auto.configuration_auto import AutoConfig
 
-    from chatglm.model.config import ChatGLMConfig
+    from chatglm.model.family import FamilyConfig
 
-    AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
+    AutoConfig.register("chatglm", FamilyConfig, exist_ok=True)
 
 
 def _register_tokenizer() -> None:
@@ -49,10 +49,13 @@ def _register_models() -> None:
 
     from chatglm.model import network
     from chatglm.model.config import ChatGLMConfig
+    from chatglm.model.v1.config import ChatGLM1Config
+    from chatglm.model.v1.network import ChatGLM1ForConditionalGeneration
 
     # The official AutoModel gives the class that has .chat(), so ours must as well.
     for auto in ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
         getattr(modeling_auto, auto).register(ChatGLMConfig, network.ChatGLMForConditionalGeneration, exist_ok=True)
+        getattr(modeling_auto, auto).register(ChatGLM1Config, ChatGLM1ForConditionalGeneration, exist_ok=True)
     modeling_auto.AutoModelForSequenceClassification.register(
         ChatGLMConfig, network.ChatGLMForSequenceClassification, exist_ok=True
     )

@@ -107,6 +107,8 @@ class PrefixEncoder(nn.Module):
 class ChatGLMPreTrainedModel(OfficialCheckpoints):
     """What transformers needs to know of the family."""
 
+    config: ChatGLMConfig
+
     config_class = ChatGLMConfig
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
