@@ -37,11 +37,14 @@ def _register_tokenizer() -> None:
     from transformers.models.auto.tokenization_auto import AutoTokenizer
 
     from chatglm.model.tokenizer import ChatGLMTokenizer
+    from chatglm.model.v1.tokenizer import ChatGLM1Tokenizer
 
     # Registered under a configuration nobody has: found by its class name alone. Under ChatGLMConfig, transformers
     # would prefer a folder's own tokenizer code to ours whenever trust_remote_code=True.
     by_name_only = type("ChatGLMTokenizerByName", (PreTrainedConfig,), {"model_type": "chatglm-tokenizer"})
     AutoTokenizer.register(by_name_only, tokenizer_class=ChatGLMTokenizer, exist_ok=True)
+    first = type("ChatGLM1TokenizerByName", (PreTrainedConfig,), {"model_type": "chatglm1-tokenizer"})
+    AutoTokenizer.register(first, tokenizer_class=ChatGLM1Tokenizer, exist_ok=True)
 
 
 def _register_models() -> None:
