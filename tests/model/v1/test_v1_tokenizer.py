@@ -55,7 +55,7 @@ def test_official_ids_and_texts(kind: str, tokenizers: dict[str, ChatGLM1Tokeniz
         text = given_text["text"]
         if given_text["id"] in golden.get("version_dependent_string_ids", []):
             continue
-        check(case, "sp_ids", lambda text=text: tokenizer.vocabulary.encode(text))
+        check(case, "sp_ids", lambda text=text: tokenizer.tokenizer.encode(text))
         check(case, "tokens", lambda text=text: tokenizer.tokenize(text))
         check(case, "input_ids", lambda text=text: tokenizer(text)["input_ids"])
         check(case, "input_ids_no_special", lambda text=text: tokenizer(text, add_special_tokens=False)["input_ids"])

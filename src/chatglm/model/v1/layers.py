@@ -72,6 +72,7 @@ class SelfAttention(nn.Module):
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         prefix: Tensor | None = None,
+        attention_name: str | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """`prefix` [2 (key, value), B, H, P, D] goes in front of the keys and values, not rotated."""
@@ -83,7 +84,7 @@ class SelfAttention(nn.Module):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         attention: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
+            attention_name or self.config._attn_implementation, eager_attention
         )
         context, weights = attention(
             self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, is_causal=False, **kwargs

@@ -13,7 +13,8 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from chatglm.errors import ConfigError, PromptError
+from chatglm.errors import ConfigError, PromptError, RequestError
+from chatglm.model.habits import FirstHabits
 from chatglm.model.v1 import positions
 from chatglm.model.v1.checkpoints import FirstCheckpoints
 from chatglm.model.v1.config import ChatGLM1Config
@@ -66,6 +67,7 @@ class ChatGLM1Model(ChatGLM1PreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        attention_name: str | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run the layers over `input_ids` [B, S] or `inputs_embeds` [B, S, hidden].
@@ -73,7 +75,8 @@ class ChatGLM1Model(ChatGLM1PreTrainedModel):
         `attention_mask` is the official one, bool [B, 1, S, T], True where a row must not see a column; or [B, T] of 0
         for padding and 1, from which it is made. `position_ids` are [B, 2, S]. Without them, both follow from the ids;
         behind a cache, tokens without a mask see everything, as in the official code. `hidden_states`, when asked for,
-        are the input of each layer, and last the output *after* the final norm, batch first.
+        are the input of each layer, and last the output *after* the final norm, batch first. `attention_name`: for
+        this call, another attention function; it sees to its own mask and to the P-Tuning prefix.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -81,13 +84,16 @@ class ChatGLM1Model(ChatGLM1PreTrainedModel):
         if position_ids is None:
             real = attention_mask if attention_mask is not None and attention_mask.dim() == 2 and not past else None
             position_ids = positions.make_position_ids(_needed(input_ids), self.config, real)
-        hidden = self._hidden(input_ids, attention_mask, past)
+        hidden = None if attention_name is not None else self._hidden(input_ids, attention_mask, past)
         inputs_embeds = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         assert inputs_embeds is not None
         if past_key_values is None and self._wants_cache(use_cache):
             past_key_values = DynamicCache(config=self.config)
-        prefixes, hidden = self._prefix(inputs_embeds, hidden, past_key_values)
+        prefixes = None
+        if attention_name is None:
+            prefixes, hidden = self._prefix(inputs_embeds, hidden, past_key_values)
         kwargs |= {
+            "attention_name": attention_name,
             "attention_mask": _additive(hidden, inputs_embeds.dtype),
             "position_embeddings": self.rotary_emb(position_ids, inputs_embeds.dtype),
             "past_key_values": past_key_values,
@@ -153,7 +159,7 @@ class ChatGLM1Model(ChatGLM1PreTrainedModel):
         return None, hidden
 
 
-class ChatGLM1ForConditionalGeneration(ChatGLM1PreTrainedModel, GenerationMixin):
+class ChatGLM1ForConditionalGeneration(FirstHabits, ChatGLM1PreTrainedModel, GenerationMixin):
     """The language model of the first generation."""
 
     _tied_weights_keys = {"lm_head.weight": "transformer.word_embeddings.weight"}
@@ -208,6 +214,24 @@ class ChatGLM1ForConditionalGeneration(ChatGLM1PreTrainedModel, GenerationMixin)
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def paged_positions(self, ids: list[int]) -> tuple[int, list[list[int]]]:
+        """For an engine: how many tokens of a prompt see each other, and the rows of positions of ids [S].
+
+        Raises:
+            RequestError: a prompt without `<sop>`, or without a mask token.
+        """
+        config, known = self.config, set(ids)
+        mask_id = config.gmask_token_id if config.gmask_token_id in known else config.mask_token_id
+        if config.bos_token_id not in known or mask_id not in known:
+            raise RequestError(
+                "the prompt has no [gMASK] <sop>; every prompt of ChatGLM-6B ends with them, as its tokenizer makes it"
+            )
+        context, length = ids.index(config.bos_token_id), len(ids)
+        if not config.position_encoding_2d:
+            raise RequestError("an engine needs position_encoding_2d, as every release has it; call generate()")
+        stays = [ids.index(mask_id)] * (length - context)
+        return context, [[*range(context), *stays], [*[0] * context, *range(1, length - context + 1)]]
 
     # generate()
 

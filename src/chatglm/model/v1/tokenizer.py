@@ -67,14 +67,14 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
                 kwargs |= {key: given[key] for key in given if key in _TOKENS or key == "eop_token"}
                 kwargs[held] = {key: given[key] for key in given if key not in kwargs}
         self.vocab_file, self.num_image_tokens = str(vocab_file), num_image_tokens
-        self.vocabulary = FirstVocabulary(vocab_file, num_image_tokens)
+        self.tokenizer = FirstVocabulary(vocab_file, num_image_tokens)
         self._pieces: dict[str, int] | None = None
         names = {key: str(kwargs.pop(key, None) or name) for key, name in _TOKENS.items()}
         names |= {"eos_token": kwargs.pop("eop_token", None) or names["eos_token"]}  # the name of the first releases
         self._end, self._gmask = names["end_token"], names["gmask_token"]
         # Known before transformers looks for them: those it adds itself keep the blanks around them.
         recognised = [AddedToken(names[key], lstrip=True, rstrip=True, special=True) for key in _RECOGNISED]
-        self._added_tokens_decoder = {self.vocabulary.id_of(token.content): token for token in recognised}
+        self._added_tokens_decoder = {self.tokenizer.id_of(token.content): token for token in recognised}
         super().__init__(
             padding_side=padding_side,
             clean_up_tokenization_spaces=clean_up_tokenization_spaces,
@@ -91,7 +91,7 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
     @property
     def vocab_size(self) -> int:
         """Ids with a meaning, those of images included."""
-        return self.vocabulary.size
+        return self.tokenizer.size
 
     @property
     def gmask_token(self) -> str:
@@ -101,17 +101,17 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
     @property
     def gmask_token_id(self) -> int:
         """Its id."""
-        return self.vocabulary.id_of(self._gmask)
+        return self.tokenizer.id_of(self._gmask)
 
     @property
     def end_token_id(self) -> int:
         """The id of `</s>`."""
-        return self.vocabulary.id_of(self._end)
+        return self.tokenizer.id_of(self._end)
 
     def get_vocab(self) -> dict[str, int]:
         """Piece to id, added tokens included."""
         if self._pieces is None:
-            self._pieces = {self.vocabulary.piece_of(token_id): token_id for token_id in range(self.vocab_size)}
+            self._pieces = {self.tokenizer.piece_of(token_id): token_id for token_id in range(self.vocab_size)}
         return {**self._pieces, **self._added_tokens_encoder}
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
@@ -119,7 +119,7 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
         target = Path(save_directory, (filename_prefix + "-" if filename_prefix else "") + FILE)
         source = Path(self.vocab_file)
         if not source.is_file():
-            target.write_bytes(bytes(self.vocabulary.pieces.serialized_model_proto()))
+            target.write_bytes(bytes(self.tokenizer.pieces.serialized_model_proto()))
         elif not target.exists() or not source.samefile(target):
             shutil.copyfile(source, target)
         return (str(target),)
@@ -127,10 +127,10 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
     # Text to ids
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        return self.vocabulary.tokenize(text)
+        return self.tokenizer.tokenize(text)
 
     def _convert_token_to_id(self, token: str) -> int:
-        return self.vocabulary.id_of(token)
+        return self.tokenizer.id_of(token)
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
@@ -144,7 +144,7 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
         return 3 if pair else 2
 
     def _id(self, name: str) -> int:
-        return self.vocabulary.id_of(str(getattr(self, name)))
+        return self.tokenizer.id_of(str(getattr(self, name)))
 
     def _pad(
         self,
@@ -198,14 +198,14 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
 
     def surface(self, token_id: int) -> str | int:
         """What an id adds to a text. For `StreamDecoder`."""
-        return self.vocabulary.surface(token_id)
+        return self.tokenizer.surface(token_id)
 
     def _convert_id_to_token(self, index: int) -> str:
-        return self.vocabulary.piece_of(index)
+        return self.tokenizer.piece_of(index)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """The text of pieces."""
-        return self.vocabulary.decode(tokens)
+        return self.tokenizer.decode(tokens)
 
     def _decode(
         self,
@@ -216,7 +216,7 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
     ) -> str:
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         skipped = {self._id("pad_token")} | (set(self.all_special_ids) if skip_special_tokens else set())
-        text = self.vocabulary.decode([self.vocabulary.piece_of(i) for i in ids if i not in skipped])
+        text = self.tokenizer.decode([self.tokenizer.piece_of(i) for i in ids if i not in skipped])
         asked = clean_up_tokenization_spaces
         clean = self.clean_up_tokenization_spaces if asked is None else asked
         return self.clean_up_tokenization(text) if clean else text
@@ -231,7 +231,7 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
     @property
     def special_tokens(self) -> dict[str, int]:
         """Ids that stand for no text, by their names."""
-        return {name: self.vocabulary.id_of(name) for name in _TOKENS.values()}
+        return {name: self.tokenizer.id_of(name) for name in _TOKENS.values()}
 
     def build_prompt(self, query: str, history: Iterable[tuple[str, str]] | None = None) -> str:
         """The prompt as text: rounds of question and answer, from 0."""
@@ -249,7 +249,7 @@ class ChatGLM1Tokenizer(PreTrainedTokenizer):
         specials = {"[gMASK]": self.gmask_token_id, "<sop>": self._id("bos_token"), "<eos>": self._id("eos_token")}
         return first_rounds.render(
             messages,
-            self.vocabulary.encode,
+            self.tokenizer.encode,
             specials,
             add_generation_prompt=add_generation_prompt,
             add_eos=add_eos,

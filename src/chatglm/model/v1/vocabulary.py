@@ -48,6 +48,13 @@ class FirstVocabulary:
                 "April 2023 and later, which reads older folders too"
             )
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Ids that stand for no text, by their names."""
+        inside = range(self.size - self.num_image_tokens)
+        control = (piece for piece in inside if self.pieces.is_control(piece) or self.pieces.is_unknown(piece))
+        return {str(self.pieces.id_to_piece(piece)): piece + self.num_image_tokens for piece in control}
+
     def spelled(self, text: str) -> str:
         """The text with line breaks, tabs and runs of blanks as pieces."""
         text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
