@@ -93,13 +93,14 @@ def load_prefix(model: "ChatGLMPreTrainedModel", path: str | Path) -> "ChatGLMPr
     prefix = read_prefix(path)
     configure_prefix(model.config, prefix, path)
     with torch.device("meta"):
-        encoder = _prefix_encoder(model.config)
+        encoder = new_prefix_encoder(model.config)
     encoder.load_state_dict({name: tensor.to(model.device) for name, tensor in prefix.items()}, assign=True)
     model.base_model.prefix_encoder = encoder.train(model.training)
     return model
 
 
-def _prefix_encoder(config: AnyConfig) -> nn.Module:
+def new_prefix_encoder(config: AnyConfig) -> nn.Module:
+    """The prefix encoder a configuration asks for, of either form."""
     if isinstance(config, ChatGLM1Config):
         from chatglm.model.v1.layers import PrefixEncoder as FirstPrefixEncoder
 

@@ -7,7 +7,13 @@ from chatglm import hub as hubs
 from chatglm.folders.disk import check_target, new_folder
 from chatglm.loading import demo_folder, load
 
-_BESIDE = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_BESIDE = (
+    "tokenizer.model",
+    "ice_text.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def merge(base: str | Path | None, adapter: str | Path, target: str | Path, *, hub: str | None = None) -> Path:

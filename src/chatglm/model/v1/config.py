@@ -105,6 +105,11 @@ class ChatGLM1Config(PreTrainedConfig):
         return self.num_attention_heads
 
     @property
+    def qkv_size(self) -> int:
+        """Rows of the fused `query_key_value` projection."""
+        return 3 * self.hidden_size
+
+    @property
     def rotary_dim(self) -> int:
         """Channels one row of positions rotates: half of each head, or all of it without `position_encoding_2d`."""
         return self.head_dim // 2 if self.position_encoding_2d else self.head_dim

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from chatglm.errors import ConfigError, PromptError, RequestError
 from chatglm.model.habits import FirstHabits
+from chatglm.model.network import last_tokens
 from chatglm.model.v1 import positions
 from chatglm.model.v1.checkpoints import FirstCheckpoints
 from chatglm.model.v1.config import ChatGLM1Config
@@ -191,7 +192,7 @@ class ChatGLM1ForConditionalGeneration(FirstHabits, ChatGLM1PreTrainedModel, Gen
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, S or kept, vocab]; with `labels` [B, S] (not shifted, -100 ignored) the mean loss in float32.
-        `logits_to_keep`: the last n (0: all), or a tensor of indices."""
+        `logits_to_keep`: the last n (0: all), a tensor of indices, or bool [B, S] -> [kept, vocab]."""
         outputs = self.transformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -202,8 +203,7 @@ class ChatGLM1ForConditionalGeneration(FirstHabits, ChatGLM1PreTrainedModel, Gen
             return_dict=True,
             **kwargs,
         )
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        logits = self.lm_head(last_tokens(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
