@@ -40,6 +40,7 @@ def answers(model: Any, tokenizer: Any) -> list[str]:
     return [model.chat(tokenizer, asked, do_sample=False, max_new_tokens=12)[0] for asked, _ in ROWS]
 
 
+@pytest.mark.slow
 def test_a_lora_learns_and_can_be_merged(base: Path, data: Path, tmp_path: Path) -> None:
     out = run(base, data, tmp_path / "lora")
     learned = answers(*chatglm.load(base, adapter=out))
