@@ -27,9 +27,9 @@ _AUTO = "transformers.models.auto."
 def _register_config() -> None:
     from transformers.models.auto.configuration_auto import AutoConfig
 
-    from chatglm.model.config import ChatGLMConfig
+    from chatglm.model.family import FamilyConfig
 
-    AutoConfig.register("chatglm", ChatGLMConfig, exist_ok=True)
+    AutoConfig.register("chatglm", FamilyConfig, exist_ok=True)
 
 
 def _register_tokenizer() -> None:
@@ -37,11 +37,14 @@ def _register_tokenizer() -> None:
     from transformers.models.auto.tokenization_auto import AutoTokenizer
 
     from chatglm.model.tokenizer import ChatGLMTokenizer
+    from chatglm.model.v1.tokenizer import ChatGLM1Tokenizer
 
     # Registered under a configuration nobody has: found by its class name alone. Under ChatGLMConfig, transformers
     # would prefer a folder's own tokenizer code to ours whenever trust_remote_code=True.
     by_name_only = type("ChatGLMTokenizerByName", (PreTrainedConfig,), {"model_type": "chatglm-tokenizer"})
     AutoTokenizer.register(by_name_only, tokenizer_class=ChatGLMTokenizer, exist_ok=True)
+    first = type("ChatGLM1TokenizerByName", (PreTrainedConfig,), {"model_type": "chatglm1-tokenizer"})
+    AutoTokenizer.register(first, tokenizer_class=ChatGLM1Tokenizer, exist_ok=True)
 
 
 def _register_models() -> None:
@@ -49,10 +52,13 @@ def _register_models() -> None:
 
     from chatglm.model import network
     from chatglm.model.config import ChatGLMConfig
+    from chatglm.model.v1.config import ChatGLM1Config
+    from chatglm.model.v1.network import ChatGLM1ForConditionalGeneration
 
     # The official AutoModel gives the class that has .chat(), so ours must as well.
     for auto in ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
         getattr(modeling_auto, auto).register(ChatGLMConfig, network.ChatGLMForConditionalGeneration, exist_ok=True)
+        getattr(modeling_auto, auto).register(ChatGLM1Config, ChatGLM1ForConditionalGeneration, exist_ok=True)
     modeling_auto.AutoModelForSequenceClassification.register(
         ChatGLMConfig, network.ChatGLMForSequenceClassification, exist_ok=True
     )

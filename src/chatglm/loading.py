@@ -23,7 +23,8 @@ from chatglm.errors import CheckpointError, ConfigError, HubError
 from chatglm.memory import available_memory, check_memory
 from chatglm.model.adapters import PREFIX_CONFIG_FILE, attach_lora, is_prefix_folder, load_prefix
 from chatglm.model.checkpoint import full_tensors, smaller_tensors, stored_tensors, verify_folder
-from chatglm.model.config import RopeRatioMeaning, read_config, read_settings
+from chatglm.model.config import RopeRatioMeaning, read_settings
+from chatglm.model.family import network_of, read_any_config
 from chatglm.model.files import read_json
 from chatglm.model.weights import WeightFolder
 from chatglm.progress import progress_line
@@ -99,7 +100,7 @@ def load(
                 )
             adapter, prefix = None, adapter
     overrides = {} if rope_ratio_meaning is None else {"rope_ratio_meaning": rope_ratio_meaning}
-    config = read_config(folder, **overrides)
+    config = read_any_config(folder, **overrides)
     chosen = _choose_dtype(dtype, folder, place)
     language = _load_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
     options: dict[str, Any] = {"config": config, "dequantize": dequantize}
@@ -251,11 +252,12 @@ def _split_adapter(folder: Path, adapter: str | Path | None, hub: str | None) ->
 
 
 def _load_tokenizer(folder: Path) -> "ChatGLMTokenizer":
-    from chatglm.model.tokenizer import ChatGLMTokenizer
+    from chatglm.model.tokenizer import ChatGLMTokenizer, is_first_generation
 
-    if not (folder / "tokenizer.model").is_file():
+    if not (folder / "tokenizer.model").is_file() and not is_first_generation(folder):
         raise CheckpointError(
-            f"{folder} has no tokenizer.model; copy it there from the base model (or, in Python, pass tokenizer=FOLDER)"
+            f"{folder} has no tokenizer.model (ChatGLM-6B: ice_text.model); copy it there from the base model "
+            "(or, in Python, pass tokenizer=FOLDER)"
         )
     if (words := folder / "tokenizer_config.json").is_file():
         read_json(words)
@@ -271,10 +273,8 @@ def _device_map(place: torch.device | None) -> dict[str, torch.device] | None:
 
 
 def _load_model(folder: Path, options: dict[str, Any]) -> Any:
-    from chatglm.model.network import ChatGLMForConditionalGeneration
-
     with _progress_bar_if_long(folder):
-        return ChatGLMForConditionalGeneration.from_pretrained(folder, **options)
+        return network_of(options["config"]).from_pretrained(folder, **options)
 
 
 def _load_smaller(

@@ -7,8 +7,7 @@ import torch
 
 from chatglm.errors import ConfigError
 from chatglm.model.checkpoint import smaller_tensors
-from chatglm.model.config import ChatGLMConfig
-from chatglm.model.layout import is_storage
+from chatglm.model.layout import AnyConfig, is_storage
 from chatglm.model.saving import Source
 from chatglm.model.weights import WeightFolder
 
@@ -25,7 +24,7 @@ def available_memory() -> int:
 
 
 def check_memory(
-    weights: WeightFolder, config: ChatGLMConfig, dtype: torch.dtype | str, tensors: Mapping[str, Source]
+    weights: WeightFolder, config: AnyConfig, dtype: torch.dtype | str, tensors: Mapping[str, Source]
 ) -> None:
     """Raise ConfigError where the tensors that a folder's weights become cannot be held: before the work."""
     needed, free = _num_bytes(tensors, dtype), available_memory()

@@ -29,12 +29,13 @@ def context_of(engine: Any, wanted: int | None) -> int:
 
 
 def check_version(tokenizer: Any, system: str | None, tools: ToolBox, sandbox: Any) -> None:
-    if tokenizer.version != "chatglm2":
+    if tokenizer.version == "chatglm3":
         return
     given = {"a system prompt": system is not None, "tools": len(tools) > 0, "a code interpreter": sandbox is not None}
     wrong = [what for what, there in given.items() if there]
     if wrong:
-        raise SessionError(f"ChatGLM2 was given {' and '.join(wrong)}; it has plain turns only, ChatGLM3 has them all")
+        name = "ChatGLM2" if tokenizer.version == "chatglm2" else "ChatGLM-6B"
+        raise SessionError(f"{name} was given {' and '.join(wrong)}; it has plain turns only, ChatGLM3 has them all")
 
 
 def checked_params(params: Any) -> SamplingParams:

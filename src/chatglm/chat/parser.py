@@ -270,7 +270,7 @@ class _Display:
         text = text.replace(TRAINING_DATE, TRAINING_YEAR)
         end = len(text.rstrip())
         if end == len(text):
-            end = len(text[: end - _beginning_of_date(text)].rstrip())
+            end = len(text[: end - beginning_of_date(text)].rstrip())
         self.held = text[end:]
         return text[:end]
 
@@ -278,7 +278,7 @@ class _Display:
         return self.held.rstrip()
 
 
-def _beginning_of_date(text: str) -> int:
+def beginning_of_date(text: str) -> int:
     """How many characters at the end of the text may be the beginning of the placeholder."""
     lengths = range(min(len(TRAINING_DATE) - 1, len(text)), 0, -1)
     return next((length for length in lengths if text.endswith(TRAINING_DATE[:length])), 0)

@@ -115,7 +115,7 @@ def _render_rounds(
 ) -> None:
     """ChatGLM2. The text is encoded in one piece, as the official code does; a last message that is an answer, and
     answers with ids, stand apart. Only a last answer is trained on, as in the official training code."""
-    _check_rounds(messages)
+    check_rounds(messages)
     if any(loss[:-1]):
         raise PromptError(f"message {list(loss).index(True)} is to be learned; ChatGLM2 learns only its last answer")
     text, started = "", False
@@ -146,7 +146,8 @@ def _render_rounds(
         flush()
 
 
-def _check_rounds(messages: list[Message]) -> None:
+def check_rounds(messages: list[Message], name: str = "ChatGLM2") -> None:
+    """Raise PromptError unless users and answers stand in turn, as the models without roles need it."""
     if not messages:
         raise PromptError("the conversation is empty; it must hold at least one user message")
     for index, message in enumerate(messages):
@@ -154,7 +155,7 @@ def _check_rounds(messages: list[Message]) -> None:
         if message.role is not wanted or message.metadata or message.tools is not None:
             raise PromptError(
                 f"message {index} is a {message.role} message with metadata {message.metadata!r} and "
-                f"{'no ' if message.tools is None else ''}tools; ChatGLM2 has only user and assistant messages, "
+                f"{'no ' if message.tools is None else ''}tools; {name} has only user and assistant messages, "
                 f"in turn, without metadata or tools: a {wanted} message must stand here"
             )
 
@@ -175,8 +176,8 @@ def validate(messages: Iterable[Message | Mapping[str, Any]], *, version: str = 
         raise PromptError("the conversation is empty; it must hold at least one message")
     for index, message in enumerate(found):
         _check_message(index, message)
-    if version == "chatglm2":
-        _check_rounds(found)
+    if version != "chatglm3":
+        check_rounds(found, "ChatGLM2" if version == "chatglm2" else "ChatGLM-6B")
         return
     for index in range(len(found)):
         _check_order(index, found)

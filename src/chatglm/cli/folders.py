@@ -8,6 +8,7 @@ from typing import Any
 
 from chatglm.cli.options import add_hub, add_rope_ratio_meaning
 from chatglm.cli.parser import add_command
+from chatglm.errors import UsageError
 
 GGUF_DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
 ROUNDINGS = ("nearest", "mse", "gptq")
@@ -16,14 +17,28 @@ _FULL = 16  # how the command line says "leave it as it is"
 
 def add_info(commands: Any) -> None:
     command = add_command(commands, "info", _info, "tell what a model is: variant, size, context, memory needs")
-    command.add_argument("model", metavar="MODEL", help="folder or hub name")
+    command.add_argument("models", metavar="MODEL", nargs="+", help="folder or hub name")
+    command.add_argument("--compare", action="store_true", help="show two or more models side by side, row by row")
     add_hub(command)
 
 
 def _info(options: argparse.Namespace) -> int:
+    if options.compare:
+        return _compare(options)
+    if len(options.models) > 1:
+        raise UsageError(f"{len(options.models)} models are given; --compare shows them side by side")
     from chatglm.folders.describe import info_text
 
-    sys.stdout.write(info_text(options.model, hub=options.hub).rstrip("\n") + "\n")
+    sys.stdout.write(info_text(options.models[0], hub=options.hub).rstrip("\n") + "\n")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    if len(options.models) < 2:
+        raise UsageError("one model is given; --compare needs two or more")
+    from chatglm.folders.compare import compare_text
+
+    sys.stdout.write(compare_text(options.models, hub=options.hub) + "\n")
     return 0
 
 

@@ -135,6 +135,28 @@ def parts_of(batch: PagedBatch, layer: int, runs: Sequence[slice]) -> Parts:
     return parts
 
 
+def attend_prefix_lm(
+    query: Tensor, key: Tensor, value: Tensor, layer: int, batch: PagedBatch, scaling: float
+) -> Tensor:
+    """For networks whose prompts see themselves both ways (ChatGLM-6B): whole prompts, and any tokens behind them."""
+    batch.cache.write(layer, batch.slots, key, value)
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    for sequence in batch.sequences:
+        rows = slice(sequence.start, sequence.start + sequence.num_new)
+        parts, asked = parts_of(batch, layer, sequence.runs), query[rows].contiguous()
+        if sequence.num_new == 1:
+            out[rows] = attend_sdpa(asked, parts, scaling)
+            continue
+        keys, values = join(parts)
+        total, before = keys.shape[0], 0 if batch.prefix is None else batch.prefix.shape[2]
+        seen = torch.ones(sequence.num_new, total, dtype=torch.bool, device=query.device).tril(total - sequence.num_new)
+        seen[:, : before + sequence.context] = True
+        q, k, v = (states.transpose(0, 1)[None] for states in (asked, keys, values))  # [1, H, tokens, D]
+        found = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scaling)
+        out[rows] = found[0].transpose(0, 1)
+    return out
+
+
 def decode_gathered(query: Tensor, key: Tensor, value: Tensor, layer: int, batch: PagedBatch, scaling: float) -> Tensor:
     """One token a request, fixed shapes, plain torch: every table is gathered whole, and a mask hides what is not
     the request's. A kernel that reads the cache where it lies is better; this one runs anywhere."""
@@ -194,3 +216,4 @@ def name_for_network(filling: Filling) -> str:
 _known: dict[str, Filling] = {}
 register_filling("reference", each_alone(attend_reference), decode=decode_gathered, rank=-1)
 register_filling("sdpa", each_alone(attend_sdpa), decode=decode_gathered)
+register_filling("prefix_lm", attend_prefix_lm, rank=-2)  # chosen for the networks that need it, see `parts.py`

@@ -95,11 +95,13 @@ class PagedSequence:
     """One request's part of a step: its new tokens are `start .. start + num_new` of the N packed ones.
 
     `runs` are the slots of its tokens, cached and new, in order: as few stretches of neighbouring slots as there are.
+    `context`: so many tokens at its beginning are seen by all, those before them too; only `prefix_lm` knows it.
     """
 
     start: int
     num_new: int
     runs: tuple[slice, ...]
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Engine:
         draft_model: Any = None,
     ) -> None:
         parts.check(model, config)
-        self.config = config = config or EngineConfig()
+        self.config = config = parts.config_for(model, config)
         self.model, self.new_decoder = model, new_decoder
         self.token_texts = lru_cache(maxsize=1)(lambda: TokenTexts(token_texts())) if token_texts else None
         self.context = int(model.config.max_position_embeddings)
@@ -73,7 +73,9 @@ class Engine:
         self.drafter = Drafter(parts.draft_model_for(self.runner, draft_model, blocks, config))
         max_running = min(config.max_running, config.max_batch_tokens)
         for_prompts = config.max_prompt_tokens or (64 if self.runner.device.type == "cpu" else None)
-        self.scheduler = Scheduler(self.blocks, config.max_batch_tokens, max_running, self.drafter, for_prompts)
+        self.scheduler = Scheduler(
+            self.blocks, config.max_batch_tokens, max_running, self.drafter, for_prompts, parts.whole_prompts(model)
+        )
         self.ahead = parts.run_ahead_for(self.runner, self.scheduler, config, self.context)
         threads = StepThreads(config.num_threads, products_are_native(model))
         self.ledger = Ledger(self.scheduler, self.blocks, self.drafter)
@@ -127,6 +129,7 @@ class Engine:
             request.purpose = likelihoods(len(request.prompt_ids), scored_from, params.prompt_logprobs)
         request.generates = pool is None and params.max_tokens != 0
         self.limits.check(request)
+        self.runner.check_prompt(request)
         if self.new_decoder is not None:
             request.stops = StopStrings(self.new_decoder(), params.stop)
         if params.bad_words and self.token_texts is not None:

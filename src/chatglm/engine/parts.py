@@ -1,6 +1,7 @@
 """What an engine is put together from, by what it is given."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,31 @@ def check(model: object, config: object) -> None:
             f"config is a {type(config).__name__}; it must be an EngineConfig or None "
             "(chatglm.engine_for(model, tokenizer) makes an engine that knows its tokenizer)"
         )
+
+
+def whole_prompts(model: Any) -> bool:
+    """Whether a network's prompts see themselves both ways, as those of ChatGLM-6B: they are run whole, and what was
+    computed of one is worth nothing to another that begins alike."""
+    return hasattr(model, "paged_positions")
+
+
+def config_for(model: Any, config: EngineConfig | None) -> EngineConfig:
+    """The configuration, with what the network cannot do taken out of it.
+
+    Raises:
+        RequestError: it asks for that.
+    """
+    config = config or EngineConfig()
+    if not whole_prompts(model):
+        return config
+    asked = [name for name in ("static_decode", "compile", "run_ahead") if getattr(config, name)]
+    asked += ["attention"] if config.attention not in ("auto", "prefix_lm") else []
+    if asked:
+        raise RequestError(f"{', '.join(asked)} cannot be used with ChatGLM-6B: its prompts see themselves both ways")
+    most = int(model.config.max_position_embeddings) + config.max_running
+    tokens = max(most, config.max_batch_tokens)
+    changed: dict[str, Any] = {"max_batch_tokens": tokens, "max_prompt_tokens": tokens, "attention": "prefix_lm"}
+    return replace(config, prefix_cache=False, static_decode=False, **changed)
 
 
 def check_loaded(model: Any) -> None:

@@ -44,6 +44,8 @@ class ModelRunner:
         self.adapters = AdapterSet(model)
         self.layouts = Layouts(block_size)
         self.static: StaticDecoder | None = None
+        # Of a network whose prompts see themselves both ways: where tokens stand, and how much of them is the prompt.
+        self.placed: Callable[[list[int]], tuple[int, list[list[int]]]] | None = getattr(model, "paged_positions", None)
 
     def use_static_decode(self, most_requests: int, most_blocks: int, capture: bool, compiled: bool) -> None:
         """From now on run decode steps with fixed shapes; see `StaticDecoder`.
@@ -63,6 +65,16 @@ class ModelRunner:
                 return forward(ids, positions, batch, 0, extra)
 
         self.static = StaticDecoder(run, batch, most_requests, most_blocks, record, compiled)
+
+    def check_prompt(self, request: Request) -> None:
+        """Raise `RequestError` for what a network whose prompts see themselves both ways cannot take."""
+        if self.placed is None:
+            return
+        if request.params.prompt_logprobs is not None:
+            raise RequestError(
+                "prompt_logprobs cannot be had of ChatGLM-6B: every token of its prompts has seen those that follow"
+            )
+        self.placed(request.prompt_ids)
 
     def on_device(self) -> AbstractContextManager[Any]:
         """Make the model's GPU the current one: where there are several, kernels and recordings need to be told."""
@@ -143,13 +155,17 @@ class ModelRunner:
         """Logits [kept, vocab]."""
         ids, positions, batch, adapters = self._inputs(pieces)
         short_way = None if any(adapters) else self._short_way
-        if short_way is not None and (logits := short_way(ids, positions, kept, batch)) is not None:
+        if short_way is not None and (logits := short_way(ids, positions[0], kept, batch)) is not None:
             return logits  # type: ignore[no-any-return]
-        ids_and_positions = on_device([ids, positions], torch.long, self.device)
+        ids_and_positions = on_device([ids, *positions], torch.long, self.device)
         with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(adapters, kept):
             extra |= {"by_layer": True} if any(adapters) else {}
             return self._network(
-                ids_and_positions[:1], ids_and_positions[1:], batch, on_device(kept, torch.long, self.device), extra
+                ids_and_positions[:1],
+                _in_a_batch(ids_and_positions[1:]),
+                batch,
+                on_device(kept, torch.long, self.device),
+                extra,
             )
 
     def _logits_and_states(self, pieces: Sequence[Piece], sampled: list[int]) -> Tensor:
@@ -185,14 +201,14 @@ class ModelRunner:
         """States [kept, hidden] after the final norm, and what gives logits [n, vocab] of n of them."""
         ids, positions, batch, adapters = self._inputs(pieces)
         short_way = None if any(adapters) else self._short_way
-        if short_way is not None and (states := short_way.states(ids, positions, kept, batch)) is not None:
+        if short_way is not None and (states := short_way.states(ids, positions[0], kept, batch)) is not None:
             return states, lambda which: short_way.logits(states[which])
-        ids_and_positions = on_device([ids, positions], torch.long, self.device)
+        ids_and_positions = on_device([ids, *positions], torch.long, self.device)
         with self._paged_attention() as extra, _evaluating(self.model), self.adapters.selected(adapters):
             extra |= {"by_layer": True} if any(adapters) else {}
             outputs = self.model.base_model(
                 input_ids=ids_and_positions[:1],
-                position_ids=ids_and_positions[1:],
+                position_ids=_in_a_batch(ids_and_positions[1:]),
                 use_cache=False,
                 paged=batch,
                 **extra,
@@ -206,16 +222,22 @@ class ModelRunner:
 
         return found[0], head
 
-    def _inputs(self, pieces: Sequence[Piece]) -> tuple[list[int], list[int], PagedBatch, list[str | None]]:
-        """Ids and positions [N] of a step, where its tokens lie, and the adapter of each."""
+    def _inputs(self, pieces: Sequence[Piece]) -> tuple[list[int], list[list[int]], PagedBatch, list[str | None]]:
+        """Ids [N] and rows of positions [N] of a step, where its tokens lie, and the adapter of each."""
         ids = [token for piece in pieces for token in _piece_ids(piece)]
-        positions = [
-            position
-            for piece in pieces
-            for position in range(piece.request.num_computed, piece.request.num_computed + piece.num_tokens)
-        ]
+        parts = [self._positions(piece) for piece in pieces]
+        positions = [list(chain.from_iterable(rows)) for rows in zip(*parts, strict=True)]
         adapters = [piece.request.adapter for piece in pieces for _ in range(piece.num_tokens)]
         return ids, positions, self._batch(pieces), adapters
+
+    def _positions(self, piece: Piece) -> list[Sequence[int]]:
+        """The rows of positions of a piece's tokens: one that counts them, unless the network knows better."""
+        start = piece.request.num_computed
+        stop = start + piece.num_tokens
+        if self.placed is None:
+            return [range(start, stop)]
+        _, rows = self.placed([*piece.request.token_ids, *piece.request.draft_ids])
+        return [row[start:stop] for row in rows]
 
     @property
     def _short_way(self) -> Any:
@@ -264,7 +286,8 @@ class ModelRunner:
             request, start = piece.request, starts[-1]
             length = request.num_computed + piece.num_tokens
             slots.extend(self.layouts.slots(request, request.num_computed, length))
-            sequences.append(PagedSequence(start, piece.num_tokens, self.layouts.runs(request, length)))
+            context = 0 if self.placed is None else self.placed(request.prompt_ids)[0]
+            sequences.append(PagedSequence(start, piece.num_tokens, self.layouts.runs(request, length), context))
             starts.append(start + piece.num_tokens)
             lengths.append(length)
         return PagedBatch(
@@ -301,6 +324,11 @@ class ModelRunner:
             yield {}
         finally:
             config._attn_implementation = before
+
+
+def _in_a_batch(positions: Tensor) -> Tensor:
+    """[rows, N] -> [1, N] of one row, [1, rows, N] of several."""
+    return positions if len(positions) == 1 else positions[None]
 
 
 def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -58,6 +58,7 @@ class Scheduler:
         max_running: requests that may hold blocks at once.
         max_prompt_tokens: tokens of prompts in a step in which others are answering; None: as many as the step takes.
         drafter: proposes tokens for a request that is about to decode; None where there is no speculation.
+        whole_prompts: never run a prompt in pieces; `max_batch_tokens` must have room for the longest.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Scheduler:
         max_running: int,
         drafter: Callable[[Request, int], list[int]] | None = None,
         max_prompt_tokens: int | None = None,
+        whole_prompts: bool = False,
     ) -> None:
+        self.whole_prompts = whole_prompts
         self.max_prompt_tokens = max_prompt_tokens or max_batch_tokens
         self.blocks, self.max_batch_tokens, self.max_running = blocks, max_batch_tokens, max_running
         self.drafter = drafter
@@ -190,6 +193,8 @@ class Scheduler:
         match = blocks.match(request)
         num_cached = len(match.blocks) * blocks.block_size
         num_tokens = min(len(request.token_ids) - num_cached, budget)
+        if self.whole_prompts and num_tokens < len(request.token_ids):
+            return 0  # another step has room for it
         if blocks.missing(match, num_cached + num_tokens) > (room if self.running else blocks.num_free):
             self._refused = _Refused(request, room, match.next_key)
             return 0

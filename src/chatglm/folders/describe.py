@@ -10,9 +10,12 @@ from pathlib import Path
 
 from chatglm import hub as hubs
 from chatglm.model.checkpoint import verify_folder
-from chatglm.model.config import ChatGLMConfig, read_config
+from chatglm.model.family import read_any_config
 from chatglm.model.files import read_json
-from chatglm.model.layout import INV_FREQ, PACKED, SCALE, expected_shapes
+from chatglm.model.layout import PACKED, SCALE, AnyConfig, expected_shapes, is_table, output_name
+from chatglm.model.v1.config import ChatGLM1Config
+from chatglm.model.v1.vocabulary import FILE as FIRST_FILE
+from chatglm.model.v1.vocabulary import FirstVocabulary
 from chatglm.model.vocabulary import Vocabulary
 from chatglm.model.weights import TensorInfo
 from chatglm.quant.model import EMBEDDINGS, HEADS, scheme_of_config, scheme_of_layer
@@ -29,7 +32,8 @@ class FolderInfo:
     folder: Path
     variant: str
     reason: str
-    config: ChatGLMConfig
+    generation: str  # "ChatGLM3", ..., or "ChatGLM2/3" where nothing tells
+    config: AnyConfig
     num_parameters: int
     quantization_bit: int
     scheme: str | None  # of a packed folder
@@ -49,8 +53,18 @@ class FolderInfo:
     @property
     def cache_bytes_per_token(self) -> int:
         """Keys and values of one token in 16 bits."""
-        assert self.config.kv_channels is not None
-        return self.config.num_layers * 2 * self.config.num_key_value_heads * self.config.kv_channels * 2
+        return cache_bytes_per_token(self.config)
+
+
+def cache_bytes_per_token(config: AnyConfig) -> int:
+    """Keys and values of one token in 16 bits."""
+    assert config.kv_channels is not None
+    return config.num_layers * 2 * config.num_key_value_heads * config.kv_channels * 2
+
+
+def num_parameters(config: AnyConfig) -> int:
+    """Of the full network; an output layer that is the embedding counts once."""
+    return sum(_size(shape) for name, shape in full_shapes(config).items() if _is_parameter(name, config))
 
 
 def describe(name_or_folder: str | Path, *, hub: str | None = None) -> FolderInfo:
@@ -61,7 +75,7 @@ def describe(name_or_folder: str | Path, *, hub: str | None = None) -> FolderInf
         weights.
     """
     folder = hubs.resolve(name_or_folder, hub=hub)
-    config = read_config(folder)
+    config = read_any_config(folder)
     if (words := folder / "tokenizer_config.json").is_file():
         read_json(words)
     weights = verify_folder(folder, config)
@@ -72,8 +86,9 @@ def describe(name_or_folder: str | Path, *, hub: str | None = None) -> FolderInf
         folder=folder,
         variant=variant,
         reason=reason,
+        generation=_generation(folder, config)[0],
         config=config,
-        num_parameters=_num_parameters(full, stored),
+        num_parameters=_num_parameters(full, stored, config),
         quantization_bit=config.quantization_bit,
         scheme=None if (scheme := scheme_of_config(config)) is None else scheme.name,
         dtypes=dict(Counter(str(info.dtype).removeprefix("torch.") for info in stored.values())),
@@ -81,18 +96,22 @@ def describe(name_or_folder: str | Path, *, hub: str | None = None) -> FolderInf
     )
 
 
-def _num_parameters(full: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo]) -> int:
+def _num_parameters(full: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo], config: AnyConfig) -> int:
     """Those of the full model: a packed weight counts as the matrix it stands for."""
     layers = {name.rpartition(".")[0] for name in stored if PACKED in name}
     packed = sum(_size(full[f"{layer}.weight"]) for layer in layers)
-    return packed + sum(_size(full.get(n, i.shape)) for n, i in stored.items() if PACKED not in n and _is_parameter(n))
+    plain = {name: info for name, info in stored.items() if PACKED not in name and _is_parameter(name, config)}
+    return packed + sum(_size(full.get(name, info.shape)) for name, info in plain.items())
 
 
-def guess_variant(folder: Path, config: ChatGLMConfig) -> tuple[str, str]:
+def guess_variant(folder: Path, config: AnyConfig) -> tuple[str, str]:
     """The name of the release a folder comes from, and what says so."""
     generation, reason = _generation(folder, config)
     if (config.num_layers, config.hidden_size) != (28, 4096):
         return f"a small {generation} network", f"{config.num_layers} layers of width {config.hidden_size}; {reason}"
+    if isinstance(config, ChatGLM1Config):
+        bits = f"-int{config.quantization_bit}" if config.quantization_bit else ""
+        return f"{generation}{bits}{'-qe' if bits and config.quantization_embeddings else ''}", reason
     suffix = {8192: "", 131072: "-128K"}.get(config.seq_length, "")
     if config.seq_length == 32768 and config.rope_ratio != 1:
         suffix = "-32K"
@@ -131,6 +150,8 @@ def info_text(name_or_folder: str | Path, *, hub: str | None = None) -> str:
 
 def _tokenizer_text(folder: Path) -> str:
     path = folder / "tokenizer.model"
+    if not path.is_file() and (folder / FIRST_FILE).is_file():
+        return f"{FirstVocabulary(folder / FIRST_FILE).size:,} pieces"
     if not path.is_file():
         return "missing: copy tokenizer.model there from the base model; without it the model loads, and cannot chat"
     return f"{Vocabulary.from_file(path).sp_size:,} pieces"
@@ -144,7 +165,7 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes} bytes"
 
 
-def full_shapes(config: ChatGLMConfig) -> dict[str, tuple[int, ...]]:
+def full_shapes(config: AnyConfig) -> dict[str, tuple[int, ...]]:
     """`expected_shapes` of the same network in full precision."""
     config = copy.deepcopy(config)
     config.quantization_bit = 0
@@ -152,11 +173,13 @@ def full_shapes(config: ChatGLMConfig) -> dict[str, tuple[int, ...]]:
     return expected_shapes(config)
 
 
-def _quantized_bytes(config: ChatGLMConfig, scheme: QuantScheme) -> int:
+def _quantized_bytes(config: AnyConfig, scheme: QuantScheme) -> int:
     """Of all tensors of a packed folder."""
     total = 0
     for name, shape in full_shapes(config).items():
         layer, _, part = name.rpartition(".")
+        if isinstance(config, ChatGLM1Config) and not _is_parameter(name, config):
+            continue  # an output layer that is the embedding, and tables: in the files, not in memory
         tied = config.tie_word_embeddings and layer.endswith((*HEADS, *EMBEDDINGS))
         wanted = scheme_of_layer(layer, scheme) if part == "weight" and not tied else None
         if wanted is None:
@@ -168,8 +191,9 @@ def _quantized_bytes(config: ChatGLMConfig, scheme: QuantScheme) -> int:
     return total
 
 
-def _is_parameter(name: str) -> bool:
-    return name != INV_FREQ and not name.endswith(SCALE)
+def _is_parameter(name: str, config: AnyConfig) -> bool:
+    copied = config.tie_word_embeddings or getattr(config, "quantization_embeddings", False)
+    return not is_table(name) and not name.endswith(SCALE) and not (copied and name == output_name(config))
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -179,7 +203,7 @@ def _size(shape: tuple[int, ...]) -> int:
     return count
 
 
-def _names(folder: Path, config: ChatGLMConfig) -> str:
+def _names(folder: Path, config: AnyConfig) -> str:
     """Everything that may carry the name of the release."""
     texts = [folder.resolve().name, str(config.name_or_path)]
     for name in ("config.json", "tokenizer_config.json"):
@@ -194,7 +218,10 @@ def _original_name(folder: Path) -> str:
     return str(json.loads(path.read_text(encoding="utf-8-sig")).get("_name_or_path", "")) if path.is_file() else ""
 
 
-def _generation(folder: Path, config: ChatGLMConfig) -> tuple[str, str]:
+def _generation(folder: Path, config: AnyConfig) -> tuple[str, str]:
+    if isinstance(config, ChatGLM1Config):
+        images = config.vocab_size > 150_000
+        return "ChatGLM-6B", "its first vocabulary, with ids of images" if images else "by its configuration"
     if config.rope_ratio_meaning is not None:
         name = "ChatGLM3" if config.rope_ratio_meaning == "base" else "ChatGLM2"
         return name, f"rope_ratio {config.rope_ratio:g} acts on the {config.rope_ratio_meaning}"
@@ -213,7 +240,9 @@ def _generation(folder: Path, config: ChatGLMConfig) -> tuple[str, str]:
     return "ChatGLM2/3", f"{context}; nothing names the release"
 
 
-def _rope_text(config: ChatGLMConfig) -> str:
+def _rope_text(config: AnyConfig) -> str:
+    if isinstance(config, ChatGLM1Config):
+        return "each token has a place in the prompt and one in the answer"
     if config.rope_ratio != 1 and config.rope_ratio_meaning is None:
         return (
             f"rope_ratio {config.rope_ratio:g} of unknown meaning: say with --rope-ratio-meaning whether it acts on "

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from chatglm.errors import ConfigError
 from chatglm.folders.disk import check_target, new_folder
 from chatglm.model.checkpoint import stored_tensors, verify_folder
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_settings
+from chatglm.model.config import RopeRatioMeaning, read_settings
+from chatglm.model.family import read_any_config
 from chatglm.model.files import refuse_pointer, write_json
-from chatglm.model.layout import SCALE
+from chatglm.model.layout import SCALE, AnyConfig
 from chatglm.model.saving import Source, save_tensors
+from chatglm.model.v1.config import ChatGLM1Config
 from chatglm.quant import packing, rowwise
 from chatglm.quant.model import EMBEDDINGS, METHOD, effective_scheme, scheme_of_layer
 from chatglm.quant.parts import Count, Parts, Progress, packed_kinds, packed_parts, parts_of, together
@@ -35,7 +37,8 @@ Rounding = Callable[[str], Parts]
 
 _SHARD_SIZE = "1GB"
 _SIDE_FILES = (
-    "tokenizer.model", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
+    "tokenizer.model", "ice_text.model", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
+    "chat_template.jinja",
     "generation_config.json", "LICENSE", "MODEL_LICENSE",
 )  # fmt: skip
 
@@ -80,7 +83,7 @@ def quantize_folder(
     config = _read_config(source, scheme, rope_ratio_meaning)
     tensors = stored_tensors(verify_folder(source, config))
     scheme = effective_scheme(_Configured(config), scheme)
-    for name in ("tokenizer.model", "tokenizer_config.json"):
+    for name in ("tokenizer.model", "ice_text.model", "tokenizer_config.json"):
         if (source / name).is_file():
             refuse_pointer(source / name)
     names = _names(tensors, scheme)
@@ -101,7 +104,7 @@ def quantize_folder(
 class _Configured(nn.Module):
     """What `effective_scheme` wants to see of a model."""
 
-    def __init__(self, config: ChatGLMConfig) -> None:
+    def __init__(self, config: AnyConfig) -> None:
         super().__init__()
         self.config = config
 
@@ -150,7 +153,7 @@ def _finish(tensors: Mapping[str, Source], scheme: QuantScheme, format: Format, 
 
 def _rounding(
     source: Path,
-    config: ChatGLMConfig,
+    config: AnyConfig,
     scheme: QuantScheme,
     method: Method,
     text: str | None,
@@ -167,6 +170,10 @@ def _rounding(
     if method == "mse" and text is None:
         weights = stored_tensors(verify_folder(source, config))
         return lambda layer: finish(layer, round_weight(weights[f"{layer}.weight"].read(), _wanted(layer, scheme)))
+    if isinstance(config, ChatGLM1Config):
+        raise ConfigError(
+            f"method {method!r} with a text is not there for ChatGLM-6B; use 'nearest', or 'mse' without one"
+        )
     from chatglm.folders.calibrate import CalibratedFolder
 
     return CalibratedFolder(source, config, scheme, method, text, sequences, length, device, finish).parts
@@ -208,9 +215,9 @@ def _check_format(scheme: QuantScheme, format: str) -> None:
         )
 
 
-def _read_config(source: Path, scheme: QuantScheme, rope_ratio_meaning: RopeRatioMeaning | None) -> ChatGLMConfig:
+def _read_config(source: Path, scheme: QuantScheme, rope_ratio_meaning: RopeRatioMeaning | None) -> AnyConfig:
     held = read_settings(source).get("quantization_config")
-    config = read_config(source, **({"rope_ratio_meaning": rope_ratio_meaning} if rope_ratio_meaning else {}))
+    config = read_any_config(source, **({"rope_ratio_meaning": rope_ratio_meaning} if rope_ratio_meaning else {}))
     if held is not None or config.quantization_bit:
         current = f"INT{config.quantization_bit}" if held is None else "with a quantization_config"
         raise ConfigError(f"{source} is quantized already ({current}); quantize the full weights to get {scheme.name}")

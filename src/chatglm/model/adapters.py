@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.errors import CheckpointError, MissingExtraError
-from chatglm.model.config import ChatGLMConfig
 from chatglm.model.files import read_json
-from chatglm.model.layout import PREFIX, prefix_shapes
+from chatglm.model.layout import PREFIX, AnyConfig, prefix_shapes
+from chatglm.model.v1.config import ChatGLM1Config
 from chatglm.model.weights import INDEX_FILES, TensorInfo, WeightFolder, read_file, read_header
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def read_prefix(path: str | Path) -> dict[str, Tensor]:
     return found
 
 
-def configure_prefix(config: ChatGLMConfig, prefix: Mapping[str, Tensor], source: str | Path = "the file") -> None:
+def configure_prefix(config: AnyConfig, prefix: Mapping[str, Tensor], source: str | Path = "the file") -> None:
     """Set `pre_seq_len` and `prefix_projection` to what a prefix says, or check them where they are set.
 
     Raises:
@@ -90,15 +90,24 @@ def load_prefix(model: "ChatGLMPreTrainedModel", path: str | Path) -> "ChatGLMPr
     Raises:
         CheckpointError: as for `read_prefix` and `configure_prefix`; the model is then unchanged.
     """
-    from chatglm.model.network import PrefixEncoder
-
     prefix = read_prefix(path)
     configure_prefix(model.config, prefix, path)
     with torch.device("meta"):
-        encoder = PrefixEncoder(model.config)
+        encoder = new_prefix_encoder(model.config)
     encoder.load_state_dict({name: tensor.to(model.device) for name, tensor in prefix.items()}, assign=True)
     model.base_model.prefix_encoder = encoder.train(model.training)
     return model
+
+
+def new_prefix_encoder(config: AnyConfig) -> nn.Module:
+    """The prefix encoder a configuration asks for, of either form."""
+    if isinstance(config, ChatGLM1Config):
+        from chatglm.model.v1.layers import PrefixEncoder as FirstPrefixEncoder
+
+        return FirstPrefixEncoder(config)
+    from chatglm.model.network import PrefixEncoder
+
+    return PrefixEncoder(config)
 
 
 def attach_lora(model: "ChatGLMPreTrainedModel", folder: str | Path, *, merge: bool = False) -> Any:

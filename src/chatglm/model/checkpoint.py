@@ -15,8 +15,18 @@ import torch
 from torch import Tensor
 
 from chatglm.errors import CheckpointError
-from chatglm.model.config import ChatGLMConfig
-from chatglm.model.layout import CLASSIFIER, INV_FREQ, OUTPUT, PACKED, PREFIX, SCALE, expected_shapes, is_storage
+from chatglm.model.layout import (
+    CLASSIFIER,
+    PACKED,
+    PREFIX,
+    SCALE,
+    AnyConfig,
+    computed_names,
+    embedding_name,
+    expected_shapes,
+    is_storage,
+    output_name,
+)
 from chatglm.model.naming import select
 from chatglm.model.saving import Source
 from chatglm.model.storage import Shape, smaller_weights
@@ -32,7 +42,7 @@ Smaller = Callable[
 
 def verify_folder(
     folder: str | Path,
-    config: ChatGLMConfig,
+    config: AnyConfig,
     *,
     head: Head = "causal_lm",
     ignore_shapes: bool = False,
@@ -65,7 +75,7 @@ def verify_folder(
     return weights
 
 
-def is_foreign(folder: Path, config: ChatGLMConfig) -> bool:
+def is_foreign(folder: Path, config: AnyConfig) -> bool:
     """Whether a folder's weight files hold not one tensor of the model.
 
     Raises:
@@ -89,19 +99,20 @@ def stored_tensors(weights: WeightFolder, *, bits: int = 0, dtype: torch.dtype |
     return sources
 
 
-def full_tensors(weights: WeightFolder, config: ChatGLMConfig, dtype: torch.dtype | None = None) -> dict[str, Source]:
+def full_tensors(weights: WeightFolder, config: AnyConfig, dtype: torch.dtype | None = None) -> dict[str, Source]:
     """`stored_tensors` with full weights, whatever form the folder has."""
     return unpacked_tensors(stored_tensors(weights, bits=config.quantization_bit, dtype=dtype), config, dtype)
 
 
 def smaller_tensors(
-    weights: WeightFolder, config: ChatGLMConfig, smaller: Smaller, dtype: torch.dtype | None = None
+    weights: WeightFolder, config: AnyConfig, smaller: Smaller, dtype: torch.dtype | None = None
 ) -> dict[str, Source]:
     """The tensors of a folder with smaller ones in place of those that `smaller` is about, which are made from what is
     stored; `dtype` casts the others."""
     as_stored, others = full_tensors(weights, config), full_tensors(weights, config, dtype)
     shapes = {name: source.shape for name, source in as_stored.items()}
-    made = smaller(shapes, as_stored[OUTPUT].dtype, config.tie_word_embeddings, lambda name: as_stored[name].read())
+    stored = next(as_stored[name] for name in (output_name(config), embedding_name(config)) if name in as_stored)
+    made = smaller(shapes, stored.dtype, config.tie_word_embeddings, lambda name: as_stored[name].read())
     result: dict[str, Source] = {}
     for name, source in others.items():
         result |= {part: Source(*tensor) for part, tensor in made[name].items()} if name in made else {name: source}
@@ -109,7 +120,7 @@ def smaller_tensors(
 
 
 def unpacked_tensors(
-    sources: dict[str, Source], config: ChatGLMConfig, dtype: torch.dtype | None = None
+    sources: dict[str, Source], config: AnyConfig, dtype: torch.dtype | None = None
 ) -> dict[str, Source]:
     """The tensors of a packed folder as full weights, each made when it is read; those of other folders as they are.
 
@@ -130,9 +141,7 @@ def unpacked_tensors(
     return result
 
 
-def _unpacked(
-    layer: str, shape: Shape, config: ChatGLMConfig, sources: Mapping[str, Source], dtype: torch.dtype
-) -> Tensor:
+def _unpacked(layer: str, shape: Shape, config: AnyConfig, sources: Mapping[str, Source], dtype: torch.dtype) -> Tensor:
     return smaller_weights().full_weight(layer, shape, config, lambda name: sources[name].read()).to(dtype)
 
 
@@ -155,7 +164,7 @@ def _source(weights: WeightFolder, name: str, bits: int, dtype: torch.dtype | No
     return Source((info.shape[0], info.shape[1] * 8 // bits), target, full)
 
 
-def _check_purpose(weights: WeightFolder, found: Mapping[str, TensorInfo], config: ChatGLMConfig) -> None:
+def _check_purpose(weights: WeightFolder, found: Mapping[str, TensorInfo], config: AnyConfig) -> None:
     """Folders that are something else than a whole model, or stored otherwise than `config.json` says."""
     if found and all(name.startswith(PREFIX) for name in found):
         raise CheckpointError(
@@ -182,10 +191,8 @@ def _check_purpose(weights: WeightFolder, found: Mapping[str, TensorInfo], confi
         )
 
 
-def _optional(found: Mapping[str, TensorInfo], config: ChatGLMConfig, head: Head) -> set[str]:
-    names = {INV_FREQ}
-    if head != "causal_lm" or config.tie_word_embeddings:
-        names.add(OUTPUT)
+def _optional(found: Mapping[str, TensorInfo], config: AnyConfig, head: Head) -> set[str]:
+    names = computed_names(config) | ({output_name(config)} if head != "causal_lm" else set())
     for prefix in (PREFIX, CLASSIFIER):
         if not any(name.startswith(prefix) for name in found):
             names.add(prefix)

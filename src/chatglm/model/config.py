@@ -181,6 +181,8 @@ class ChatGLMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        if "inner_hidden_size" in config_dict:
+            raise ConfigError("this is the configuration of a first-generation ChatGLM-6B; use ChatGLM1Config for it")
         # The file's own `_name_or_path` names the release it came from; transformers overwrites it with the folder.
         config_dict = dict(config_dict)
         original = str(config_dict.get("_name_or_path", ""))
@@ -221,7 +223,7 @@ def read_config(folder: str | Path, **overrides: Any) -> ChatGLMConfig:
     kind = read_settings(folder)
     if "inner_hidden_size" in kind:
         raise CheckpointError(
-            f"{folder} is a first-generation ChatGLM-6B; this package runs ChatGLM2-6B and ChatGLM3-6B"
+            f"{folder} is a first-generation ChatGLM-6B; this is for ChatGLM2-6B and ChatGLM3-6B alone"
         )
     if kind.get("model_type") == "glm":
         command = shlex.join(["chatglm", "convert", str(folder), f"{folder}-official", "--to", "official"])

@@ -1,27 +1,30 @@
 """The official calls as methods of the language model. What they do lives in `chatglm.official`, the room above."""
 
+import importlib
 import sys
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chatglm.official import chat as official
+    from chatglm.official import first
 
 
 class _Official:
-    """A method that is the function of the same name in `chatglm.official.chat`, opened when it is first looked up.
+    """A method that is the function of the same name in a file of `chatglm.official`, opened when it is looked up.
 
     So signature and help are the function's. Looked up through a peft wrapper, which hands on what it lacks, it is
     bound to the wrapper: only that one knows the adapters which lie beside the modules of the model.
     """
 
+    def __init__(self, file: str = "chat") -> None:
+        self.file = file
+
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, model: Any, owner: type | None = None) -> Any:
-        from chatglm.official import chat
-
-        function: FunctionType = getattr(chat, self.name)
+        function: FunctionType = getattr(importlib.import_module(f"chatglm.official.{self.file}"), self.name)
         return function if model is None else MethodType(function, _asked_for(model))
 
 
@@ -57,3 +60,18 @@ class OfficialHabits:
         build_inputs = _Official()
         build_stream_inputs = _Official()
         quantize = _Official()
+
+
+class FirstHabits(OfficialHabits):
+    """Mixin of the language model of the first generation, whose calls have defaults of their own."""
+
+    if TYPE_CHECKING:
+        chat = first.chat  # type: ignore[assignment]
+        stream_chat = first.stream_chat  # type: ignore[assignment]
+        process_response = first.process_response  # type: ignore[assignment]
+        build_stream_inputs = first.build_stream_inputs
+    else:
+        chat = _Official("first")
+        stream_chat = _Official("first")
+        process_response = _Official("first")
+        build_stream_inputs = _Official("first")

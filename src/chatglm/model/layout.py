@@ -5,6 +5,8 @@ from torch import Tensor
 
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.storage import Shape, smaller_weights
+from chatglm.model.v1 import layout as v1
+from chatglm.model.v1.config import ChatGLM1Config
 
 EMBEDDING = "transformer.embedding.word_embeddings.weight"
 INV_FREQ = "transformer.rotary_pos_emb.inv_freq"
@@ -17,13 +19,20 @@ SCALE = "_scale"  # `.weight_scale` beside a row-wise `.weight`
 PACKED = ".packed_"  # `.packed_values` and others in place of a `.weight`
 
 
-def expected_shapes(config: ChatGLMConfig) -> dict[str, Shape]:
+AnyConfig = ChatGLMConfig | ChatGLM1Config
+
+
+def expected_shapes(config: AnyConfig) -> dict[str, Shape]:
     """Name and shape of every tensor of an official file for this configuration, in file order.
 
     Includes `rotary_pos_emb.inv_freq`, the prefix encoder when `pre_seq_len` is set, and row-wise storage when
     `quantization_bit` is. A packed folder holds other tensors for the layers its scheme is about.
     """
-    assert config.kv_channels is not None
+    shapes = v1.expected_shapes(config) if isinstance(config, ChatGLM1Config) else _expected_shapes(config)
+    return smaller_weights().stored_shapes(shapes, config) if is_packed(config) else shapes
+
+
+def _expected_shapes(config: ChatGLMConfig) -> dict[str, Shape]:
     vocab = (config.padded_vocab_size, config.hidden_size)
     shapes: dict[str, Shape] = {EMBEDDING: vocab, INV_FREQ: (config.rotary_dim // 2,)}
     for layer in range(config.num_layers):
@@ -33,11 +42,35 @@ def expected_shapes(config: ChatGLMConfig) -> dict[str, Shape]:
     shapes[OUTPUT] = vocab
     if config.pre_seq_len is not None:
         shapes.update(prefix_shapes(config, config.pre_seq_len, config.prefix_projection))
-    return smaller_weights().stored_shapes(shapes, config) if is_packed(config) else shapes
+    return shapes
 
 
-def prefix_shapes(config: ChatGLMConfig, pre_seq_len: int, projection: bool) -> dict[str, Shape]:
+def computed_names(config: AnyConfig) -> set[str]:
+    """Tensors (or the beginnings of their names) a folder may lack, because they follow from others."""
+    if isinstance(config, ChatGLM1Config):
+        return v1.computed_names(config)
+    return {INV_FREQ, OUTPUT} if config.tie_word_embeddings else {INV_FREQ}
+
+
+def output_name(config: AnyConfig) -> str:
+    """The weight of the output layer."""
+    return v1.OUTPUT if isinstance(config, ChatGLM1Config) else OUTPUT
+
+
+def embedding_name(config: AnyConfig) -> str:
+    """The weight of the word embedding."""
+    return v1.EMBEDDING if isinstance(config, ChatGLM1Config) else EMBEDDING
+
+
+def is_table(name: str) -> bool:
+    """Whether a tensor is the table of a rotary embedding, which is computed and no parameter."""
+    return name == INV_FREQ or v1.is_inv_freq(name)
+
+
+def prefix_shapes(config: AnyConfig, pre_seq_len: int, projection: bool) -> dict[str, Shape]:
     """Name and shape of every tensor of a P-Tuning v2 prefix encoder with `pre_seq_len` rows."""
+    if isinstance(config, ChatGLM1Config):
+        return v1.prefix_shapes(config, pre_seq_len, projection)
     assert config.kv_channels is not None
     size = config.num_layers * 2 * config.num_key_value_heads * config.kv_channels
     shapes: dict[str, Shape] = {f"{PREFIX}embedding.weight": (pre_seq_len, size)}
@@ -49,7 +82,7 @@ def prefix_shapes(config: ChatGLMConfig, pre_seq_len: int, projection: bool) -> 
     return shapes
 
 
-def is_packed(config: ChatGLMConfig) -> bool:
+def is_packed(config: AnyConfig) -> bool:
     """Whether a configuration is that of a folder with a `quantization_config`, ours or another program's."""
     return getattr(config, "quantization_config", None) is not None
 
@@ -61,7 +94,7 @@ def is_storage(name: str) -> bool:
 
 def canonical_name(name: str) -> str:
     """The official name of a tensor, also when the file was saved from the inner model without `transformer.`."""
-    return name if name.startswith(("transformer.", CLASSIFIER)) else f"transformer.{name}"
+    return name if name.startswith(("transformer.", "lm_head.", CLASSIFIER)) else f"transformer.{name}"
 
 
 def official_inv_freq(config: ChatGLMConfig, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -8,7 +8,15 @@ from transformers import PreTrainedModel
 
 from chatglm.errors import CheckpointError
 from chatglm.model.config import ChatGLMConfig
-from chatglm.model.layout import CLASSIFIER, INV_FREQ, PACKED, canonical_name, expected_shapes, official_inv_freq
+from chatglm.model.layout import (
+    CLASSIFIER,
+    INV_FREQ,
+    PACKED,
+    AnyConfig,
+    canonical_name,
+    expected_shapes,
+    official_inv_freq,
+)
 from chatglm.model.saving import Source
 from chatglm.model.weights import WeightFolder
 
@@ -21,10 +29,15 @@ def keep_inv_freq(model: PreTrainedModel, weights: WeightFolder) -> None:
         setattr(_rotary(model), _STORED, weights.read(INV_FREQ))
 
 
-def official_sources(model: PreTrainedModel, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Source]:
+def official_sources(
+    model: PreTrainedModel,
+    state_dict: Mapping[str, Tensor] | None = None,
+    tables: Mapping[str, Tensor] | None = None,
+) -> dict[str, Source]:
     """The tensors of a model (or of a state dict gathered from it) under official names and in official order.
 
-    `inv_freq` is included, and `quantization_bit` decides the storage of the linears as everywhere.
+    The rotary `tables` are included (by default `inv_freq`), and `quantization_bit` decides the storage of the linears
+    as everywhere.
 
     Raises:
         CheckpointError: the model holds tensors of an adapter, or of anything else official files do not have.
@@ -33,13 +46,15 @@ def official_sources(model: PreTrainedModel, state_dict: Mapping[str, Tensor] | 
     state = {canonical_name(name): tensor for name, tensor in (state_dict or model.state_dict()).items()}
     if official:
         state = {name: tensor for name, tensor in state.items() if PACKED not in name}
-    order = [*expected_shapes(cast(ChatGLMConfig, model.config)), f"{CLASSIFIER}weight", f"{CLASSIFIER}bias"]
+    order = [*expected_shapes(cast(AnyConfig, model.config)), f"{CLASSIFIER}weight", f"{CLASSIFIER}bias"]
     if foreign := [name for name in state if name not in order]:
         raise CheckpointError(
             f"the model holds {foreign[0]!r} and {len(foreign) - 1} more tensors that the official layout does not "
             "have; merge or remove an attached adapter before saving the whole model"
         )
-    state.setdefault(INV_FREQ, inv_freq(model))
+    if tables is None:
+        tables = {INV_FREQ: inv_freq(model)}
+    state = dict(tables) | state
     made = {name: Source.of(tensor) for name, tensor in state.items()} | official
     return {name: made[name] for name in order if name in made}
 

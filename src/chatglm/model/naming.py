@@ -17,6 +17,7 @@ from chatglm.model.weights import WeightFolder
 _AROUND = ("module.", "_forward_module.", "base_model.model.", "base_model.", "model.", "pretrained_model.")
 _INSIDE = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _HEAD_COPY = "lm_head.weight"
+_FIRST_GENERATION = ".attention.query_key_value."  # whose output layer has that name
 _TRAINING_ONLY = re.compile(
     r"(?:transformer\.)?(?:v_head|value_head|reward_head|score)\..+"
     r"|optimi[sz]er\..+|(?:.+\.)?(?:exp_avg|exp_avg_sq|momentum_buffer)"
@@ -34,6 +35,7 @@ def select(weights: WeightFolder) -> WeightFolder:
         CheckpointError: two tensors for one place that differ; weights with an adapter that was not merged.
     """
     chosen: dict[str, str] = {}
+    first_generation = any(_FIRST_GENERATION in name for name in weights.tensors)
     left_out: list[str] = []
     for stored in sorted(weights.tensors, key=lambda name: name.endswith(_HEAD_COPY)):  # official names first
         if _UNMERGED.fullmatch(stored):
@@ -42,7 +44,7 @@ def select(weights: WeightFolder) -> WeightFolder:
                 "merged model (peft: merge_and_unload), or save the adapter alone and load it beside the base model"
             )
         bare = _unwrapped(stored)
-        name = OUTPUT if bare == _HEAD_COPY else canonical_name(bare)
+        name = OUTPUT if bare == _HEAD_COPY and not first_generation else canonical_name(bare)
         if _TRAINING_ONLY.fullmatch(bare):
             left_out.append(stored)
         elif name in chosen:

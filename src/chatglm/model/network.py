@@ -107,6 +107,8 @@ class PrefixEncoder(nn.Module):
 class ChatGLMPreTrainedModel(OfficialCheckpoints):
     """What transformers needs to know of the family."""
 
+    config: ChatGLMConfig
+
     config_class = ChatGLMConfig
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
@@ -263,7 +265,7 @@ def _check_static_prefix(cache: Cache) -> None:
         )
 
 
-def _last_tokens(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+def last_tokens(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
     """Where logits are wanted: the last n (0: all), a tensor of indices, or bool [B, S] -> [kept, hidden]."""
     if isinstance(logits_to_keep, int):
         return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
@@ -322,7 +324,7 @@ class ChatGLMForConditionalGeneration(OfficialHabits, ChatGLMPreTrainedModel, Ge
             return_dict=True,
             **kwargs,
         )
-        logits = self.transformer.output_layer(_last_tokens(outputs.last_hidden_state, logits_to_keep))
+        logits = self.transformer.output_layer(last_tokens(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.padded_vocab_size, **kwargs)

@@ -10,12 +10,12 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from chatglm.errors import CheckpointError
 from chatglm.model.checkpoint import Head, is_foreign, smaller_tensors, stored_tensors, verify_folder
-from chatglm.model.config import ChatGLMConfig, parse_dtype
+from chatglm.model.config import parse_dtype
 from chatglm.model.files import read_json
-from chatglm.model.layout import CLASSIFIER, PREFIX, SCALE, is_packed, is_storage
+from chatglm.model.layout import CLASSIFIER, PREFIX, SCALE, AnyConfig, is_packed, is_storage
 from chatglm.model.model_tensors import keep_inv_freq, official_sources
 from chatglm.model.naming import read_by_others
-from chatglm.model.saving import OFFICIAL_SHARD_SIZE, save_tensors
+from chatglm.model.saving import OFFICIAL_SHARD_SIZE, Source, save_tensors
 from chatglm.model.storage import smaller_weights
 from chatglm.model.weights import WeightFolder
 
@@ -31,7 +31,7 @@ _MAY_BE_NEW = (CLASSIFIER, PREFIX)
 class OfficialCheckpoints(PreTrainedModel):
     """Mixin over PreTrainedModel; `checkpoint_head` says which head's tensors a folder must hold."""
 
-    config: ChatGLMConfig
+    config: AnyConfig
     checkpoint_head: Head = "causal_lm"
 
     @classmethod
@@ -39,7 +39,7 @@ class OfficialCheckpoints(PreTrainedModel):
         cls,
         pretrained_model_name_or_path: str | Path | None,
         *model_args: Any,
-        config: ChatGLMConfig | str | Path | None = None,
+        config: AnyConfig | str | Path | None = None,
         dequantize: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -73,7 +73,7 @@ class OfficialCheckpoints(PreTrainedModel):
         weights = cls._verify(folder, config, kwargs) if local else None
         options = kwargs | {"output_loading_info": True}
         packed = is_packed(config)
-        if weights is not None and (dequantize and not packed or _needs_sources(weights, config, kwargs)):
+        if weights is not None and (dequantize and not packed or cls._needs_sources(weights, config, kwargs)):
             model, info = cls._load_from_sources(weights, config, dequantize and not packed, model_args, options)
         else:
             if dequantize and config.quantization_bit:
@@ -83,7 +83,7 @@ class OfficialCheckpoints(PreTrainedModel):
             model, info = loaded
         _check_loaded(info, name, bool(kwargs.get("ignore_mismatched_sizes")))
         if weights is not None:
-            keep_inv_freq(model, weights)
+            cls._keep(model, weights)
         if packed and dequantize:
             smaller_weights().unpack(model)
         return (model, info) if kwargs.get("output_loading_info") else model
@@ -102,7 +102,7 @@ class OfficialCheckpoints(PreTrainedModel):
         options = kwargs | {"output_loading_info": True}
         model, info = cls._load_from_sources(weights, config, dequantize, model_args, options)
         _check_loaded(info, name, bool(kwargs.get("ignore_mismatched_sizes")))
-        keep_inv_freq(model, weights)
+        cls._keep(model, weights)
         return (model, info) if kwargs.get("output_loading_info") else model
 
     def save_pretrained(  # type: ignore[override]
@@ -124,7 +124,7 @@ class OfficialCheckpoints(PreTrainedModel):
             return
         if not is_main_process:
             return
-        sources = official_sources(self, state_dict)
+        sources = self._official_sources(state_dict)
         self.config.dtype = str(self.dtype).removeprefix("torch.")
         if self.checkpoint_head == "causal_lm":
             self.config.architectures = ["ChatGLMModel"]  # the name official files carry, and other engines look for
@@ -154,28 +154,43 @@ class OfficialCheckpoints(PreTrainedModel):
 
     @classmethod
     def _resolve_config(
-        cls, name: str | Path, config: ChatGLMConfig | str | Path | None, kwargs: dict[str, Any]
-    ) -> ChatGLMConfig:
+        cls, name: str | Path, config: AnyConfig | str | Path | None, kwargs: dict[str, Any]
+    ) -> AnyConfig:
         """The configuration, with the keyword arguments that are configuration keys taken out of `kwargs`."""
-        if isinstance(config, ChatGLMConfig):
-            return config
-        known = ChatGLMConfig()
+        kind: Any = cls.config_class
+        if isinstance(config, kind):
+            return config  # type: ignore[no-any-return]
+        known = kind()
         keys = [key for key in kwargs if hasattr(known, key) and key not in ("dtype", "torch_dtype")]
         overrides = {key: kwargs.pop(key) for key in keys}
         download = {key: kwargs[key] for key in _DOWNLOAD_OPTIONS if key in kwargs}
-        result: ChatGLMConfig = ChatGLMConfig.from_pretrained(config or name, **download, **overrides)
+        result: AnyConfig = kind.from_pretrained(config or name, **download, **overrides)
         return result
 
     @classmethod
-    def _verify(cls, folder: Path, config: ChatGLMConfig, kwargs: dict[str, Any]) -> WeightFolder:
+    def _verify(cls, folder: Path, config: AnyConfig, kwargs: dict[str, Any]) -> WeightFolder:
         ignore = bool(kwargs.get("ignore_mismatched_sizes"))
         return verify_folder(folder, config, head=cls.checkpoint_head, ignore_shapes=ignore)
+
+    @classmethod
+    def _needs_sources(cls, weights: WeightFolder, config: AnyConfig, kwargs: dict[str, Any]) -> bool:
+        """Whether the tensors are handed to transformers one by one instead of the files."""
+        return _needs_sources(weights, config, kwargs)
+
+    @classmethod
+    def _keep(cls, model: Any, weights: WeightFolder) -> None:
+        """What a loaded model keeps of its files besides the weights."""
+        keep_inv_freq(model, weights)
+
+    def _official_sources(self, state_dict: dict[str, Tensor] | None) -> dict[str, Source]:
+        """The tensors that are saved."""
+        return official_sources(self, state_dict)
 
     @classmethod
     def _load_from_sources(
         cls,
         weights: WeightFolder,
-        config: ChatGLMConfig,
+        config: AnyConfig,
         dequantize: bool,
         model_args: tuple[Any, ...],
         options: dict[str, Any],
@@ -200,7 +215,7 @@ class OfficialCheckpoints(PreTrainedModel):
         return model, info
 
 
-def _target_dtype(config: ChatGLMConfig, options: dict[str, Any]) -> torch.dtype | None:
+def _target_dtype(config: AnyConfig, options: dict[str, Any]) -> torch.dtype | None:
     """The dtype transformers would choose; None where it depends on the files."""
     asked = options.get("dtype") or options.get("torch_dtype") or "auto"
     if asked == "auto":
@@ -209,7 +224,7 @@ def _target_dtype(config: ChatGLMConfig, options: dict[str, Any]) -> torch.dtype
     return asked if isinstance(asked, torch.dtype) else None
 
 
-def _needs_sources(weights: WeightFolder, config: ChatGLMConfig, kwargs: dict[str, Any]) -> bool:
+def _needs_sources(weights: WeightFolder, config: AnyConfig, kwargs: dict[str, Any]) -> bool:
     """Whether transformers cannot read the files itself, or would hold the mapped files beside their cast copy."""
     if not read_by_others(weights):
         return True
@@ -222,7 +237,7 @@ def _needs_sources(weights: WeightFolder, config: ChatGLMConfig, kwargs: dict[st
     return any(dtype.is_floating_point and dtype != target for dtype in dtypes)
 
 
-def _quantized_options(config: ChatGLMConfig, weights: WeightFolder | None) -> dict[str, Any]:
+def _quantized_options(config: AnyConfig, weights: WeightFolder | None) -> dict[str, Any]:
     """What tells transformers that the weights are quantized; nothing for full ones."""
     if not config.quantization_bit and not is_packed(config):
         return {}

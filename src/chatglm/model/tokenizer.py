@@ -24,6 +24,7 @@ from chatglm.model.marked_text import MarkedText
 from chatglm.model.piece_tokenizer import PieceTokenizer
 from chatglm.model.stream_decoder import StreamDecoder
 from chatglm.model.tokenizer_version import VERSIONS, find_version
+from chatglm.model.v1.vocabulary import FILE as FIRST_FILE
 from chatglm.model.vocabulary import BLANK, Vocabulary
 
 __all__ = ["ChatGLMTokenizer", "StreamDecoder"]
@@ -92,6 +93,15 @@ class ChatGLMTokenizer(PieceTokenizer):
             version=version,
             **kwargs,
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; of a folder of the first generation, whose file says the same class, its tokenizer."""
+        if is_first_generation(Path(str(pretrained_model_name_or_path), kwargs.get("subfolder", ""))):
+            from chatglm.model.v1.tokenizer import ChatGLM1Tokenizer
+
+            return ChatGLM1Tokenizer.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     # The official methods
 
@@ -330,6 +340,11 @@ class ChatGLMTokenizer(PieceTokenizer):
         for row, mask in zip(rows, masks or (), strict=False):
             row["assistant_masks"] = [int(trained) for trained in mask[part]]
         return self._collate(rows, batched, padding, max_length, sides[1], sides[0], return_tensors)
+
+
+def is_first_generation(folder: Path) -> bool:
+    """Whether the tokenizer in a folder is that of ChatGLM-6B."""
+    return (folder / FIRST_FILE).is_file() and not (folder / "tokenizer.model").is_file()
 
 
 def _is_batch_of_conversations(conversation: Any) -> bool:

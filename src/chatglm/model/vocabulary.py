@@ -40,7 +40,7 @@ class Vocabulary:
     """
 
     def __init__(self, model: bytes, role_tokens: bool = True) -> None:
-        self.sp_model: Any = _load(model)
+        self.sp_model: Any = load_pieces(model)
         self.sp_size: int = self.sp_model.get_piece_size()
         self.bos_id: int = self.sp_model.bos_id()
         self.eos_id: int = self.sp_model.eos_id()
@@ -214,7 +214,12 @@ class Vocabulary:
         return found
 
 
-def _load(model: bytes) -> Any:
+def load_pieces(model: bytes) -> Any:
+    """The SentencePiece processor of a file's content.
+
+    Raises:
+        CheckpointError: it is no SentencePiece model.
+    """
     processor = sentencepiece.SentencePieceProcessor()
     try:
         loaded = bool(model) and processor.load_from_serialized_proto(model)

@@ -59,8 +59,8 @@ def chat(
     Raises:
         PromptError: no room for an answer within `max_length`, or an unknown role.
     """
-    options = _options(locals(), "max_length", "num_beams", "do_sample", "top_p", "temperature", "logits_processor")
-    exchange = _Exchange(model, tokenizer, query, history, role, options | kwargs)
+    options = options_of(locals(), "max_length", "num_beams", "do_sample", "top_p", "temperature", "logits_processor")
+    exchange = Exchange(model, tokenizer, query, history, role, options | kwargs)
     return exchange.finish(), exchange.history()
 
 
@@ -92,8 +92,8 @@ def stream_chat(
             f"past_key_values is a {type(past_key_values).__name__}; earlier turns are found in the engine's cache "
             "by themselves. Pass history= alone, or what stream_chat returned"
         )
-    options = _options(locals(), "max_length", "do_sample", "top_p", "temperature", "logits_processor")
-    exchange = _Exchange(model, tokenizer, query, history, role, options | kwargs)
+    options = options_of(locals(), "max_length", "do_sample", "top_p", "temperature", "logits_processor")
+    exchange = Exchange(model, tokenizer, query, history, role, options | kwargs)
     extra = (EarlierTurns(),) if return_past_key_values else ()
     for said in exchange.responses():
         yield said, exchange.history(), *extra
@@ -116,7 +116,7 @@ def stream_generate(
     """
     from chatglm.engine.parts import check_loaded
 
-    options = _options(
+    options = options_of(
         locals(), "generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"
     )
     options = {key: value for key, value in options.items() if value is not None}
@@ -190,7 +190,7 @@ def quantize(model: Any, bits: int | str, empty_init: bool = False, device: Any 
     return model if device is None else model.to(device)
 
 
-class _Exchange:
+class Exchange:
     """One query and its answer in the official form of a conversation."""
 
     def __init__(
@@ -199,7 +199,7 @@ class _Exchange:
         check_pair(model, tokenizer, "model.chat(tokenizer, query)")
         if not isinstance(query, str):
             raise PromptError(f"query is {query!r:.200}; it must be a text. A conversation so far is history=")
-        self.pairs = tokenizer.version == "chatglm2"
+        self.pairs = tokenizer.version != "chatglm3"
         self.before: History = _checked_history(history, self.pairs)
         self.query, self.role = query, role
         self.offers_tools = bool(self.before) and not self.pairs and "tools" in self.before[0]
@@ -271,7 +271,7 @@ def _checked(item: Any, pairs: bool) -> Any:
     if pairs:
         if isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(text, str) for text in item):
             return tuple(item)
-        raise PromptError(f"a ChatGLM2 history holds (query, answer) pairs of texts; this item is {item!r:.200}")
+        raise PromptError(f"a history of this model holds (query, answer) pairs of texts; this item is {item!r:.200}")
     if isinstance(item, Message):
         return item.to_dict()
     if isinstance(item, Mapping):
@@ -287,7 +287,7 @@ def _called(segment: Segment, offers_tools: bool) -> dict[str, Any]:
     return {"name": segment.metadata, "parameters": segment.call.arguments}
 
 
-def _options(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
+def options_of(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: arguments[name] for name in names}
 
 

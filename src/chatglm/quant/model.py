@@ -12,6 +12,7 @@ from chatglm.quant.linear import QUANTIZED_LINEARS, RowwiseLinear, is_full
 from chatglm.quant.mapped import release
 from chatglm.quant.packed import PackedLinear
 from chatglm.quant.packed_embedding import PackedEmbedding
+from chatglm.quant.rowwise_embedding import RowwiseEmbedding
 from chatglm.quant.scheme import OFFICIAL, QuantScheme
 
 METHOD = "chatglm_packed"
@@ -92,8 +93,20 @@ def empty_rowwise(model: nn.Module, bits: int, scale_dtype: torch.dtype = torch.
     rowwise.check_bits(bits)
     for name, layer, _ in list(_layers(model, OFFICIAL[bits])):
         put(model, name, RowwiseLinear.empty_like(layer, bits, scale_dtype=scale_dtype))
+    if getattr(getattr(model, "config", None), "quantization_embeddings", False):
+        _empty_rowwise_ends(model, bits, scale_dtype)
     record(model, OFFICIAL[bits])
     return model
+
+
+def _empty_rowwise_ends(model: nn.Module, bits: int, scale_dtype: torch.dtype) -> None:
+    """Embedding and output layer, which ChatGLM-6B-int4-qe stores row-wise too."""
+    for name, layer in list(model.named_modules()):
+        last = name.rpartition(".")[2]
+        if last in EMBEDDINGS and isinstance(layer, nn.Embedding):
+            put(model, name, RowwiseEmbedding(layer, bits, scale_dtype))
+        elif last in HEADS and isinstance(layer, nn.Linear):
+            put(model, name, RowwiseLinear.empty_like(layer, bits, scale_dtype=scale_dtype))
 
 
 def quantized_layer(layer: nn.Module, scheme: QuantScheme) -> nn.Module:

@@ -14,6 +14,7 @@ from chatglm import hub as hubs
 from chatglm.errors import ConfigError, DataError, MissingExtraError, TrainingError
 from chatglm.folders.describe import describe
 from chatglm.loading import demo_folder, load, load_tokenizer, parse_device
+from chatglm.model.v1.config import ChatGLM1Config
 from chatglm.train import fit, manifest, methods, telling
 from chatglm.train.answers import UPSTREAM
 from chatglm.train.check import warnings
@@ -70,7 +71,10 @@ def finetune(settings: Settings, words: Words | None = None, *, resume: bool = F
     train = _store(settings.data, settings, tokenizer, out, words)
     measured = _evaluation(settings, tokenizer, out, words)
     dtype = _dtype(settings, folder)
-    needed = fit.estimate(describe(folder), settings, dtype, _longest(train, settings))
+    info = describe(folder)
+    if settings.packing and isinstance(info.config, ChatGLM1Config):
+        raise ConfigError("packing is not for ChatGLM-6B: each of its prompts sees itself both ways; leave it out")
+    needed = fit.estimate(info, settings, dtype, _longest(train, settings))
     _say(words("train_memory", **needed.parts()))
     fit.check_fit(needed, settings)
     told["memory"] = needed.parts()
@@ -235,7 +239,7 @@ def _trainer(
         out,
         model=model,
         args=_arguments(settings, out, measured is not None),
-        data_collator=Collator(packed, prefix),
+        data_collator=Collator(packed, prefix, places=not isinstance(model.config, ChatGLM1Config)),
         train_dataset=rows,
         eval_dataset=None if measured is None else Rows(measured),
         language=tokenizer,

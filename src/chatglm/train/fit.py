@@ -12,6 +12,7 @@ from chatglm.errors import ConfigError
 from chatglm.folders.describe import FolderInfo
 from chatglm.loading import parse_device
 from chatglm.memory import available_memory
+from chatglm.model.family import network_of
 from chatglm.train import methods
 from chatglm.train.settings import Settings
 
@@ -51,10 +52,8 @@ def estimate(info: FolderInfo, settings: Settings, dtype: torch.dtype, tokens: i
         dtype: the base is held in.
         tokens: of the longest row; it cannot be more than `settings.max_length`.
     """
-    from chatglm.model.network import ChatGLMForConditionalGeneration
-
     with torch.device("meta"):  # tensors with shapes and no memory
-        model: Any = ChatGLMForConditionalGeneration(copy.deepcopy(info.config))
+        model: Any = network_of(info.config)(copy.deepcopy(info.config))
         model.to(dtype=dtype)
         base = sum(_bytes(parameter) for parameter in model.parameters())
         if settings.scheme is not None:

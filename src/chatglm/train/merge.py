@@ -9,7 +9,13 @@ from chatglm.folders.disk import check_target, new_folder
 from chatglm.loading import demo_folder, load
 from chatglm.model.config import RopeRatioMeaning
 
-_BESIDE = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_BESIDE = (
+    "tokenizer.model",
+    "ice_text.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def merge(

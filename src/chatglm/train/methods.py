@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.errors import ConfigError, MissingExtraError, TrainingError
-from chatglm.model.adapters import PREFIX_CONFIG_FILE, PREFIX_FILE, read_prefix
+from chatglm.model.adapters import PREFIX_CONFIG_FILE, PREFIX_FILE, new_prefix_encoder, read_prefix
 from chatglm.model.layout import PREFIX
 from chatglm.model.weights import WeightFolder
 from chatglm.train.settings import Settings
@@ -47,14 +47,12 @@ def _renew(model: Any) -> None:
 
 
 def _with_prefix(model: Any, settings: Settings) -> Any:
-    from chatglm.model.network import PrefixEncoder
-
     if model.config.pre_seq_len is not None:
         raise ConfigError(f"the base has a P-Tuning prefix of {model.config.pre_seq_len} already; give one without")
     model.config.pre_seq_len = settings.prefix_length
     model.config.prefix_projection = settings.prefix_projection
     torch.manual_seed(settings.seed)
-    model.base_model.prefix_encoder = PrefixEncoder(model.config).to(model.device, torch.float32)
+    model.base_model.prefix_encoder = new_prefix_encoder(model.config).to(model.device, torch.float32)
     return model
 
 

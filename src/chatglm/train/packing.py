@@ -68,10 +68,11 @@ class Collator:
     Args:
         packed: rows hold several examples; the mask is then 4-d, and positions begin anew with each.
         prefix_length: of P-Tuning v2, whose rows every token sees; a 4-d mask has to say so.
+        places: give `position_ids`; ChatGLM-6B makes its own from the ids.
     """
 
-    def __init__(self, packed: bool, prefix_length: int = 0) -> None:
-        self.packed, self.prefix_length = packed, prefix_length
+    def __init__(self, packed: bool, prefix_length: int = 0, places: bool = True) -> None:
+        self.packed, self.prefix_length, self.places = packed, prefix_length, places
 
     def __call__(self, rows: Sequence[Sequence[Example]]) -> dict[str, Any]:
         length = max(sum(len(example.ids) for example in row) for row in rows)
@@ -88,7 +89,8 @@ class Collator:
                 segments[index, start:end] = number
                 start = end
         mask = self._mask(segments) if self.packed else (segments > 0).long()
-        return {"input_ids": ids, "labels": labels, "position_ids": positions, "attention_mask": mask}
+        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        return batch | {"position_ids": positions} if self.places else batch
 
     def _mask(self, segments: Tensor) -> Tensor:
         """Which tokens may see which: earlier ones of their own example; bool [rows, 1, tokens, prefix + tokens]."""

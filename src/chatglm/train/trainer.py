@@ -177,7 +177,7 @@ def token_losses(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
     outputs = model(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
-        position_ids=inputs["position_ids"],
+        position_ids=inputs.get("position_ids"),
         logits_to_keep=wanted,
         use_cache=False,
     )

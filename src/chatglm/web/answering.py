@@ -35,13 +35,13 @@ class Local:
     @property
     def modes(self) -> tuple[Mode, ...]:
         """ChatGLM2 has plain turns only."""
-        if self.tokenizer.version == "chatglm2":
+        if self.tokenizer.version != "chatglm3":
             return ("chat",)
         return MODES if self.pool is not None else ("chat", "tool")
 
     @property
     def has_system(self) -> bool:
-        return bool(self.tokenizer.version != "chatglm2")
+        return bool(self.tokenizer.version == "chatglm3")
 
     sliders: Sequence[str] = tuple(RANGES)
 
