@@ -32,13 +32,13 @@ class FolderInfo:
     folder: Path
     variant: str
     reason: str
-    generation: str  # "ChatGLM3", ..., or "ChatGLM2/3" where nothing tells
     config: AnyConfig
     num_parameters: int
     quantization_bit: int
     scheme: str | None  # of a packed folder
     dtypes: dict[str, int]  # dtype as stored -> number of tensors
     files: dict[str, int]  # weight file -> size
+    generation: str = ""  # "ChatGLM3", ..., or "ChatGLM2/3" where nothing tells
 
     @property
     def bytes_on_disk(self) -> int:
