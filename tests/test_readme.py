@@ -47,7 +47,7 @@ def plain_commands(name: str) -> list[str]:
 
 COMMANDS = commands("README.md")
 RUNNABLE = [without_comments(line) for line in COMMANDS if NEEDS_WEIGHTS not in line and "chatglm " in line]
-ONLY_READ = [without_comments(line) for line in COMMANDS if NEEDS_WEIGHTS in line and line.startswith("chatglm ")]
+ONLY_READ = [without_comments(line) for line in COMMANDS if NEEDS_WEIGHTS in line and "chatglm " in line]
 MADE = [without_comments(line) for line in COMMANDS if line.startswith("make ")]
 
 

@@ -162,6 +162,10 @@ What came so far stays in the conversation.""",
         "The model runs on a server; another one is chosen there.",
         "模型在服务器上运行；请在那里更换。",
     ),
+    "acts_elsewhere": (
+        "The model runs on a server. Tools, code and files need a model that is loaded here, without --api-base.",
+        "模型在服务器上运行。工具、代码和文件需要在本机加载模型，不用 --api-base。",
+    ),
     "changed": (
         "{model} goes on with this conversation.",
         "现在由 {model} 继续这次对话。",

@@ -118,6 +118,18 @@ def test_an_address_without_its_path_is_told(server):
         RemoteSession(RemoteApi(server.url))
 
 
+def test_what_a_server_does_not_do_is_said(session, tmp_path):
+    output = io.StringIO()
+    chat = Chat(session, Screen(output, Words(), steer=False, color=False), Workbench([], None, tmp_path))
+    for line in ("/tools", "/upload x", "/set temperature -3", "/set max_new_tokens 0"):
+        chat.handle(line)
+    told = Words()("acts_elsewhere")
+    assert output.getvalue().count(told) == 2
+    assert "temperature is -3.0" in output.getvalue()
+    assert "max_new_tokens is 0" in output.getvalue()
+    assert session.options == {"temperature": 0}
+
+
 def test_the_command(server, python):
     command = [*python, "-m", "chatglm", "chat", "你好", "--greedy", "--api-base", f"{server.url}/v1", "--stats"]
     done = subprocess.run(command, capture_output=True, timeout=120)

@@ -194,14 +194,17 @@ class Chat:
             self.screen.say("fetched", name=printable(name), path=self.bench.fetch(name))
 
     def _has_code(self, command: str) -> bool:
-        if self.session.sandbox is None:
+        if self.session.sandbox is None and hasattr(self.session, "options"):
+            self.screen.say("acts_elsewhere")
+        elif self.session.sandbox is None:
             self.screen.say("needs_code", command=command)
         return self.session.sandbox is not None
 
     def _tools(self, _: str) -> None:
         lines = [f"{printable(tool.name)}  {printable(tool.description)}" for tool in self.bench.tools]
         lines += [self.screen.words("has_code")] if self.session.sandbox is not None else []
-        self.screen.note("\n".join(lines) or self.screen.words("no_tools"))
+        none = "acts_elsewhere" if hasattr(self.session, "options") else "no_tools"
+        self.screen.note("\n".join(lines) or self.screen.words(none))
 
     def _set(self, text: str) -> None:
         name, _, value = text.partition(" ")

@@ -62,8 +62,18 @@ class Settings:
             return self._remote.get("max_tokens" if name == _LIMIT else name)
         return getattr(self._session.limits if name == _LIMIT else self._session.params, name)
 
+    def _check(self, name: str, value: Any) -> None:
+        """What no server takes is refused here, and not with every message there."""
+        from chatglm.engine.request import SamplingParams
+
+        if name == _LIMIT and value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; it must be a whole number of 1 or more")
+        if name not in (_LIMIT, "seed") and value is not None:
+            SamplingParams(**{name: value})
+
     def _put(self, name: str, value: Any) -> None:
         if self._remote is not None:
+            self._check(name, value)
             self._remote.pop(key := "max_tokens" if name == _LIMIT else name, None)
             self._remote.update({} if value is None else {key: value})
         elif name == _LIMIT:

@@ -105,6 +105,8 @@ def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resu
     try:
         with methods.quiet_peft():
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    except ImportError as error:
+        raise TrainingError(f"a package is missing for the optimizer {settings.optimizer}: {error}") from error
     finally:
         if _first() and any("loss" in entry for entry in trainer.state.log_history):
             telling.draw(trainer.state.log_history, out / telling.CURVE_FILE, f"{settings.method}, {settings.data}")
