@@ -257,3 +257,11 @@ b = ["chatglm[a]", "PyYAML"]
 dev = ["pytest"]
 """
     assert optional_packages(text) == {"some_thing", "yaml"}
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Tests are imported by the names of their files, whatever folder they are in: the second would be the first."""
+    folder = Path(__file__).parent
+    imported = [path for path in folder.rglob("*.py") if path.name != "conftest.py" and "/web/" not in path.as_posix()]
+    names = [path.stem for path in imported]
+    assert [path for path in imported if names.count(path.stem) > 1] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import DATA, Scripted, evaluate
+from scripted_model import DATA, Scripted, evaluate
 
 from chatglm import cli
 from chatglm.agent.remote_api import RemoteApi

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scripted import DATA
+from scripted_model import DATA
 
 from chatglm.evaluate.data import load_data
 from chatglm.evaluate.extract import EXTRACTORS

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripted import DATA, evaluate
+from scripted_model import DATA, evaluate
 
 import chatglm
 from chatglm.errors import UsageError

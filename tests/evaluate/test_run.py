@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import DATA, TASKS, Scripted, evaluate
+from scripted_model import DATA, TASKS, Scripted, evaluate
 
 import chatglm
 from chatglm.engine.memory import memory_for
@@ -62,7 +62,7 @@ def test_killed_by_a_signal_the_report_is_the_same(tmp_path: Path, kills: int) -
     evaluate(tmp_path / "whole")
     total = sum(path.stat().st_size for path in (tmp_path / "whole" / "items").iterdir())
     draw, resumed = random.Random(7), tmp_path / "killed"
-    program = [sys.executable, str(Path(__file__).with_name("scripted.py")), str(resumed)]
+    program = [sys.executable, str(Path(__file__).with_name("scripted_model.py")), str(resumed)]
     for _ in range(kills):
         done = subprocess.run([*program, str(draw.randrange(total // kills))], capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr
