@@ -87,13 +87,20 @@ class Events:
         return draw
 
     def settling(self) -> Callable[..., Any]:
-        """Draws everything when a turn is over, or waits."""
+        """Draws everything when a turn is over, or waits; the end of a turn once on each page.
+
+        A second drawing of it could come late and cover the beginning of the next turn.
+        """
         import gradio as gr
 
         async def settle(request: Any) -> Updates:
             visitor, words = self._who(request)
             while visitor.is_busy and not (visitor.turn and visitor.turn.asking):
                 await asyncio.sleep(POLL_SECONDS)
+            if (turn := visitor.turn) is not None and turn.is_over:
+                if request.session_hash in turn.settled:
+                    return {self.page.counter: gr.skip()}
+                turn.settled.add(request.session_hash)
             updates = self._screen.whole(visitor, words)
             _seen(visitor)
             if visitor.given_back:

@@ -30,12 +30,14 @@ class RunningTurn:
     Attributes:
         error: what has broken it off.
         is_drawn: whether a page has shown its end.
+        settled: the pages that have shown all that changes with its end.
     """
 
     def __init__(self, told: Told, events: Iterator[Any], view: View, over: Callable[[RunningTurn], None]) -> None:
         self.told, self.view = told, view
         self.error: Exception | None = None
         self.is_drawn = False
+        self.settled: set[str] = set()
         self._events, self._over, self._ended = events, over, threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="chatglm-web-turn", daemon=True)
