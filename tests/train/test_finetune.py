@@ -308,3 +308,10 @@ def test_settings_are_checked() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             settings(Path("b"), Path("d"), Path("o"), **options)
+
+
+def test_only_numbered_folders_are_checkpoints(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-"):
+        (tmp_path / name).mkdir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"

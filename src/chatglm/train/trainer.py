@@ -22,8 +22,13 @@ _PART = ".part"  # folder in which a checkpoint is written
 
 def last_checkpoint(out: Path) -> Path | None:
     """The newest checkpoint of a run; each of them is whole."""
+    return next(reversed(_checkpoints(out)), None)
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    """The oldest first; folders that somebody has named in another way are none."""
     found = [path for path in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
-    return max(found, key=_step, default=None)
+    return sorted(found, key=_step)
 
 
 def _step(checkpoint: Path) -> int:
@@ -154,8 +159,7 @@ class AnswerTrainer(Trainer):
 
     def _forget(self) -> None:
         """Only so many checkpoints are kept."""
-        found = sorted(self.out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step)
-        for checkpoint in found[: -self.settings.keep]:
+        for checkpoint in _checkpoints(self.out)[: -self.settings.keep]:
             shutil.rmtree(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
