@@ -162,9 +162,13 @@ def test_every_field_of_a_generation_config_has_a_place(full: tuple[Any, Any]) -
 
 
 @pytest.mark.parametrize(
-    "name", ["prompt_lookup_num_tokens", "max_new_tokens", "max_length", "min_new_tokens", "num_beams"]
+    ("name", "value"),
+    [
+        *(("prompt_lookup_num_tokens", value) for value in ("a", 2.5, True, -1, [3])),
+        *((name, "a") for name in ("max_new_tokens", "max_length", "min_new_tokens", "num_beams")),
+        ("num_beams", True),
+    ],
 )
-@pytest.mark.parametrize("value", ["a", 2.5, True, -1, [3]])
 def test_a_count_that_is_none_is_named_on_every_way(full: tuple[Any, Any], name: str, value: Any) -> None:
     model, tokenizer = full
     inputs = tokenizer.build_chat_input("hi")

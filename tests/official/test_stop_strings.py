@@ -23,7 +23,10 @@ def answer(pair: tuple[Any, Any], **options: Any) -> tuple[str, str, Answer]:
     return "".join(event.text for event in events if isinstance(event, TextDelta)), events[-1].reason, said
 
 
-@pytest.mark.parametrize("options", [{}, {"no_repeat_ngram_size": 50}], ids=["engine", "generate"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, id="engine"), pytest.param({"no_repeat_ngram_size": 50}, id="generate", marks=pytest.mark.slow)],
+)
 def test_every_stop_in_an_answer_ends_it_there(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
     text, _, _ = answer(pair)
     for start in range(1, len(text) - 1):
