@@ -5,8 +5,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from chatglm.errors import SessionError
+
+_Self = TypeVar("_Self", bound="TakesTurns")
 
 
 @dataclass
@@ -54,3 +57,31 @@ class OneAtATime:
             yield
         finally:
             use.over = True
+
+
+class TakesTurns:
+    """Has one turn or change at a time, can be stopped from any thread, and closed; a context manager."""
+
+    def __init__(self) -> None:
+        self._stop, self._turns = threading.Event(), OneAtATime()
+
+    def stop(self) -> None:
+        """End the turn that is going on, from any thread; what was said so far stays. Does nothing between turns."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Stop a turn that is going on; no other begins."""
+        self._turns.closed = True
+        self.stop()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._turns.alone():
+            self._stop.clear()
+            yield

@@ -6,14 +6,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from chatglm.agent.actions import Actions
-from chatglm.agent.alone import OneAtATime
+from chatglm.agent.alone import TakesTurns
 from chatglm.agent.conversation import Conversation
 from chatglm.agent.events import Event, TurnDone, TurnReason
 from chatglm.agent.remote_api import RemoteApi, events
@@ -27,7 +27,7 @@ VOCABULARY = ""  # of a saved conversation: no token ids are known here
 _END = object()
 
 
-class RemoteSession:
+class RemoteSession(TakesTurns):
     """A conversation kept here and answered there. The server carries out nothing, and neither does this.
 
     `send`, `regenerate`, `stop`, `undo`, `clear`, `set_system`, `save` and `reopen` do what they do for a `Session`.
@@ -50,6 +50,7 @@ class RemoteSession:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         self.api, self.options = api, dict(options or {})
         listed = _models(api)
         self.model = model or next(iter(listed), None)
@@ -58,7 +59,6 @@ class RemoteSession:
         self.context_length: int = listed.get(self.model) or 0  # 0: the server does not tell
         self.sandbox = None
         self._said = Conversation(system, Actions(ToolBox()))
-        self._turns, self._stop = OneAtATime(), threading.Event()
         self._tokens = self._answers = 0
 
     # talking
@@ -83,10 +83,6 @@ class RemoteSession:
         self._turns.check()
         self._said.last_turn()
         return self._answered(lambda: self._said.messages[: self._said.last_turn() + 1])
-
-    def stop(self) -> None:
-        """End the turn that is going on; what was said so far stays."""
-        self._stop.set()
 
     def upload(self, file: Any) -> tuple[str, int]:
         """There is no interpreter here.
@@ -150,24 +146,7 @@ class RemoteSession:
             self._tokens = 0
         return True
 
-    def close(self) -> None:
-        """Stop a turn that is going on."""
-        self._turns.closed = True
-        self.stop()
-
-    def __enter__(self) -> RemoteSession:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     # one turn
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with self._turns.alone():
-            self._stop.clear()
-            yield
 
     def _answered(self, asked_when_read: Callable[[], list[Message]]) -> Iterator[Event]:
         with self._alone():

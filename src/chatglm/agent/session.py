@@ -2,16 +2,14 @@
 
 import asyncio
 import itertools
-import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 from chatglm.agent.actions import Actions, Ask
-from chatglm.agent.alone import OneAtATime
+from chatglm.agent.alone import TakesTurns
 from chatglm.agent.conversation import Conversation
 from chatglm.agent.events import Event
 from chatglm.agent.limits import Limits
@@ -37,7 +35,7 @@ class _Order:
     params: SamplingParams
 
 
-class Session:
+class Session(TakesTurns):
     """A conversation that acts.
 
     Its turns may call tools and run code any number of times, within the limits. However a turn ended - done, stopped,
@@ -85,6 +83,7 @@ class Session:
         when_full: Literal["cut", "refuse"] = "cut",
     ) -> None:
         given = locals()
+        TakesTurns.__init__(self)  # super() would stand among the locals
         check_parts(engine, tokenizer)
         self.engine, self.tokenizer = engine, tokenizer
         self.limits = Limits(max_rounds, max_errors, max_new_tokens, max_seconds)
@@ -98,7 +97,6 @@ class Session:
         self._owns_sandbox = isinstance(sandbox, str)
         self.actions = Actions(toolbox, opened(sandbox), on_dangerous)
         self._said = Conversation(system, self.actions)
-        self._stop, self._turns = threading.Event(), OneAtATime()
         self._new_id = itertools.count(1).__next__
         self._answers = 0
 
@@ -212,10 +210,6 @@ class Session:
     def _regenerate(self, order: _Order) -> Iterator[Event]:
         with self._alone():
             yield from self._answer(self._said.messages[: self._said.last_turn() + 1], order)
-
-    def stop(self) -> None:
-        """End the turn that is going on, from any thread; what was said so far stays. Does nothing between turns."""
-        self._stop.set()
 
     def answer(self, call_id: int, allowed: bool) -> None:
         """Say whether a dangerous tool may be used that a `ConsentAsked` asks about; from any thread.
@@ -403,24 +397,11 @@ class Session:
 
     def close(self) -> None:
         """Stop a turn that is going on and close the interpreter the session has opened."""
-        self._turns.closed = True
-        self.stop()
+        super().close()
         if self._owns_sandbox:
             self.sandbox.close()
 
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     # one turn
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with self._turns.alone():
-            self._stop.clear()
-            yield
 
     def _ordered(self, params: SamplingParams | None, max_new_tokens: int | None, max_seconds: float | None) -> _Order:
         given = {"max_new_tokens": max_new_tokens, "max_seconds": max_seconds}

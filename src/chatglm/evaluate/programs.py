@@ -36,9 +36,7 @@ class ProgramJudge:
         """
         self.start()
         assert self._pool is not None
-        passed = secrets.token_hex(
-            16
-        )  # the program cannot know it: to print it the tests must have been run to the end
+        passed = secrets.token_hex(16)  # the program cannot know it; who prints it has run the tests to their end
         with self._pool.take() as sandbox:
             # What MBPP calls set-up makes objects of the program's classes: it stands behind the program.
             for part in (code, "\n".join((item.setup, *item.tests, f"print({passed!r})"))):
