@@ -150,11 +150,11 @@ def test_an_untrained_network_is_judged_wrong(folder: Path) -> None:
 
 def test_learning_rate_rises_stays_and_falls() -> None:
     settings = Recipe(tokens=4096 * 1000, warmup_steps=50)
-    rates = [settings.rate(step) for step in range(1000)]
-    assert rates[:50] == sorted(rates[:50])
-    assert set(rates[50:700]) == {settings.learning_rate}
-    assert rates[700:] == sorted(rates[700:], reverse=True)
-    assert rates[-1] < 0.06 * settings.learning_rate
+    shares = [settings.share(step) for step in range(1000)]
+    assert shares[:50] == sorted(shares[:50])
+    assert set(shares[50:700]) == {1.0}
+    assert shares[700:] == sorted(shares[700:], reverse=True)
+    assert shares[-1] < 0.06
     with pytest.raises(ValueError, match="multiple of 2048"):
         Recipe(batch_tokens=1000)
 

@@ -33,11 +33,6 @@ class Batch:
         """Tokens of conversations, without padding."""
         return int((self.segments > 0).sum())
 
-    def mask(self) -> Tensor:
-        """Which tokens may see which: earlier ones of their own conversation; bool [rows, 1, columns, columns]."""
-        same = self.segments[:, None, :, None] == self.segments[:, None, None, :]
-        return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=same.device).tril()
-
 
 def pack(rows: Sequence[Sequence[Example]], length: int) -> Batch:
     """Lay conversations one behind the other, each without its last token, which is a target only."""

@@ -37,20 +37,24 @@ class Recipe:
         batch_tokens: tokens of a step; a multiple of the longest row.
         shard_batches: steps whose text is drawn together, from a seed of their own.
         drill_tokens: until here shares of topics go from their first to their last value.
-        fall: the part of the run in which the learning rate falls.
+        matrix_rate, momentum, weight_decay: of Muon, which learns the matrices inside the layers.
+        learning_rate, betas: of AdamW, which learns embeddings, output layer, norms and biases.
+        fall: the part of the run in which both rates fall.
     """
 
     seed: int = 1
     vocabulary_seed: int = 1
-    tokens: int = 150_000_000
+    tokens: int = 60_000_000
     batch_tokens: int = 4096
     shard_batches: int = 64
-    drill_tokens: int = 40_000_000
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 300
-    fall: float = 0.3
-    weight_decay: float = 0.05
+    drill_tokens: int = 20_000_000
+    matrix_rate: float = 0.02
+    momentum: float = 0.95
+    weight_decay: float = 0.02
+    learning_rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = 100
+    fall: float = 0.3
     clip: float = 1.0
 
     def __post_init__(self) -> None:
@@ -62,11 +66,11 @@ class Recipe:
         """Steps of the whole run."""
         return max(1, self.tokens // self.batch_tokens)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step: it rises, stays, and falls with a root to nothing."""
+    def share(self, step: int) -> float:
+        """What part of the highest rates a step learns with: it rises, stays, and falls with a root to nothing."""
         rising = min(1.0, (step + 1) / self.warmup_steps)
         left = max(0.0, 1 - step / self.steps) / self.fall
-        return self.learning_rate * rising * min(1.0, math.sqrt(left) if left < 1 else 1.0)
+        return rising * min(1.0, math.sqrt(left))
 
     def progress(self, shard: int) -> float:
         """How far the shares of topics have moved where a shard begins, 0 to 1."""

@@ -1,4 +1,4 @@
-"""Train the tiny model: `python -m chatglm.demo.train --run FOLDER --tokens 150e6`.
+"""Train the tiny model: `python -m chatglm.demo.train --run FOLDER --tokens 60e6`.
 
 Runs on a CPU or an NVIDIA GPU. A run that was stopped goes on from its last checkpoint when started again with the same
 folder, to the bit (on a CPU with one thread) as if it had not stopped. FOLDER/model is a complete model folder after
@@ -26,6 +26,7 @@ from chatglm.demo.folder import VOCABULARY_FILE, make_config, save_folder
 from chatglm.demo.packing import Batch, shard
 from chatglm.demo.recipe import NAME, SHAPE, Recipe, text_sha256
 from chatglm.demo.spm import write_vocabulary
+from chatglm.model import segments
 from chatglm.model.network import ChatGLMForConditionalGeneration
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -64,7 +65,7 @@ class Trainer:
         self.encoder = Encoder(self.vocabulary)
         self.model = ChatGLMForConditionalGeneration(make_config(self.encoder))
         torch.nn.Module.to(self.model, device)
-        self.optimizer = make_optimizer(self.model, recipe)
+        self.optimizers = make_optimizers(self.model, recipe)
         self.state = State()
         self.scores: dict[str, dict[str, float]] = {}
         self.losses = Losses()
@@ -99,15 +100,17 @@ class Trainer:
 
     def step(self, batch: Batch) -> float:
         """One update; gives the mean loss over the learned tokens."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.state.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * self.recipe.share(self.state.step)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
             losses = answer_losses(self.model, batch, self.device)
         loss = losses.mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         self.state.step += 1
         self.state.tokens += batch.num_tokens
         self.losses.add(losses.detach().cpu(), batch.kinds[batch.learned])
@@ -154,7 +157,7 @@ class Trainer:
         speed = state.tokens / max(state.seconds, 1e-9)
         _print(
             f"step {state.step}/{self.recipe.steps}  {state.tokens / 1e6:.2f}M tokens  {speed:,.0f} tokens/s  "
-            f"rate {self.recipe.rate(state.step):.1e}  loss {self.losses.take()}"
+            f"rate {self.recipe.share(state.step):.2f}  loss {self.losses.take()}"
         )
 
     def judge(self, samples: int) -> None:
@@ -170,7 +173,7 @@ class Trainer:
         save_folder(self.folder / MODEL_FOLDER, self.model, self.vocabulary, self.record())
         states = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "state": asdict(self.state),
             "rng": torch.get_rng_state(),
             "scores": self.scores,
@@ -197,7 +200,8 @@ class Trainer:
         if {**states["recipe"], "tokens": None} != kept:
             raise ValueError(f"{file} is of the recipe {states['recipe']}; only its tokens may differ from {kept}")
         self.model.load_state_dict(states["model"])
-        self.optimizer.load_state_dict(states["optimizer"])
+        for optimizer, state in zip(self.optimizers, states["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.state = State(**states["state"])
         self.scores = states["scores"]
         torch.set_rng_state(states["rng"].cpu())
@@ -244,22 +248,24 @@ class Losses:
         return f"{total:.3f} (" + " ".join(f"{kind} {one:.3f}" for kind, one in zip(KINDS, means, strict=True)) + ")"
 
 
-def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [one for one in parameters if one.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [one for one in parameters if one.dim() <= 1], "weight_decay": 0.0},
+def make_optimizers(model: ChatGLMForConditionalGeneration, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon (https://kellerjordan.github.io/posts/muon) for the matrices inside the layers, AdamW for the rest."""
+    layers = set(model.transformer.encoder.layers.parameters())
+    matrices = [one for one in model.parameters() if one in layers and one.dim() == 2]
+    others = [one for one in model.parameters() if one not in layers or one.dim() != 2]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.matrix_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0, fused=True),
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
 
 
 def answer_losses(model: ChatGLMForConditionalGeneration, batch: Batch, device: str = "cpu") -> Tensor:
     """Cross entropy of each learned token [learned tokens]; the output layer runs at those positions only."""
-    inputs, targets, learned, positions, mask = (
-        part.to(device) for part in (batch.input_ids, batch.targets, batch.learned, batch.positions, batch.mask())
+    inputs, targets, learned, positions = (
+        part.to(device) for part in (batch.input_ids, batch.targets, batch.learned, batch.positions)
     )
-    found = model.transformer(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False)
+    apart = {"attention_name": segments.NAME, "runs": segments.runs(batch.segments)}
+    found = model.transformer(input_ids=inputs, position_ids=positions, use_cache=False, **apart)
     logits = model.transformer.output_layer(found.last_hidden_state[learned])  # [learned tokens, vocabulary]
     return torch.nn.functional.cross_entropy(logits.float(), targets[learned], reduction="none")
 
@@ -307,9 +313,10 @@ def prepare(folder: Path, recipe: Recipe) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m chatglm.demo.train", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; a checkpoint in it is continued")
-    parser.add_argument("--tokens", type=float, default=Recipe.tokens, help="length of the run (default 150e6)")
+    parser.add_argument("--tokens", type=float, default=Recipe.tokens, help="length of the run (default 60e6)")
     parser.add_argument("--batch-tokens", type=int, default=Recipe.batch_tokens, help="of a step (default 4096)")
-    parser.add_argument("--rate", type=float, default=Recipe.learning_rate, help="highest learning rate")
+    parser.add_argument("--matrix-rate", type=float, default=Recipe.matrix_rate, help="highest rate of Muon")
+    parser.add_argument("--rate", type=float, default=Recipe.learning_rate, help="highest rate of AdamW")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--workers", type=int, default=0, help="processes that make text ahead (default 0: none)")
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="seed of the text and of the first weights")
@@ -333,6 +340,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=options.seed,
         tokens=int(options.tokens),
         batch_tokens=options.batch_tokens,
+        matrix_rate=options.matrix_rate,
         learning_rate=options.rate,
     )
     prepare(options.run, recipe)

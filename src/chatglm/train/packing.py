@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from chatglm.model.segments import NAME, runs
 from chatglm.train.encoding import Example
 from chatglm.train.store import Store
 
@@ -66,7 +67,8 @@ class Collator:
     """Lays rows side by side: what the network is given, padded at the end to the longest row.
 
     Args:
-        packed: rows hold several examples; the mask is then 4-d, and positions begin anew with each.
+        packed: rows hold several examples that do not see each other, and positions begin anew with each. The
+            network is told by `runs` (`model.segments`), or by a 4-d mask where there is a prefix.
         prefix_length: of P-Tuning v2, whose rows every token sees; a 4-d mask has to say so.
         places: give `position_ids`; ChatGLM-6B makes its own from the ids.
     """
@@ -88,9 +90,16 @@ class Collator:
                 positions[index, start:end] = torch.arange(end - start)
                 segments[index, start:end] = number
                 start = end
-        mask = self._mask(segments) if self.packed else (segments > 0).long()
-        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        batch = {"input_ids": ids, "labels": labels, **self._sight(segments)}
         return batch | {"position_ids": positions} if self.places else batch
+
+    def _sight(self, segments: Tensor) -> dict[str, Any]:
+        """What tells the network which tokens see each other."""
+        if not self.packed:
+            return {"attention_mask": (segments > 0).long()}
+        if self.prefix_length:
+            return {"attention_mask": self._mask(segments)}
+        return {"attention_name": NAME, "runs": runs(segments)}
 
     def _mask(self, segments: Tensor) -> Tensor:
         """Which tokens may see which: earlier ones of their own example; bool [rows, 1, tokens, prefix + tokens]."""

@@ -178,12 +178,7 @@ def token_losses(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
     """Cross entropy of each learned token of a batch [learned tokens], in float32."""
     labels: Tensor = inputs["labels"]
     wanted = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # where the next token is learned
-    outputs = model(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        position_ids=inputs.get("position_ids"),
-        logits_to_keep=wanted,
-        use_cache=False,
-    )
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    outputs = model(**given, logits_to_keep=wanted, use_cache=False)
     targets = labels[:, 1:][wanted[:, :-1]]
     return torch.nn.functional.cross_entropy(outputs.logits.float(), targets, reduction="none")
