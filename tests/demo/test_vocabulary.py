@@ -9,6 +9,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatglm.agent.prompts import system_message
 from chatglm.demo import WEIGHTS
 from chatglm.demo.conversation import Conversation
 from chatglm.demo.encoding import SPECIAL_TOKENS, Encoder, Example
@@ -92,7 +93,33 @@ def test_a_seed_decides_the_vocabulary() -> None:
     made = train_vocabulary(3, 60)
     assert train_vocabulary(3, 60) == made
     pieces = sentencepiece.SentencePieceProcessor(model_proto=made)
-    assert pieces.get_piece_size() == VOCAB_SIZE
-    assert (VOCAB_SIZE + len(SPECIAL_TOKENS)) % 64 == 0
+    assert VOCAB_SIZE < pieces.get_piece_size() < 1.2 * VOCAB_SIZE
     program = "for n in range(3):\n    print(n)\n"
     assert pieces.decode(pieces.encode(program)) == program
+
+
+def test_what_lies_between_the_words_of_a_schema_is_one_piece() -> None:
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=train_vocabulary(3, 300))
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "description": "name"}},
+        "required": ["city"],
+    }
+    tool = {"name": "weather", "description": "now", "parameters": parameters}
+    system = system_message(None, [tool], code=False)
+    assert system is not None
+    found = pieces.encode(system.text(), out_type=str)
+    assert len(found) < 20
+    assert pieces.decode(found) == system.text()
+    assert [piece for piece in found if "\n" in piece][1:] == [
+        piece.replace(" ", "▁")
+        for piece in (
+            '",\n        "description": "',
+            '",\n        "parameters": {\n            "type": "object",\n            "properties": '
+            '{\n                "',
+            '": {\n                    "type": "string",\n                    "description": "',
+            '"\n                }\n            },\n            "required": [\n                "',
+            '"\n            ]\n        }\n    }\n]',
+        )
+    ]
+    assert pieces.encode("你是谁？", out_type=str) == ["▁", "你", "是", "谁", "？"]

@@ -27,7 +27,7 @@ _SPREAD = (0, 0, 0, 0, 1, 1, 2, 3, 6)  # unrelated dialogues between turns that 
 _LENGTHS = (1, 1, 1, 2, 2, 3, 4)  # dialogues in a conversation
 _LONG_LENGTHS = (6, 40)  # without long ones the model loses its way after a dozen turns
 _LONG_SHARE = 0.07
-_ACTING_LENGTHS = (1, 1, 1, 2, 2, 3)  # turns of a conversation with tools or code
+_ACTING_LENGTHS = (1, 1, 2, 2, 3, 4)  # turns of a conversation with tools or code
 _FILLER_SHARE = 0.15  # of them plain talk
 _KINDS = {"chat": 45, "tools": 33, "code": 22}  # shares of all conversations
 

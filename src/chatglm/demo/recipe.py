@@ -44,11 +44,11 @@ class Recipe:
 
     seed: int = 1
     vocabulary_seed: int = 1
-    tokens: int = 60_000_000
+    tokens: int = 40_000_000
     batch_tokens: int = 4096
     shard_batches: int = 64
-    drill_tokens: int = 20_000_000
-    matrix_rate: float = 0.02
+    drill_tokens: int = 15_000_000
+    matrix_rate: float = 0.01
     momentum: float = 0.95
     weight_decay: float = 0.02
     learning_rate: float = 2e-3

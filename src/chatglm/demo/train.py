@@ -1,4 +1,4 @@
-"""Train the tiny model: `python -m chatglm.demo.train --run FOLDER --tokens 60e6`.
+"""Train the tiny model: `python -m chatglm.demo.train --run FOLDER --tokens 40e6`.
 
 Runs on a CPU or an NVIDIA GPU. A run that was stopped goes on from its last checkpoint when started again with the same
 folder, to the bit (on a CPU with one thread) as if it had not stopped. FOLDER/model is a complete model folder after
@@ -313,7 +313,7 @@ def prepare(folder: Path, recipe: Recipe) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m chatglm.demo.train", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; a checkpoint in it is continued")
-    parser.add_argument("--tokens", type=float, default=Recipe.tokens, help="length of the run (default 60e6)")
+    parser.add_argument("--tokens", type=float, default=Recipe.tokens, help="length of the run (default 40e6)")
     parser.add_argument("--batch-tokens", type=int, default=Recipe.batch_tokens, help="of a step (default 4096)")
     parser.add_argument("--matrix-rate", type=float, default=Recipe.matrix_rate, help="highest rate of Muon")
     parser.add_argument("--rate", type=float, default=Recipe.learning_rate, help="highest rate of AdamW")
