@@ -244,6 +244,8 @@ CHATGLM_UNROLL(4)
                         if (ASYMMETRIC)
                             total = fma(zero[b], mul(set(xs[m]), set(static_cast<float>(xt[m]))), total);
                         store(p, total);
+                        // Else the compiler brings forward what the next sums need, and integers give way to it.
+                        if (MR > 6) __asm__ volatile("" ::: "memory");
                     }
             }
             for (int b = 0; b < NB; ++b) values[b] += lines * 64;
