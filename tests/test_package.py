@@ -34,6 +34,12 @@ def test_nothing_heavy_is_imported(code):
     assert not modules_after(code) & set(HEAVY)
 
 
+def test_an_answer_needs_no_transformers():
+    loaded = modules_after("import chatglm.cli; chatglm.cli.main(['chat', 'hi', '--greedy'])")
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "huggingface_hub", "tokenizers", "sympy", "triton"}
+
+
 def test_heavy_modules_would_be_seen():
     assert modules_after("import chatglm; chatglm.ChatGLMConfig") >= {"torch", "transformers"}
 

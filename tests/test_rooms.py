@@ -101,7 +101,7 @@ RULES = Rules(
         ),
     },
     files={
-        **dict.fromkeys(("loading", "hub", "copies", "memory", "progress", "own_engine"), "loading"),
+        **dict.fromkeys(("loading", "bare_loading", "hub", "copies", "memory", "progress", "own_engine"), "loading"),
         "_registration": "registration",
         "__main__": "cli",
     },
@@ -117,7 +117,6 @@ RULES = Rules(
         "quant.kernels.triton_linear": names("triton"),
         "engine.attention": names("transformers"),  # the table attention functions are registered in
         "terminal.doctor": names("torch"),  # tells which cards there are
-        "terminal.opening": names("transformers"),  # its progress bars are switched off
     },
     optional=optional_packages(PYPROJECT),
 )

@@ -428,30 +428,35 @@ struct Plan {
     }
 };
 
+// The parts of a request and their partial results come behind those of the requests before it.
+struct Begin {
+    int64_t part, partial;
+};
+
 void attend(const chatglm_cache &cache, const chatglm_batch &batch, const Queries &queries) {
     const Plan plan{batch, queries.heads / cache.groups, cache.groups, cache.head_dim};
-    int64_t parts = 0, floats = 0;
+    Begin *const begins = reinterpret_cast<Begin *>(chatglm::scratch(9, 4 * batch.requests + 1));
+    Begin end{0, 0};
     for (int64_t r = 0; r < batch.requests; ++r) {
-        parts += plan.parts(r);
-        floats += plan.partial_floats(r);
+        begins[r] = end;
+        end = {end.part + plan.parts(r), end.partial + plan.partial_floats(r)};
     }
-    float *partials = chatglm::scratch(6, floats + 1);
-    chatglm::parallel(parts, [&](int64_t index, int thread) {
-        int64_t request = 0, offset = 0;
-        for (; index >= plan.parts(request); ++request) {
-            index -= plan.parts(request);
-            offset += plan.partial_floats(request);
+    float *partials = chatglm::scratch(6, end.partial + 1);
+    chatglm::parallel(end.part, [&](int64_t index, int thread) {
+        int64_t request = 0;  // the last one that begins at or before this part: one without tokens has no parts
+        for (int64_t after = batch.requests; after - request > 1;) {
+            const int64_t middle = (request + after) / 2;
+            (begins[middle].part <= index ? request : after) = middle;
         }
-        const Part part = plan.part(request, index, partials + offset);
+        const Part part = plan.part(request, index - begins[request].part, partials + begins[request].partial);
 #define CHATGLM_ATTEND(NV) attend_as<NV>(cache, batch, queries, part, thread)
         CHATGLM_BY_VECTORS(vectors_for(plan.rows(request)), CHATGLM_ATTEND)
 #undef CHATGLM_ATTEND
     });
-    int64_t offset = 0;
-    for (int64_t r = 0; r < batch.requests; offset += plan.partial_floats(r), ++r) {
+    for (int64_t r = 0; r < batch.requests; ++r) {
         const int64_t count = plan.stretches(r);
         for (int64_t g = 0; count > 1 && plan.rows(r) > 0 && g < plan.groups; ++g) {
-            const Part part = plan.part(r, g, partials + offset);
+            const Part part = plan.part(r, g, partials + begins[r].partial);
 #define CHATGLM_MERGE(NV) merge_as<NV>(cache, batch, queries, part, part.partial, count)
             CHATGLM_BY_VECTORS(vectors_for(plan.rows(r)), CHATGLM_MERGE)
 #undef CHATGLM_MERGE

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
-from transformers.utils import logging
 
 from chatglm import copies
 from chatglm import hub as hubs
@@ -23,9 +21,8 @@ from chatglm.errors import CheckpointError, ConfigError, HubError
 from chatglm.memory import available_memory, check_memory
 from chatglm.model.adapters import PREFIX_CONFIG_FILE, attach_lora, is_prefix_folder, load_prefix
 from chatglm.model.checkpoint import full_tensors, smaller_tensors, stored_tensors, verify_folder
-from chatglm.model.config import RopeRatioMeaning, read_settings
-from chatglm.model.family import network_of, read_any_config
 from chatglm.model.files import read_json
+from chatglm.model.plain_config import RopeRatioMeaning, read_settings
 from chatglm.model.weights import WeightFolder
 from chatglm.progress import progress_line
 from chatglm.quant.scheme import QuantScheme
@@ -84,6 +81,8 @@ def load(
         options, a device that is not here, less free memory than the weights need. MissingExtraError: an option needs a
         package that is not installed.
     """
+    from chatglm.model.family import read_any_config
+
     _check_paths(name_or_folder=name_or_folder, adapter=adapter, prefix=prefix, tokenizer=tokenizer)
     scheme = None if quantize is None else QuantScheme.parse(quantize)
     if device_map is not None and (device is not None or scheme is not None):
@@ -101,7 +100,7 @@ def load(
             adapter, prefix = None, adapter
     overrides = {} if rope_ratio_meaning is None else {"rope_ratio_meaning": rope_ratio_meaning}
     config = read_any_config(folder, **overrides)
-    chosen = _choose_dtype(dtype, folder, place)
+    chosen = choose_dtype(dtype, folder, place)
     language = _load_tokenizer(Path(tokenizer) if tokenizer is not None else folder)
     options: dict[str, Any] = {"config": config, "dequantize": dequantize}
     if attn_implementation is not None:
@@ -109,7 +108,7 @@ def load(
     merge = adapter is not None and merge_adapter
     full = dequantize or not (config.quantization_bit or getattr(config, "quantization_config", None))
     if scheme is not None:
-        rest = chosen if dtype is not None else _beside_quantized(chosen, place)
+        rest = chosen if dtype is not None else beside_quantized(chosen, place)
         if full and not merge:
             model = _load_smaller(folder, options, scheme, rest, cache)
         else:  # from the weights as stored; the device never holds them whole
@@ -129,7 +128,7 @@ def load(
     if adapter is not None and not merge_adapter:
         model = attach_lora(model, adapter)
     model = (model if place is None else model.to(place)).eval()
-    return (_ready_for_cpu(model) if model.device.type == "cpu" else model), language
+    return (ready_for_cpu(model) if model.device.type == "cpu" else model), language
 
 
 def load_tokenizer(name_or_folder: str | Path | None = None, *, hub: str | None = None) -> "ChatGLMTokenizer":
@@ -215,7 +214,7 @@ def _has_native_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
-def _choose_dtype(dtype: torch.dtype | str | None, folder: Path, place: torch.device | None) -> torch.dtype | str:
+def choose_dtype(dtype: torch.dtype | str | None, folder: Path, place: torch.device | None) -> torch.dtype | str:
     if dtype is None:
         return default_dtype(folder, place)
     if dtype == "auto":
@@ -274,6 +273,8 @@ def _device_map(place: torch.device | None) -> dict[str, torch.device] | None:
 
 def _load_model(folder: Path, options: dict[str, Any]) -> Any:
     with _progress_bar_if_long(folder):
+        from chatglm.model.family import network_of
+
         return network_of(options["config"]).from_pretrained(folder, **options)
 
 
@@ -304,6 +305,8 @@ def _load_smaller(
     model = _load_model(kept, options | {"config": config, "dequantize": False, "dtype": "auto"})
     model.config.name_or_path = model.name_or_path = str(folder)  # peft reads the second
     if (folder / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
 
@@ -311,6 +314,8 @@ def _load_smaller(
 @contextmanager
 def _progress_bar_if_long(folder: Path) -> Iterator[None]:
     """transformers shows its bar also for what takes a tenth of a second, and where nobody looks on."""
+    from transformers.utils import logging
+
     watched = sys.stderr is not None and sys.stderr.isatty()
     hide = (not watched or WeightFolder(folder).num_bytes < _SMALL) and logging.is_progress_bar_enabled()
     if hide:
@@ -332,12 +337,12 @@ def _quantize(model: Any, scheme: QuantScheme, dtype: torch.dtype | str) -> Any:
     return model.to(dtype) if isinstance(dtype, torch.dtype) else model
 
 
-def _beside_quantized(dtype: torch.dtype | str, place: torch.device | None) -> torch.dtype | str:
+def beside_quantized(dtype: torch.dtype | str, place: torch.device | None) -> torch.dtype | str:
     """On a CPU the kernels compute in float32, and what is left beside quantized weights is small."""
     return torch.float32 if place is None or place.type == "cpu" else dtype
 
 
-def _ready_for_cpu(model: Any) -> Any:
+def ready_for_cpu(model: Any) -> Any:
     """Let the CPU kernels run whole decoder layers."""
     from chatglm.quant.fused import fuse
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm.errors import RequestError
+from chatglm.model.bare import BareLanguageModel
 
 if TYPE_CHECKING:
     from chatglm.engine.config import EngineConfig
@@ -101,7 +102,7 @@ def check_pair(model: Any, tokenizer: Any, call: str) -> None:
 
     if _is_tokenizer(model) and not _is_tokenizer(tokenizer):
         raise RequestError(f"a tokenizer stands where the model belongs; it must be {call}")
-    if not isinstance(model, nn.Module) or not hasattr(model, "config") or not hasattr(model, "generate"):
+    if not isinstance(model, nn.Module) or not hasattr(model, "config") or not _speaks(model):
         raise RequestError(
             f"model is {_named(model)}; it must be a language model, such as chatglm.load() gives: {call}"
         )
@@ -115,6 +116,11 @@ def check_pair(model: Any, tokenizer: Any, call: str) -> None:
     rows = int(config.get_text_config().vocab_size)
     if len(tokenizer) > rows:
         raise RequestError(f"the tokenizer has {len(tokenizer)} ids and the model {rows}: it is another model's")
+
+
+def _speaks(model: nn.Module) -> bool:
+    """Whether it is a language model: one that can generate by itself, or the network alone."""
+    return hasattr(model, "generate") or isinstance(model, BareLanguageModel)
 
 
 def unwrapped(model: Any) -> Any:

@@ -126,6 +126,15 @@ def test_contexts_that_are_cut_into_stretches(
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_every_part_finds_its_request_among_many(level: str) -> None:
+    """Some have one part, some several, and some nothing new: those have none."""
+    news = [1, 0, 0, 3, 1, 40, 0, 1, 1, 70, 2, 0] * 3
+    lengths = [new + 5 + (1100 if index % 7 == 3 else 0) for index, new in enumerate(news)]
+    with using(level):
+        Step(lengths, news, 2, 4, 16, torch.float16, 0).check()
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_threads_change_no_bit(level: str) -> None:
     found = []
     for count in (1, 2, 3):

@@ -1,7 +1,7 @@
 """Attention over the paged cache: a readable reference, and a filling through torch's fused attention.
 
-Fillings (see `fillings.py`) are registered with transformers, so the network looks them up like any other attention
-function. Because their names have no mask function, transformers builds no mask for them: they know the lengths.
+Our networks are handed the filling (see `fillings.py`) as the attention function of a call. Stock GLM looks it up in
+transformers' table like any other; because its name has no mask function there, no mask is built: it knows the lengths.
 
 Legend: N new tokens of the step (all requests in a row), S new tokens of one request, T its tokens in the cache (the
 new ones included), P prefix tokens, H query heads, G key/value heads, D channels, R requests, W blocks a table.
@@ -181,7 +181,9 @@ def decode_gathered(query: Tensor, key: Tensor, value: Tensor, layer: int, batch
     return out.reshape(num_requests, num_heads, head_dim)
 
 
-def _for_network(filling: Filling) -> Callable[..., tuple[Tensor, None]]:
+def for_network(filling: Filling) -> Callable[..., tuple[Tensor, None]]:
+    """A filling as an attention function of transformers' interface."""
+
     def attention(
         module: nn.Module,
         query: Tensor,
@@ -208,7 +210,7 @@ def name_for_network(filling: Filling) -> str:
 
     name = f"chatglm_paged_{filling.name}"
     if _known.get(name) != filling:  # new, or replaced under its name
-        ALL_ATTENTION_FUNCTIONS.register(name, _for_network(filling))
+        ALL_ATTENTION_FUNCTIONS.register(name, for_network(filling))
         _known[name] = filling
     return name
 

@@ -40,7 +40,7 @@ class ModelRunner:
         self.device: torch.device = model.device
         self.prefix = _prefix_of(model)
         self.filling = fillings.choose(filling, cache, self.prefix is not None)
-        self.attention_name = attention.name_for_network(self.filling)
+        self.attention = attention.for_network(self.filling)
         self.adapters = AdapterSet(model)
         self.layouts = Layouts(block_size)
         self.static: StaticDecoder | None = None
@@ -311,15 +311,15 @@ class ModelRunner:
     def _paged_attention(self) -> Iterator[dict[str, Any]]:
         """Have the network use our attention for one call -> arguments to pass.
 
-        Our network takes the name as an argument, so that other threads may use it in the meantime. Stock GLM looks it
-        up in its configuration, which is changed for the length of the call: there, nobody else may call it.
+        Our networks take it as an argument, so that other threads may use them in the meantime. Stock GLM looks it up
+        by the name in its configuration, which is changed for the length of the call: there, nobody else may call it.
         """
         config = self.model.config
         if config.model_type == "chatglm":
-            yield {"attention_name": self.attention_name}
+            yield {"attention": self.attention}
             return
         before = config._attn_implementation
-        config._attn_implementation = self.attention_name
+        config._attn_implementation = attention.name_for_network(self.filling)
         try:
             yield {}
         finally:

@@ -18,7 +18,7 @@ from chatglm.folders.fast_tokenizer import read_added_tokens, stock_tokenizer, t
 from chatglm.folders.packing import PARTS, merge_rows, part_size, split_rows
 from chatglm.folders.stock_glm import check_expressible, check_stock, end_ids, glm_config, has_roles, official_config
 from chatglm.model.checkpoint import stored_tensors, unpacked_tensors, verify_folder
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config, read_settings
+from chatglm.model.config import ChatGLMConfig, read_config
 from chatglm.model.files import read_json, write_json
 from chatglm.model.layout import (
     EMBEDDING,
@@ -30,6 +30,7 @@ from chatglm.model.layout import (
     is_packed,
     official_inv_freq,
 )
+from chatglm.model.plain_config import RopeRatioMeaning, read_settings
 from chatglm.model.saving import Source, save_tensors
 from chatglm.model.vocabulary import Vocabulary
 from chatglm.model.weights import DTYPES, WeightFolder

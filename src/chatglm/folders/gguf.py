@@ -20,8 +20,9 @@ from chatglm.folders.gguf_vocabulary import read_tokens
 from chatglm.folders.packing import PARTS, split_rows
 from chatglm.folders.stock_glm import has_roles
 from chatglm.model.checkpoint import stored_tensors, unpacked_tensors, verify_folder
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning, read_config
+from chatglm.model.config import ChatGLMConfig, read_config
 from chatglm.model.layout import EMBEDDING, FINAL_NORM, INV_FREQ, LAYERS, OUTPUT
+from chatglm.model.plain_config import RopeRatioMeaning
 from chatglm.model.saving import Source
 
 DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")

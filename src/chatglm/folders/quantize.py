@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from chatglm.errors import ConfigError
 from chatglm.folders.disk import check_target, new_folder
 from chatglm.model.checkpoint import stored_tensors, verify_folder
-from chatglm.model.config import RopeRatioMeaning, read_settings
 from chatglm.model.family import read_any_config
 from chatglm.model.files import refuse_pointer, write_json
 from chatglm.model.layout import SCALE, AnyConfig
+from chatglm.model.plain_config import RopeRatioMeaning, read_settings
 from chatglm.model.saving import Source, save_tensors
 from chatglm.model.v1.config import ChatGLM1Config
 from chatglm.quant import packing, rowwise

@@ -4,15 +4,15 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from chatglm.errors import CheckpointError, MissingExtraError
 from chatglm.model.files import read_json
-from chatglm.model.layout import PREFIX, AnyConfig, prefix_shapes
-from chatglm.model.v1.config import ChatGLM1Config
+from chatglm.model.layout import PREFIX, AnyConfig, is_first, prefix_shapes
+from chatglm.model.plain_config import ConfigFields
 from chatglm.model.weights import INDEX_FILES, TensorInfo, WeightFolder, read_file, read_header
 
 if TYPE_CHECKING:
@@ -101,13 +101,13 @@ def load_prefix(model: "ChatGLMPreTrainedModel", path: str | Path) -> "ChatGLMPr
 
 def new_prefix_encoder(config: AnyConfig) -> nn.Module:
     """The prefix encoder a configuration asks for, of either form."""
-    if isinstance(config, ChatGLM1Config):
+    if is_first(config):
         from chatglm.model.v1.layers import PrefixEncoder as FirstPrefixEncoder
 
         return FirstPrefixEncoder(config)
-    from chatglm.model.network import PrefixEncoder
+    from chatglm.model.trunk import PrefixEncoder
 
-    return PrefixEncoder(config)
+    return PrefixEncoder(cast(ConfigFields, config))
 
 
 def attach_lora(model: "ChatGLMPreTrainedModel", folder: str | Path, *, merge: bool = False) -> Any:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from chatglm.model.config import ChatGLMConfig, read_config, read_settings
+from chatglm.model.config import ChatGLMConfig, read_config
 from chatglm.model.files import read_json
 from chatglm.model.layout import AnyConfig
-from chatglm.model.v1.config import MARK, ChatGLM1Config
+from chatglm.model.plain_config import FIRST_GENERATION, read_settings
+from chatglm.model.v1.config import ChatGLM1Config
 
 
 class FamilyConfig(ChatGLMConfig):
@@ -14,7 +15,7 @@ class FamilyConfig(ChatGLMConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        kind = ChatGLM1Config if MARK in config_dict else ChatGLMConfig
+        kind = ChatGLM1Config if FIRST_GENERATION in config_dict else ChatGLMConfig
         return kind.from_dict(config_dict, **kwargs)
 
 
@@ -25,7 +26,7 @@ def read_any_config(folder: str | Path, **overrides: Any) -> AnyConfig:
         CheckpointError, ConfigError: as for `read_config`.
     """
     folder = Path(folder)
-    if MARK not in read_settings(folder):
+    if FIRST_GENERATION not in read_settings(folder):
         return read_config(folder, **overrides)
     if (generation := folder / "generation_config.json").is_file():
         read_json(generation)

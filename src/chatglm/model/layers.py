@@ -6,15 +6,18 @@ Source of the arithmetic: the official ChatGLM3-6B model file; checked against d
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from chatglm.model.config import ChatGLMConfig
+if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
+
+    from chatglm.model.plain_config import ConfigFields
+
+# (module, query, key, value, mask, dropout=, scaling=, ...) -> (context [B, S, H, D], weights where it has them)
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 class RMSNorm(nn.Module):
@@ -34,7 +37,7 @@ class RMSNorm(nn.Module):
         return (self.weight * (wide * scale)).to(hidden_states.dtype)
 
 
-def make_norm(config: ChatGLMConfig) -> nn.Module:
+def make_norm(config: "ConfigFields") -> nn.Module:
     norm = RMSNorm if config.rmsnorm else nn.LayerNorm
     return norm(config.hidden_size, eps=config.layernorm_epsilon)
 
@@ -42,7 +45,7 @@ def make_norm(config: ChatGLMConfig) -> nn.Module:
 class RotaryEmbedding(nn.Module):
     """Cosines and sines of the rotary angles; holds no state, so no cast of the model can coarsen it."""
 
-    def __init__(self, config: ChatGLMConfig) -> None:
+    def __init__(self, config: "ConfigFields") -> None:
         super().__init__()
         self.rotary_dim = config.rotary_dim
         self.base, self.divisor = config.rope_base_and_divisor()
@@ -98,7 +101,7 @@ class SelfAttention(nn.Module):
     query, key and value of head 0, then of head 1, and so on.
     """
 
-    def __init__(self, config: ChatGLMConfig, layer_idx: int) -> None:
+    def __init__(self, config: "ConfigFields", layer_idx: int) -> None:
         super().__init__()
         assert config.kv_channels is not None
         self.config = config
@@ -127,22 +130,21 @@ class SelfAttention(nn.Module):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: "Cache | None" = None,
         prefix: Tensor | None = None,
-        attention_name: str | None = None,
+        attention: str | Attention | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """`prefix` [2 (key, value), B, G, P, D] goes in front of the keys and values, not rotated."""
+        """`prefix` [2 (key, value), B, G, P, D] goes in front of the keys and values, not rotated. `attention`: for
+        this call, another function than the configured one, or its registered name."""
         query, key, value = self.split_heads(self.query_key_value(hidden_states))
         query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
         if prefix is not None:
             key, value = torch.cat((prefix[0], key), dim=2), torch.cat((prefix[1], value), dim=2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attention: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            attention_name or self.config._attn_implementation, eager_attention
-        )
-        context, weights = attention(
+        attend = attention if callable(attention) else self.named_attention(attention)
+        context, weights = attend(
             self,
             query,
             key,
@@ -154,11 +156,15 @@ class SelfAttention(nn.Module):
         )
         return self.dense(context.flatten(-2)), weights
 
+    def named_attention(self, name: str | None) -> Attention:
+        """The attention function of a registered name; None: the configured one. Who knows names overrides this."""
+        raise NotImplementedError(f"attention {name!r}: this network knows no names; it must be given the function")
+
 
 class MLP(nn.Module):
     """SwiGLU (arXiv:2002.05202): the first F rows of `dense_h_to_4h` are the gate."""
 
-    def __init__(self, config: ChatGLMConfig) -> None:
+    def __init__(self, config: "ConfigFields") -> None:
         super().__init__()
         bias = config.add_bias_linear
         self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * config.ffn_hidden_size, bias=bias)
@@ -169,16 +175,18 @@ class MLP(nn.Module):
         return self.dense_4h_to_h(nn.functional.silu(gate) * up)  # type: ignore[no-any-return]
 
 
-class GLMBlock(GradientCheckpointingLayer):
+class GLMBlock(nn.Module):
     """One pre-norm layer; with `apply_residual_connection_post_layernorm` the residual is the normed value."""
 
-    def __init__(self, config: ChatGLMConfig, layer_idx: int) -> None:
+    attention_class: type[SelfAttention] = SelfAttention
+
+    def __init__(self, config: "ConfigFields", layer_idx: int) -> None:
         super().__init__()
         self.residual_after_norm = config.apply_residual_connection_post_layernorm
         self.wide_residual = config.fp32_residual_connection
         self.dropout = config.hidden_dropout
         self.input_layernorm = make_norm(config)
-        self.self_attention = SelfAttention(config, layer_idx)
+        self.self_attention = self.attention_class(config, layer_idx)
         self.post_attention_layernorm = make_norm(config)
         self.mlp = MLP(config)
 

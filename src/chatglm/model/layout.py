@@ -1,12 +1,16 @@
 """The official layout: which tensors a configuration asks for, and what they are called. Names and shapes only."""
 
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
+
 import torch
 from torch import Tensor
 
-from chatglm.model.config import ChatGLMConfig
 from chatglm.model.storage import Shape, smaller_weights
 from chatglm.model.v1 import layout as v1
-from chatglm.model.v1.config import ChatGLM1Config
+
+if TYPE_CHECKING:
+    from chatglm.model.config import ChatGLMConfig
+    from chatglm.model.v1.config import ChatGLM1Config
 
 EMBEDDING = "transformer.embedding.word_embeddings.weight"
 INV_FREQ = "transformer.rotary_pos_emb.inv_freq"
@@ -19,7 +23,12 @@ SCALE = "_scale"  # `.weight_scale` beside a row-wise `.weight`
 PACKED = ".packed_"  # `.packed_values` and others in place of a `.weight`
 
 
-AnyConfig = ChatGLMConfig | ChatGLM1Config
+AnyConfig: TypeAlias = "ChatGLMConfig | ChatGLM1Config"
+
+
+def is_first(config: AnyConfig) -> "TypeGuard[ChatGLM1Config]":
+    """Whether a configuration is that of ChatGLM-6B."""
+    return config.first_generation
 
 
 def expected_shapes(config: AnyConfig) -> dict[str, Shape]:
@@ -28,11 +37,11 @@ def expected_shapes(config: AnyConfig) -> dict[str, Shape]:
     Includes `rotary_pos_emb.inv_freq`, the prefix encoder when `pre_seq_len` is set, and row-wise storage when
     `quantization_bit` is. A packed folder holds other tensors for the layers its scheme is about.
     """
-    shapes = v1.expected_shapes(config) if isinstance(config, ChatGLM1Config) else _expected_shapes(config)
+    shapes = v1.expected_shapes(config) if is_first(config) else _expected_shapes(cast("ChatGLMConfig", config))
     return smaller_weights().stored_shapes(shapes, config) if is_packed(config) else shapes
 
 
-def _expected_shapes(config: ChatGLMConfig) -> dict[str, Shape]:
+def _expected_shapes(config: "ChatGLMConfig") -> dict[str, Shape]:
     vocab = (config.padded_vocab_size, config.hidden_size)
     shapes: dict[str, Shape] = {EMBEDDING: vocab, INV_FREQ: (config.rotary_dim // 2,)}
     for layer in range(config.num_layers):
@@ -47,19 +56,19 @@ def _expected_shapes(config: ChatGLMConfig) -> dict[str, Shape]:
 
 def computed_names(config: AnyConfig) -> set[str]:
     """Tensors (or the beginnings of their names) a folder may lack, because they follow from others."""
-    if isinstance(config, ChatGLM1Config):
+    if is_first(config):
         return v1.computed_names(config)
     return {INV_FREQ, OUTPUT} if config.tie_word_embeddings else {INV_FREQ}
 
 
 def output_name(config: AnyConfig) -> str:
     """The weight of the output layer."""
-    return v1.OUTPUT if isinstance(config, ChatGLM1Config) else OUTPUT
+    return v1.OUTPUT if is_first(config) else OUTPUT
 
 
 def embedding_name(config: AnyConfig) -> str:
     """The weight of the word embedding."""
-    return v1.EMBEDDING if isinstance(config, ChatGLM1Config) else EMBEDDING
+    return v1.EMBEDDING if is_first(config) else EMBEDDING
 
 
 def is_table(name: str) -> bool:
@@ -69,7 +78,7 @@ def is_table(name: str) -> bool:
 
 def prefix_shapes(config: AnyConfig, pre_seq_len: int, projection: bool) -> dict[str, Shape]:
     """Name and shape of every tensor of a P-Tuning v2 prefix encoder with `pre_seq_len` rows."""
-    if isinstance(config, ChatGLM1Config):
+    if is_first(config):
         return v1.prefix_shapes(config, pre_seq_len, projection)
     assert config.kv_channels is not None
     size = config.num_layers * 2 * config.num_key_value_heads * config.kv_channels
@@ -97,13 +106,13 @@ def canonical_name(name: str) -> str:
     return name if name.startswith(("transformer.", "lm_head.", CLASSIFIER)) else f"transformer.{name}"
 
 
-def official_inv_freq(config: ChatGLMConfig, dtype: torch.dtype = torch.float32) -> Tensor:
+def official_inv_freq(config: "ChatGLMConfig", dtype: torch.dtype = torch.float32) -> Tensor:
     """[rotary_dim / 2]; always of base 10000, whatever `rope_ratio` says: the official code applies the ratio later."""
     steps = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
     return (1.0 / (10000.0**steps)).to(dtype)
 
 
-def _layer_shapes(config: ChatGLMConfig, layer: str) -> dict[str, Shape]:
+def _layer_shapes(config: "ChatGLMConfig", layer: str) -> dict[str, Shape]:
     assert config.kv_channels is not None
     hidden, bias = config.hidden_size, config.add_bias_linear
     context = config.num_attention_heads * config.kv_channels
@@ -118,14 +127,14 @@ def _layer_shapes(config: ChatGLMConfig, layer: str) -> dict[str, Shape]:
     return shapes
 
 
-def _norm_shapes(config: ChatGLMConfig, name: str) -> dict[str, Shape]:
+def _norm_shapes(config: "ChatGLMConfig", name: str) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {f"{name}.weight": (config.hidden_size,)}
     if not config.rmsnorm:
         shapes[f"{name}.bias"] = (config.hidden_size,)
     return shapes
 
 
-def _linear_shapes(config: ChatGLMConfig, name: str, rows: int, columns: int, bias: bool) -> dict[str, Shape]:
+def _linear_shapes(config: "ChatGLMConfig", name: str, rows: int, columns: int, bias: bool) -> dict[str, Shape]:
     bits = config.quantization_bit
     shapes: dict[str, Shape] = {f"{name}.weight": (rows, columns * bits // 8 if bits else columns)}
     if bits:

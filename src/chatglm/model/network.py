@@ -7,8 +7,7 @@ the attention function. Nothing in this file knows of quantization, parallelism 
 Shapes as in `layers.py`: B batch, S new tokens, T cached plus new tokens, P prefix tokens, G groups, D channels.
 """
 
-from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,92 +15,39 @@ from transformers import GenerationMixin
 from transformers import __version__ as transformers_version
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 
 from chatglm.errors import ConfigError
+from chatglm.model import layers
 from chatglm.model.config import ChatGLMConfig
 from chatglm.model.habits import OfficialHabits
-from chatglm.model.layers import GLMBlock, RotaryEmbedding, make_norm
 from chatglm.model.pretrained import OfficialCheckpoints
+from chatglm.model.trunk import Trunk, last_tokens
 
 
-class Embedding(nn.Module):
-    """Word embeddings, in a module of their own because the official names have one."""
+class NamedAttention(layers.SelfAttention):
+    """Finds attention functions where transformers keeps them."""
 
-    def __init__(self, config: ChatGLMConfig) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+    config: ChatGLMConfig
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.word_embeddings(input_ids)  # type: ignore[no-any-return]
-
-
-class GLMTransformer(nn.Module):
-    """The stack of layers and the final norm."""
-
-    def __init__(self, config: ChatGLMConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(GLMBlock(config, index) for index in range(config.num_layers))
-        if config.post_layer_norm:
-            self.final_layernorm = make_norm(config)
-        self.post_layer_norm = config.post_layer_norm
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        prefixes: Tensor | None = None,
-        keep_hidden: bool = False,
-        keep_weights: bool = False,
-        **kwargs: Any,
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor | None, ...] | None]:
-        """[B, S, hidden] -> (the same after the final norm, the input of each layer and the output of the last one, the
-        attention weights of each layer), the latter two where asked for."""
-        all_hidden, all_weights = [hidden_states], []
-        for layer, prefix in zip(self.layers, repeat(None) if prefixes is None else prefixes, strict=False):
-            hidden_states, weights = layer(hidden_states, prefix, **kwargs)
-            if keep_hidden:
-                all_hidden.append(hidden_states)
-            if keep_weights:
-                all_weights.append(weights)
-        last = self.final_norm(hidden_states)
-        return last, tuple(all_hidden) if keep_hidden else None, tuple(all_weights) if keep_weights else None
-
-    def final_norm(self, hidden_states: Tensor) -> Tensor:
-        if not self.post_layer_norm:
-            return hidden_states
-        dtype = next(self.final_layernorm.parameters()).dtype  # narrows a float32 residual stream before the norm
-        return self.final_layernorm(hidden_states.to(dtype))  # type: ignore[no-any-return]
+    def named_attention(self, name: str | None) -> layers.Attention:
+        found: layers.Attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            name or self.config._attn_implementation, layers.eager_attention
+        )
+        return found
 
 
-class PrefixEncoder(nn.Module):
-    """P-Tuning v2 (arXiv:2110.07602): trained keys and values put in front of every layer's cache, not rotated."""
+class GLMBlock(layers.GLMBlock, GradientCheckpointingLayer):
+    """A layer that can be computed again instead of being kept for the backward pass."""
 
-    def __init__(self, config: ChatGLMConfig) -> None:
-        super().__init__()
-        assert config.pre_seq_len is not None
-        assert config.kv_channels is not None
-        self.shape = (config.num_layers, 2, config.num_key_value_heads, config.kv_channels)
-        self.pre_seq_len = config.pre_seq_len
-        size = config.num_layers * 2 * config.num_key_value_heads * config.kv_channels
-        self.embedding = nn.Embedding(config.pre_seq_len, size)
-        self.trans: nn.Sequential | None = None
-        if config.prefix_projection:
-            self.trans = nn.Sequential(
-                nn.Linear(size, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, size)
-            )
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, batch: int, dtype: torch.dtype) -> Tensor:
-        """-> [layers, 2 (key, value), B, G, prefix, D] in `dtype`."""
-        rows = self.embedding.weight if self.trans is None else self.trans(self.embedding.weight)
-        rows = rows.unflatten(-1, self.shape).unsqueeze(0).expand(batch, -1, -1, -1, -1, -1)
-        # One mask per sequence of the batch, as the official code has it.
-        return self.dropout(rows).permute(2, 3, 0, 4, 1, 5).to(dtype)  # type: ignore[no-any-return]
+    attention_class = NamedAttention
 
 
 class ChatGLMPreTrainedModel(OfficialCheckpoints):
@@ -136,17 +82,12 @@ class ChatGLMPreTrainedModel(OfficialCheckpoints):
         return loaded
 
 
-class ChatGLMModel(ChatGLMPreTrainedModel):
+class ChatGLMModel(Trunk, ChatGLMPreTrainedModel):
     """Embedding, layers and final norm. Holds the output layer because the official names put it here."""
 
     def __init__(self, config: ChatGLMConfig, with_output_layer: bool = True) -> None:
         super().__init__(config)
-        self.embedding = Embedding(config)
-        self.rotary_pos_emb = RotaryEmbedding(config)
-        self.encoder = GLMTransformer(config)
-        if with_output_layer:
-            self.output_layer = nn.Linear(config.hidden_size, config.padded_vocab_size, bias=False)
-        self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len is not None else None
+        self.build(config, GLMBlock, with_output_layer)
         self.gradient_checkpointing = False
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -167,7 +108,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        attention_name: str | None = None,
+        attention: str | layers.Attention | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run the layers over `input_ids` [B, S] or `inputs_embeds` [B, S, hidden].
@@ -175,8 +116,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         `attention_mask` is [B, T] of 0 and 1 over cached and new tokens, without a P-Tuning prefix (or a 4-d mask, used
         as it is). `position_ids` [B, S] default to a continuation of the cache. `hidden_states`, when asked for, are
         the input of each layer and the output of the last one *before* the final norm, batch first.
-        `attention_name`: for this call, another attention function than the configured one; it sees to its own mask
-        and to the P-Tuning prefix.
+        `attention`: for this call, another attention function than the configured one, or its registered name; it sees
+        to its own mask and to the P-Tuning prefix.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -190,19 +131,17 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache(config=self.config)
         prefixes, mask = None, None
-        if attention_name is None:
+        if attention is None:
             prefixes, mask = self._prefixes_and_mask(inputs_embeds, attention_mask, past_key_values, position_ids)
-        kwargs |= {
-            "attention_name": attention_name,
-            "attention_mask": mask,
-            "position_embeddings": self.rotary_pos_emb(position_ids, inputs_embeds.dtype),
-            "position_ids": position_ids,
-            "past_key_values": past_key_values,
-        }
-        hidden_states = inputs_embeds.float() if self.config.fp32_residual_connection else inputs_embeds
-        last, all_hidden, all_weights = self.encoder(hidden_states, prefixes, keep_hidden, keep_weights, **kwargs)
+        kwargs |= {"attention": attention, "attention_mask": mask, "past_key_values": past_key_values}
+        last, all_hidden, all_weights = self.through_layers(
+            inputs_embeds, position_ids, prefixes, keep_hidden, keep_weights, **kwargs
+        )
         return BaseModelOutputWithPast(
-            last_hidden_state=last, past_key_values=past_key_values, hidden_states=all_hidden, attentions=all_weights
+            last_hidden_state=last,
+            past_key_values=past_key_values,
+            hidden_states=all_hidden,
+            attentions=cast(Any, all_weights),
         )
 
     def _prefixes_and_mask(
@@ -263,13 +202,6 @@ def _check_static_prefix(cache: Cache) -> None:
             f"a static cache with a P-Tuning prefix gives wrong tokens on transformers {transformers_version}; "
             "use a dynamic cache, or transformers 5.23 and later"
         )
-
-
-def last_tokens(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """Where logits are wanted: the last n (0: all), a tensor of indices, or bool [B, S] -> [kept, hidden]."""
-    if isinstance(logits_to_keep, int):
-        return hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states
-    return hidden_states[logits_to_keep] if logits_to_keep.dim() == 2 else hidden_states[:, logits_to_keep]
 
 
 class ChatGLMForConditionalGeneration(OfficialHabits, ChatGLMPreTrainedModel, GenerationMixin):

@@ -10,13 +10,15 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from chatglm.errors import CheckpointError
 from chatglm.model.checkpoint import Head, is_foreign, smaller_tensors, stored_tensors, verify_folder
-from chatglm.model.config import parse_dtype
+from chatglm.model.config import ChatGLMConfig
 from chatglm.model.files import read_json
 from chatglm.model.layout import CLASSIFIER, PREFIX, SCALE, AnyConfig, is_packed, is_storage
 from chatglm.model.model_tensors import keep_inv_freq, official_sources
 from chatglm.model.naming import read_by_others
+from chatglm.model.plain_config import parse_dtype
 from chatglm.model.saving import OFFICIAL_SHARD_SIZE, Source, save_tensors
 from chatglm.model.storage import smaller_weights
+from chatglm.model.v1.config import ChatGLM1Config
 from chatglm.model.weights import WeightFolder
 
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
@@ -31,7 +33,7 @@ _MAY_BE_NEW = (CLASSIFIER, PREFIX)
 class OfficialCheckpoints(PreTrainedModel):
     """Mixin over PreTrainedModel; `checkpoint_head` says which head's tensors a folder must hold."""
 
-    config: AnyConfig
+    config: ChatGLMConfig | ChatGLM1Config  # transformers reads this annotation
     checkpoint_head: Head = "causal_lm"
 
     @classmethod
@@ -39,7 +41,7 @@ class OfficialCheckpoints(PreTrainedModel):
         cls,
         pretrained_model_name_or_path: str | Path | None,
         *model_args: Any,
-        config: AnyConfig | str | Path | None = None,
+        config: "AnyConfig | str | Path | None" = None,
         dequantize: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -154,7 +156,7 @@ class OfficialCheckpoints(PreTrainedModel):
 
     @classmethod
     def _resolve_config(
-        cls, name: str | Path, config: AnyConfig | str | Path | None, kwargs: dict[str, Any]
+        cls, name: str | Path, config: "AnyConfig | str | Path | None", kwargs: dict[str, Any]
     ) -> AnyConfig:
         """The configuration, with the keyword arguments that are configuration keys taken out of `kwargs`."""
         kind: Any = cls.config_class

@@ -8,10 +8,9 @@ from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import logging
 
 from chatglm.errors import PromptError
+from chatglm.model.vocabulary import Offsets
 
 logger = logging.get_logger(__name__)
-
-Offsets = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """`ChatGLMTokenizer`: the tokenizer of ChatGLM3 and ChatGLM2 for transformers 5, with the chat format built in."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +10,9 @@ from transformers.utils.chat_template_utils import get_json_schema
 
 from chatglm.chat.message import Message, Role
 from chatglm.chat.openai import from_openai
-from chatglm.chat.parser import StreamParser
-from chatglm.chat.template import Rendered, build_prompt, render
+from chatglm.chat.template import Rendered, build_prompt
 from chatglm.errors import CheckpointError, PromptError
+from chatglm.model.chat_format import ChatFormat, special_names_of
 from chatglm.model.chat_templates import (
     CHATGLM2_TEMPLATE,
     CHATGLM3_TEMPLATE,
@@ -25,7 +25,7 @@ from chatglm.model.piece_tokenizer import PieceTokenizer
 from chatglm.model.stream_decoder import StreamDecoder
 from chatglm.model.tokenizer_version import VERSIONS, find_version
 from chatglm.model.v1.vocabulary import FILE as FIRST_FILE
-from chatglm.model.vocabulary import BLANK, Vocabulary
+from chatglm.model.vocabulary import Vocabulary
 
 __all__ = ["ChatGLMTokenizer", "StreamDecoder"]
 
@@ -33,7 +33,7 @@ _NOT_OURS = ("auto_map", "remove_space", "do_lower_case", "tokenizer_file", "is_
 _SHIELD = "\ufdd0"  # a character that no text has: keeps a user's spelling of a special token apart from the template's
 
 
-class ChatGLMTokenizer(PieceTokenizer):
+class ChatGLMTokenizer(ChatFormat, PieceTokenizer):
     """Text to ids and back, exactly as the official tokenizers, and conversations to prompts.
 
     Special tokens in a text are plain text unless asked for, so that a user cannot write a role marker. Prompts are
@@ -82,9 +82,7 @@ class ChatGLMTokenizer(PieceTokenizer):
         self.vocab_file = str(vocab_file)
         self.version = version
         vocabulary = Vocabulary.from_file(vocab_file, role_tokens=chatglm3)
-        # The names `get_command` knows besides the special tokens.
-        self.special_tokens = {"<bos>": vocabulary.bos_id, "<eos>": vocabulary.eos_id}
-        self.special_tokens.update({"<pad>": vocabulary.pad_id, "<unk>": vocabulary.pad_id})
+        self.special_tokens = special_names_of(vocabulary)
         super().__init__(
             vocabulary,
             encode_special_tokens,
@@ -153,67 +151,7 @@ class ChatGLMTokenizer(PieceTokenizer):
             schema, prefix = response_template(marked), prefix if marked else ""
         return super().parse_response(response, schema, prefix=prefix, tools=tools)
 
-    def _decode(
-        self,
-        token_ids: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-        **kwargs: Any,
-    ) -> str:
-        """Without special tokens, an answer is without the line that stands for its metadata too."""
-        ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-        if skip_special_tokens and self.version == "chatglm3":
-            ids = ids[self._lead(ids) :]
-        return super()._decode(ids, skip_special_tokens, clean_up_tokenization_spaces, **kwargs)
-
-    def _lead(self, ids: Sequence[int]) -> int:
-        """How many ids every plain answer begins with, if these do: an empty first line, before a blank."""
-        begin = [self.surface(token_id) for token_id in ids[:3]]
-        lead = 2 if begin[:1] == [BLANK] else 1
-        newline, content = begin[lead - 1 : lead], "".join(map(str, begin[lead : lead + 1]))
-        single = content.startswith(BLANK) and not content.startswith(BLANK * 2)
-        return lead if newline in ([10], ["\n"]) and single else 0
-
     # The chat format
-
-    @property
-    def chat_specials(self) -> dict[str, int]:
-        """Ids of the special tokens the chat format uses, for `chat.template.render`."""
-        return {**self.tokenizer.special_tokens, "<eos>": self.tokenizer.eos_id}
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end a turn: end of text, and of ChatGLM3 `<|user|>` and `<|observation|>`."""
-        roles = [role.marker for role in (Role.USER, Role.OBSERVATION)] if self.version == "chatglm3" else []
-        return (self.tokenizer.eos_id, *(self.tokenizer.special_tokens[name] for name in roles))
-
-    def render(
-        self,
-        messages: Iterable[Mapping[str, Any] | Message],
-        *,
-        add_generation_prompt: bool = True,
-        add_eos: bool = False,
-        loss: Sequence[bool | None] | None = None,
-    ) -> Rendered:
-        """The prompt of a conversation as ids, with its loss mask: `chat.template.render` with this tokenizer."""
-        return render(
-            messages,
-            self.tokenizer.encode,
-            self.chat_specials,
-            version=self.version,
-            add_generation_prompt=add_generation_prompt,
-            add_eos=add_eos,
-            loss=loss,
-        )
-
-    def stream_parser(self, tools: Collection[str] | bool | None = None) -> StreamParser:
-        """A parser for one answer of this model; `tools` says what was offered, see `chat.parser`."""
-        return StreamParser(
-            StreamDecoder(self),
-            assistant_id=self.tokenizer.special_tokens.get(Role.ASSISTANT.marker),
-            stop_ids=self.stop_ids,
-            tools=tools,
-        )
 
     def apply_chat_template(
         self,

@@ -4,13 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
-
 from chatglm.chat.message import Role
-from chatglm.model.config import release_in_name
 from chatglm.model.files import read_json
-
-logger = logging.get_logger(__name__)
+from chatglm.model.plain_config import release_in_name
 
 VERSIONS = ("chatglm3", "chatglm2")
 
@@ -30,6 +26,9 @@ def find_version(folder: Path, name: str) -> str:
         or release_in_name(name)
     )
     if found is None:
+        from transformers.utils import logging  # costs half a second, and is here what people know
+
+        logger = logging.get_logger(__name__)
         logger.warning(f"nothing in {str(folder)!r} says whether it is ChatGLM3 or ChatGLM2: taken as ChatGLM3")
     return found or "chatglm3"
 

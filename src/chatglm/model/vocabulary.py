@@ -17,6 +17,7 @@ from chatglm.model.files import refuse_pointer
 COMMON_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 BLANK = "\u2581"  # how pieces spell a blank
+Offsets = list[tuple[int, int]]  # where pieces stand in a text
 
 _PART = 3000  # characters; SentencePiece takes longer per character the longer the text is
 _WORTH_THREADS = 50_000  # characters; starting threads costs as much as encoding some thousand

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from chatglm.errors import CheckpointError
@@ -72,6 +73,7 @@ class WeightFolder:
         self.tensors: dict[str, TensorInfo] = {}
         self.is_whole = True
         self._opened: tuple[Path | None, dict[str, Tensor]] = (None, {})  # the last `.bin` file read from
+        self._mapped: tuple[Path | None, Any] = (None, None)  # the last `.safetensors` file mapped
         for file in self.files:
             self._add(read_header(file))
         if self.index_file is not None:
@@ -105,6 +107,16 @@ class WeightFolder:
         if self._opened[0] != info.file:
             self._opened = (info.file, _load_pickle(info.file, device="cpu"))
         return self._opened[1][info.name].clone()
+
+    def mapped(self, name: str) -> Tensor:
+        """One tensor where it lies in its file: read when it is used, and shared with whoever else maps the file."""
+        info = self.tensors[name]
+        if info.start < 0:
+            return self.read(name)
+        if self._mapped[0] != info.file:
+            self._mapped = (info.file, safe_open(info.file, "pt"))
+        found: Tensor = self._mapped[1].get_tensor(info.name)
+        return found
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor in file order, one in memory at a time (for `.bin`: one file mapped at a time)."""

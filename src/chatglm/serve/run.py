@@ -200,10 +200,10 @@ def loaded_engine(options: argparse.Namespace) -> tuple[Any, Any]:
     """The engine that the options name, and its tokenizer."""
     if getattr(options, "engine", "own") == "vllm":
         return _vllm(options)
-    from chatglm.loading import load_as
+    from chatglm.bare_loading import load_for_engine
     from chatglm.own_engine import engine_for
 
-    model, tokenizer = load_as(options)
+    model, tokenizer = load_for_engine(options)
     memory = None if options.cache_memory is None else round(options.cache_memory * 1e9)
     return engine_for(model, tokenizer, max_running=options.max_batch, kv_memory=memory), tokenizer
 

@@ -101,11 +101,8 @@ def load_model(options: argparse.Namespace) -> Loaded:
     Raises:
         ChatGLMError: see `chatglm.loading.load`.
     """
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # of reading weights: bars are for downloads, which take minutes
-    from chatglm.loading import load_as
+    from chatglm.bare_loading import load_for_engine
     from chatglm.own_engine import engine_for
 
-    model, tokenizer = load_as(options)
+    model, tokenizer = load_for_engine(options)
     return engine_for(model, tokenizer), tokenizer

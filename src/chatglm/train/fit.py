@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from chatglm.errors import ConfigError
 from chatglm.folders.describe import FolderInfo
@@ -88,11 +87,10 @@ def _saved(model: Any, settings: Settings, tokens: int) -> int:
         return tensor
 
     network: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    ALL_ATTENTION_FUNCTIONS.register(_COUNTED, _counted)
     ids = torch.zeros(settings.batch_size, tokens, dtype=torch.long)
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network.transformer(input_ids=ids, use_cache=False, attention_name=_COUNTED)
+        network.transformer(input_ids=ids, use_cache=False, attention=_counted)
     kept = sum(storage.nbytes() for storage in held.values())
     return kept + _one_layer(network, settings, tokens) * (2 if settings.checkpointing else 1)
 
@@ -113,9 +111,6 @@ def _counted(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.T
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     counted: Any = _Counted
     return counted.apply(query, key, value).transpose(1, 2).contiguous(), None
-
-
-_COUNTED = "chatglm_counted"
 
 
 def _one_layer(network: nn.Module, settings: Settings, tokens: int) -> int:

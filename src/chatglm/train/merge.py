@@ -7,7 +7,7 @@ from typing import Any
 from chatglm import hub as hubs
 from chatglm.folders.disk import check_target, new_folder
 from chatglm.loading import demo_folder, load
-from chatglm.model.config import RopeRatioMeaning
+from chatglm.model.plain_config import RopeRatioMeaning
 
 _BESIDE = (
     "tokenizer.model",

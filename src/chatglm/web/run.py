@@ -126,10 +126,10 @@ def _answers(options: argparse.Namespace, words: Words, stack: ExitStack) -> Loc
     tools = named(options.tools or DEFAULT_TOOLS)
     pool = None if options.no_code else _pool(options, words, stack)
     _note(words("loading", model=options.model or EMBEDDED))
-    from chatglm.loading import load_as
+    from chatglm.bare_loading import load_for_engine
     from chatglm.own_engine import engine_for
 
-    model, tokenizer = load_as(options)
+    model, tokenizer = load_for_engine(options)
     engine = engine_for(model, tokenizer).start()
     stack.callback(engine.close)
     name = Path(options.model).name if options.model else EMBEDDED

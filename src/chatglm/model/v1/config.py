@@ -6,10 +6,8 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from chatglm.errors import ConfigError
-from chatglm.model.config import RopePrecision, parse_dtype
+from chatglm.model.plain_config import RopePrecision, parse_dtype
 
-# A key that only configurations of the first generation have.
-MARK = "inner_hidden_size"
 _COUNTS = ("num_layers", "vocab_size", "hidden_size", "inner_hidden_size", "num_attention_heads", "max_sequence_length")
 _SWITCHES = ("position_encoding_2d", "prefix_projection", "quantization_embeddings")
 _NULL_IS_DEFAULT = (*_SWITCHES, "layernorm_epsilon", "quantization_bit", "rope_precision", "use_cache")
@@ -35,6 +33,7 @@ class ChatGLM1Config(PreTrainedConfig):
     """
 
     model_type = "chatglm"
+    first_generation: ClassVar[bool] = True
     tokenizer_class: ClassVar[str] = "ChatGLMTokenizer"
     keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {

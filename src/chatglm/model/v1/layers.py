@@ -4,8 +4,7 @@ Shapes: B batch, S new tokens, P prefix tokens, H heads, D channels per head, R 
 Source of the arithmetic: the official ChatGLM-6B model file; checked against data it produced (tests/golden/v1).
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from chatglm.model.layers import eager_attention
+from chatglm.model.layers import Attention, eager_attention
 from chatglm.model.v1.config import ChatGLM1Config
 from chatglm.model.v1.layout import official_inv_freq
 
@@ -72,7 +71,7 @@ class SelfAttention(nn.Module):
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         prefix: Tensor | None = None,
-        attention_name: str | None = None,
+        attention: str | Attention | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """`prefix` [2 (key, value), B, H, P, D] goes in front of the keys and values, not rotated."""
@@ -83,9 +82,9 @@ class SelfAttention(nn.Module):
             key, value = torch.cat((prefix[0], key), dim=2), torch.cat((prefix[1], value), dim=2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attention: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            attention_name or self.config._attn_implementation, eager_attention
-        )
+        if not callable(attention):
+            name = attention or self.config._attn_implementation
+            attention = cast(Attention, ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention))
         context, weights = attention(
             self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, is_causal=False, **kwargs
         )

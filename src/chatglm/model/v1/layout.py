@@ -1,10 +1,14 @@
 """The official layout of the first generation: which tensors a configuration asks for, and what they are called."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from chatglm.model.storage import Shape
-from chatglm.model.v1.config import ChatGLM1Config
+
+if TYPE_CHECKING:
+    from chatglm.model.v1.config import ChatGLM1Config
 
 EMBEDDING = "transformer.word_embeddings.weight"
 OUTPUT = "lm_head.weight"
@@ -12,7 +16,7 @@ LAYERS = "transformer.layers"
 _INV_FREQ = ".rotary_emb.inv_freq"
 
 
-def expected_shapes(config: ChatGLM1Config) -> dict[str, Shape]:
+def expected_shapes(config: "ChatGLM1Config") -> dict[str, Shape]:
     """Name and shape of every tensor of an official file for this configuration, in the order of the network."""
     shapes = _matrix("transformer.word_embeddings", config.vocab_size, config.hidden_size, _end_bits(config))
     for layer in range(config.num_layers):
@@ -23,7 +27,7 @@ def expected_shapes(config: ChatGLM1Config) -> dict[str, Shape]:
     return shapes | _matrix("lm_head", config.vocab_size, config.hidden_size, _end_bits(config))
 
 
-def prefix_shapes(config: ChatGLM1Config, pre_seq_len: int, projection: bool) -> dict[str, Shape]:
+def prefix_shapes(config: "ChatGLM1Config", pre_seq_len: int, projection: bool) -> dict[str, Shape]:
     """Name and shape of every tensor of a P-Tuning v2 prefix encoder with `pre_seq_len` rows. Unlike those of the
     later generations, the rows before a projection are as wide as the network."""
     name, hidden = "transformer.prefix_encoder", config.hidden_size
@@ -34,7 +38,7 @@ def prefix_shapes(config: ChatGLM1Config, pre_seq_len: int, projection: bool) ->
     return shapes | _linear(f"{name}.trans.0", hidden, hidden) | _linear(f"{name}.trans.2", size, hidden)
 
 
-def computed_names(config: ChatGLM1Config) -> set[str]:
+def computed_names(config: "ChatGLM1Config") -> set[str]:
     """Tensors a folder may lack, because they follow from others: the tables of each layer, and a tied output layer."""
     names = {f"{LAYERS}.{layer}.attention{_INV_FREQ}" for layer in range(config.num_layers)}
     return names | ({"lm_head."} if config.tie_word_embeddings else set())
@@ -52,12 +56,12 @@ def official_inv_freq(rotary_dim: int, device: torch.device | str | None = None)
     return (1.0 / 10000.0**steps).half()
 
 
-def _end_bits(config: ChatGLM1Config) -> int:
+def _end_bits(config: "ChatGLM1Config") -> int:
     """Bits of the embedding and the output layer; 0: full."""
     return config.quantization_bit if config.quantization_embeddings else 0
 
 
-def _layer_shapes(config: ChatGLM1Config, layer: str) -> dict[str, Shape]:
+def _layer_shapes(config: "ChatGLM1Config", layer: str) -> dict[str, Shape]:
     hidden, inner, bits = config.hidden_size, config.inner_hidden_size, config.quantization_bit
     shapes = _norm_shapes(config, f"{layer}.input_layernorm")
     shapes[f"{layer}.attention{_INV_FREQ}"] = (config.rotary_dim // 2,)
@@ -68,7 +72,7 @@ def _layer_shapes(config: ChatGLM1Config, layer: str) -> dict[str, Shape]:
     return shapes | _linear(f"{layer}.mlp.dense_4h_to_h", hidden, inner, bits)
 
 
-def _norm_shapes(config: ChatGLM1Config, name: str) -> dict[str, Shape]:
+def _norm_shapes(config: "ChatGLM1Config", name: str) -> dict[str, Shape]:
     return {f"{name}.weight": (config.hidden_size,), f"{name}.bias": (config.hidden_size,)}
 
 

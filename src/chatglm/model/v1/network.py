@@ -15,7 +15,8 @@ from transformers.utils.generic import can_return_tuple
 
 from chatglm.errors import ConfigError, PromptError, RequestError
 from chatglm.model.habits import FirstHabits
-from chatglm.model.network import last_tokens
+from chatglm.model.layers import Attention
+from chatglm.model.trunk import last_tokens
 from chatglm.model.v1 import positions
 from chatglm.model.v1.checkpoints import FirstCheckpoints
 from chatglm.model.v1.config import ChatGLM1Config
@@ -68,7 +69,7 @@ class ChatGLM1Model(ChatGLM1PreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        attention_name: str | None = None,
+        attention: str | Attention | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run the layers over `input_ids` [B, S] or `inputs_embeds` [B, S, hidden].
@@ -76,8 +77,8 @@ class ChatGLM1Model(ChatGLM1PreTrainedModel):
         `attention_mask` is the official one, bool [B, 1, S, T], True where a row must not see a column; or [B, T] of 0
         for padding and 1, from which it is made. `position_ids` are [B, 2, S]. Without them, both follow from the ids;
         behind a cache, tokens without a mask see everything, as in the official code. `hidden_states`, when asked for,
-        are the input of each layer, and last the output *after* the final norm, batch first. `attention_name`: for
-        this call, another attention function; it sees to its own mask and to the P-Tuning prefix.
+        are the input of each layer, and last the output *after* the final norm, batch first. `attention`: for this
+        call, another attention function, or its registered name; it sees to its own mask and to the P-Tuning prefix.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -85,16 +86,16 @@ class ChatGLM1Model(ChatGLM1PreTrainedModel):
         if position_ids is None:
             real = attention_mask if attention_mask is not None and attention_mask.dim() == 2 and not past else None
             position_ids = positions.make_position_ids(_needed(input_ids), self.config, real)
-        hidden = None if attention_name is not None else self._hidden(input_ids, attention_mask, past)
+        hidden = None if attention is not None else self._hidden(input_ids, attention_mask, past)
         inputs_embeds = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         assert inputs_embeds is not None
         if past_key_values is None and self._wants_cache(use_cache):
             past_key_values = DynamicCache(config=self.config)
         prefixes = None
-        if attention_name is None:
+        if attention is None:
             prefixes, hidden = self._prefix(inputs_embeds, hidden, past_key_values)
         kwargs |= {
-            "attention_name": attention_name,
+            "attention": attention,
             "attention_mask": _additive(hidden, inputs_embeds.dtype),
             "position_embeddings": self.rotary_emb(position_ids, inputs_embeds.dtype),
             "past_key_values": past_key_values,
