@@ -264,7 +264,7 @@ def answer_losses(model: ChatGLMForConditionalGeneration, batch: Batch, device: 
     inputs, targets, learned, positions = (
         part.to(device) for part in (batch.input_ids, batch.targets, batch.learned, batch.positions)
     )
-    apart = {"attention_name": segments.NAME, "runs": segments.runs(batch.segments)}
+    apart = {"attention": segments.segment_attention, "runs": segments.runs(batch.segments)}
     found = model.transformer(input_ids=inputs, position_ids=positions, use_cache=False, **apart)
     logits = model.transformer.output_layer(found.last_hidden_state[learned])  # [learned tokens, vocabulary]
     return torch.nn.functional.cross_entropy(logits.float(), targets[learned], reduction="none")

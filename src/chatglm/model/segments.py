@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-NAME = "chatglm_segments"
 _LONGEST_TABLE = 1024  # tokens up to which all scores of an example are held at once, in bfloat16 on a CPU
 
 
@@ -78,6 +76,3 @@ def _example(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout:
     hidden = torch.full((length, length), float("-inf"), dtype=scores.dtype).triu(1)
     weights = nn.functional.dropout(torch.softmax(scores + hidden, dim=-1), dropout)
     return torch.matmul(weights, value[:, None]).flatten(0, 1)
-
-
-ALL_ATTENTION_FUNCTIONS.register(NAME, segment_attention)

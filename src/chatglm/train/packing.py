@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from chatglm.model.segments import NAME, runs
+from chatglm.model.segments import runs, segment_attention
 from chatglm.train.encoding import Example
 from chatglm.train.store import Store
 
@@ -99,7 +99,7 @@ class Collator:
             return {"attention_mask": (segments > 0).long()}
         if self.prefix_length:
             return {"attention_mask": self._mask(segments)}
-        return {"attention_name": NAME, "runs": runs(segments)}
+        return {"attention": segment_attention, "runs": runs(segments)}
 
     def _mask(self, segments: Tensor) -> Tensor:
         """Which tokens may see which: earlier ones of their own example; bool [rows, 1, tokens, prefix + tokens]."""
