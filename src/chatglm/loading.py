@@ -273,7 +273,7 @@ def _device_map(place: torch.device | None) -> dict[str, torch.device] | None:
 
 
 def _load_model(folder: Path, options: dict[str, Any]) -> Any:
-    with _progress_bar_if_long(folder):
+    with progress_bar_if_long(folder):
         return network_of(options["config"]).from_pretrained(folder, **options)
 
 
@@ -309,7 +309,7 @@ def _load_smaller(
 
 
 @contextmanager
-def _progress_bar_if_long(folder: Path) -> Iterator[None]:
+def progress_bar_if_long(folder: Path) -> Iterator[None]:
     """transformers shows its bar also for what takes a tenth of a second, and where nobody looks on."""
     watched = sys.stderr is not None and sys.stderr.isatty()
     hide = (not watched or WeightFolder(folder).num_bytes < _SMALL) and logging.is_progress_bar_enabled()

@@ -555,6 +555,10 @@ Plan:
         "{file}: {rows:,} examples, {tokens:,} tokens",
         "{file}：样本 {rows:,} 个，token {tokens:,} 个",
     ),
+    "train_pairs": (
+        "{file}: {rows:,} pairs, {tokens:,} tokens",
+        "{file}：样本对 {rows:,} 个，token {tokens:,} 个",
+    ),
     "train_skipped": (
         "{count:,} bad rows are left out:",
         "跳过有误的 {count:,} 行：",
