@@ -547,6 +547,10 @@ Plan:
         "sample {number} (what is learned is green, or between [[ and ]]):",
         "样本 {number}（参与学习的部分为绿色，或在 [[ 和 ]] 之间）：",
     ),
+    "data_labels": (
+        "labels: {labels}",
+        "标签：{labels}",
+    ),
     "data_written": (
         "Wrote {count:,} rows to {file}",
         "已把 {count:,} 行写入 {file}",

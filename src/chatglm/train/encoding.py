@@ -9,7 +9,7 @@ from chatglm.chat.message import INTERPRETER, Role
 from chatglm.chat.template import validate
 from chatglm.errors import DataError, PromptError
 from chatglm.train.formats import Columns, sample_of
-from chatglm.train.rows import Row, read_rows
+from chatglm.train.rows import Row
 from chatglm.train.sample import Sample
 
 if TYPE_CHECKING:
@@ -128,13 +128,6 @@ def examples(
         if len(example.ids) > max_length:
             report.cut.append((row.place, len(example.ids)))
         yield cut
-
-
-def read_examples(
-    path: str, tokenizer: "ChatGLMTokenizer", max_length: int, report: Report, columns: Columns | None = None
-) -> Iterator[Example]:
-    """`examples` of a file or folder."""
-    return examples(read_rows(path), tokenizer, max_length, report, columns)
 
 
 def kind_of(sample: Sample) -> str:

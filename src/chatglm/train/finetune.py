@@ -19,8 +19,9 @@ from chatglm.train import fit, manifest, methods, telling
 from chatglm.train.answers import UPSTREAM
 from chatglm.train.classifier import new_classifier, write_labels
 from chatglm.train.packing import Collator, LabelCollator, PairCollator
-from chatglm.train.reading import evaluation_store, labels_of, longest, read_store, rows_of
+from chatglm.train.reading import evaluation_store, longest, read_store, rows_of
 from chatglm.train.settings import Settings
+from chatglm.train.sources import labels_in
 from chatglm.train.store import Store
 from chatglm.train.telling import is_first, say
 from chatglm.words import Words
@@ -68,7 +69,7 @@ def finetune(settings: Settings, words: Words | None = None, *, resume: bool = F
     if resume:
         manifest.check_same(out, told)
     tokenizer = load_tokenizer(folder)
-    labels = labels_of(settings)
+    labels = labels_in(settings.data, settings.kind, settings.columns)
     train = read_store(settings.data, settings, tokenizer, out, words, labels)
     measured = evaluation_store(settings, tokenizer, out, words, labels)
     dtype = _dtype(settings, folder)
@@ -200,9 +201,9 @@ def _trainer(
     from chatglm.train.trainer import AnswerTrainer
 
     kind, collator = AnswerTrainer, Collator
-    if settings.method == "dpo":
+    if settings.kind == "pairs":
         kind, collator = kinds.PairTrainer, PairCollator
-    elif settings.task == "classify":
+    elif settings.kind == "labels":
         kind, collator = kinds.LabelTrainer, LabelCollator
     packed = settings.packing
     prefix = settings.prefix_length if settings.method == "ptuning" else 0

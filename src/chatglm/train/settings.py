@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from chatglm.errors import ConfigError
+from chatglm.train.sources import Kind
 
 Method = Literal["lora", "dora", "rslora", "qlora", "dpo", "ptuning", "sft"]
 Task = Literal["answers", "classify"]
@@ -152,6 +153,11 @@ class Settings:
         return _RATES.get(self.method, 2e-4) if self.learning_rate is None else self.learning_rate
 
     @property
+    def kind(self) -> Kind:
+        """What rows have to hold."""
+        return "pairs" if self.method == "dpo" else "labels" if self.task == "classify" else "answers"
+
+    @property
     def lora_dropout(self) -> float:
         """Share of LoRA's inputs that is left out by chance."""
         return (0.0 if self.method == "dpo" else 0.1) if self.dropout is None else self.dropout
@@ -159,7 +165,7 @@ class Settings:
     @property
     def rows_at_once(self) -> int:
         """Rows that go through the network in one step on one device: pairs have two."""
-        return self.batch_size * (2 if self.method == "dpo" else 1)
+        return self.batch_size * (2 if self.kind == "pairs" else 1)
 
     @property
     def scheme(self) -> str | None:
