@@ -1,7 +1,7 @@
 """What a run asks of a model, and what it is told; who answers is a matter of `local.py` and `server.py`."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ class Query:
         blank: with the blank that SentencePiece puts before a word.
         max_tokens, stop: of what is written; it is the likeliest text (greedy).
         shared: how the text begins in common with others.
+        tools: functions that are offered; the reply is then written as the model writes calls.
         longest: tokens of the text; of longer ones the middle is left out. None: what the context holds.
     """
 
@@ -29,6 +30,7 @@ class Query:
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     shared: str = ""
+    tools: Sequence[Mapping[str, Any]] = ()
     longest: int | None = None
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from chatglm.chat.message import Role, tools_json
+from chatglm.chat.openai import from_openai
+from chatglm.chat.template import TOOLS_PROMPT
 from chatglm.errors import GenerationError
 from chatglm.evaluate.asking import Query, Reply
 
@@ -93,7 +96,7 @@ class LocalModel:
     def _begin(self, query: Query) -> None:
         """Hand a query in."""
         text, dropped = self._shortened(query)
-        ids = self._prompt_ids(text, query.chat)
+        ids = self._prompt_ids(text, query.chat, query.tools)
         if query.letters:
             self._score(query, ids, dropped)
         elif query.chat:
@@ -132,7 +135,8 @@ class LocalModel:
             request = self._open.pop(query.key, None) if answer.finished else None
             if request is not None:
                 reason, new = answer.finish_reason or "stop", answer.new_tokens
-                self._done.append(Reply(query.key, ids, _text_of(answer), (), reason, dropped, len(ids), new))
+                between = Role.ASSISTANT.marker if query.tools else ""
+                self._done.append(Reply(query.key, ids, _text_of(answer, between), (), reason, dropped, len(ids), new))
                 self.engine.abort(request)  # a stop string ends it before the engine knows
 
         self._submit(query, partial(answer.submit, sink=take))
@@ -185,7 +189,8 @@ class LocalModel:
     def _shortened(self, query: Query) -> tuple[str, int]:
         """The text without its middle, where it is too long, and how many tokens that is."""
         assert self.context is not None
-        limit = self.context - ROOM - (len(query.letters) if query.letters else self._most(query))
+        offered = self.count(tools_json(query.tools)) + self.count(TOOLS_PROMPT) if query.tools else 0
+        limit = self.context - ROOM - offered - (len(query.letters) if query.letters else self._most(query))
         limit = limit if query.longest is None else min(limit, query.longest)
         ids: list[int] = self.tokenizer.encode_text(query.text, plain=True)
         if len(ids) <= limit:
@@ -197,10 +202,10 @@ class LocalModel:
                 return text, len(ids) - length
             half -= max(1, (length - limit) // 2)
 
-    def _prompt_ids(self, text: str, chat: bool) -> list[int]:
+    def _prompt_ids(self, text: str, chat: bool, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         if not chat:
             return [*self.tokenizer.get_prefix_tokens(), *self.tokenizer.encode_text(text, plain=True)]
-        ids: list[int] = self.tokenizer.render([{"role": "user", "content": text}]).ids
+        ids: list[int] = self.tokenizer.render(from_openai([{"role": "user", "content": text}], tools)).ids
         return ids
 
     def _letter_ids(self, letter: str, query: Query) -> list[int]:
@@ -223,8 +228,8 @@ def weights_hash(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _text_of(answer: "Answer") -> str:
-    return "".join(segment.raw for segment in answer.segments).strip()
+def _text_of(answer: "Answer", between: str) -> str:
+    return between.join(segment.raw for segment in answer.segments).strip()
 
 
 def _common(several: list[list[int]]) -> int:

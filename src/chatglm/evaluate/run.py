@@ -89,7 +89,10 @@ def settings_of(plan: Plan, parts: list[Part], asked: Asked) -> dict[str, Any]:
     """What decides about the results of a run."""
     tasks = {}
     for part in parts:
-        texts = [[prompt.item.id, prompt.text, list(prompt.item.gold)] for prompt in part.prompts.values()]
+        texts = [
+            [prompt.item.id, prompt.text, list(prompt.item.gold), *prompt.item.extra.get("tools", ())]
+            for prompt in part.prompts.values()
+        ]
         tasks[part.name] = {"protocol": part.protocol.told(), "items": len(texts), "prompts": digest(texts)}
     return {"model": dict(asked.about), "limit": plan.limit, "tasks": tasks}
 
@@ -128,6 +131,8 @@ def _part(plan: Plan, task: Task, name: str | None, asked: Asked) -> Part:
     else:
         assert plan.data_dir is not None
         data = load_data(task, plan.data_dir)
+    if protocol.extractor == "calls" and protocol.prompting != "chat":
+        raise UsageError(f"{task.name}:{known} offers functions, which only the chat format can; leave out --prompting")
     prompter = Prompter(task, protocol, data)
     prompts = {item.id: prompter.prompt(item) for item in evenly(data.items, plan.limit)}
     for prompt in prompts.values():
@@ -179,6 +184,7 @@ def _query(prompt: Prompt) -> Query:
         max_tokens=protocol.max_tokens,
         stop=protocol.stop,
         shared=prompt.shared,
+        tools=prompt.item.extra.get("tools", ()),
         longest=protocol.longest,
     )
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from chatglm.errors import RemoteError
+from chatglm.chat.message import Role
+from chatglm.chat.openai import from_openai
+from chatglm.errors import PromptError, RemoteError
 from chatglm.evaluate.asking import Query, Reply
 
 TRIES = 5  # of a request that the server has no room for
@@ -86,6 +88,8 @@ class ServerModel:
         if query.stop:
             body["stop"] = list(query.stop)
         if query.chat:
+            if query.tools:
+                body["tools"] = [{"type": "function", "function": dict(tool)} for tool in query.tools]
             return "/chat/completions", body | {"messages": [{"role": "user", "content": query.text}]}
         return "/completions", body | {"prompt": query.text}
 
@@ -103,8 +107,21 @@ def _read(query: Query, told: Any) -> Reply:
             query.key, query.text, "", _likelihoods([choice["logprobs"] for choice in choices]), "stop", 0, *counts
         )
     text = choices[0]["message"]["content"] if query.chat else choices[0]["text"]
+    if query.tools:
+        text = _said(choices[0]["message"])
     finish = "length" if choices[0]["finish_reason"] == "length" else "stop"
     return Reply(query.key, query.text, text or "", (), finish, 0, *counts)
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """What a message says, its calls as the model writes them. A call that cannot be read is none."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    try:
+        parts = from_openai([{"role": "assistant", "content": content, "tool_calls": calls}])
+    except PromptError:
+        return content or ""
+    texts = (f"{part.metadata}\n{part.content}" if part.metadata else part.content for part in parts)
+    return Role.ASSISTANT.marker.join(texts)
 
 
 def _likelihoods(told: list[Any]) -> tuple[float, ...]:

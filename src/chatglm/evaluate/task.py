@@ -89,6 +89,7 @@ class Task:
         leave: pattern of files that these would match and that are something else.
         needs: what to put where, for whoever has no data yet.
         protocols: by name; the first is the default.
+        answer_files: patterns of files whose rows, by `id`, complete those of `files`.
         shot_files: patterns of the files that examples are taken from.
         categories: name -> subjects, for reports.
         hub: file below its folder -> (name, configuration, split) in the `datasets` library; without a configuration
@@ -107,6 +108,7 @@ class Task:
     files: tuple[str, ...] = ()
     leave: str = ""
     needs: str = ""
+    answer_files: tuple[str, ...] = ()
     shot_files: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hub: Mapping[str, tuple[str, str | None, str]] = field(default_factory=dict)
