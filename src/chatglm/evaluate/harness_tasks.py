@@ -27,6 +27,7 @@ class _Nobody:
 
     context: int | None = 2**20
     about: Mapping[str, Any] = {}
+    shortens = True
 
     def count(self, text: str) -> int:
         return len(text) // 4

@@ -10,7 +10,7 @@ from chatglm.chat.message import Role, tools_json
 from chatglm.chat.openai import from_openai
 from chatglm.chat.template import TOOLS_PROMPT
 from chatglm.errors import GenerationError
-from chatglm.evaluate.asking import Query, Reply
+from chatglm.evaluate.asking import ROOM, Query, Reply, shortened
 
 if TYPE_CHECKING:
     from chatglm.agent.answer import Answer
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 AT_ONCE = 32  # queries computed at once
 STEP = 512  # tokens computed in one step
 AHEAD = 4  # times as many are handed in, so that the engine always has a choice
-ROOM = 24  # tokens for what the chat format adds to a text
 _SAMPLES = 64  # values of a tensor that go into the hash
 
 
@@ -54,6 +53,8 @@ class LocalModel:
         self._open: dict[str, Request] = {}
         self._done: deque[Reply] = deque()
         self._leaders: dict[str, Request] = {}
+
+    shortens = True
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -192,15 +193,8 @@ class LocalModel:
         offered = self.count(tools_json(query.tools)) + self.count(TOOLS_PROMPT) if query.tools else 0
         limit = self.context - ROOM - offered - (len(query.letters) if query.letters else self._most(query))
         limit = limit if query.longest is None else min(limit, query.longest)
-        ids: list[int] = self.tokenizer.encode_text(query.text, plain=True)
-        if len(ids) <= limit:
-            return query.text, 0
-        half = limit // 2
-        while True:  # the two halves may take a token more together than apart
-            text = self.tokenizer.tokenizer.decode(ids[:half]) + self.tokenizer.tokenizer.decode(ids[-half:])
-            if (length := self.count(text)) <= limit:
-                return text, len(ids) - length
-            half -= max(1, (length - limit) // 2)
+        encode = partial(self.tokenizer.encode_text, plain=True)
+        return shortened(query.text, limit, encode, self.tokenizer.tokenizer.decode)
 
     def _prompt_ids(self, text: str, chat: bool, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         if not chat:

@@ -5,7 +5,7 @@ What is done stands in the folder at once; a run that was ended goes on with the
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,23 @@ def _part(plan: Plan, task: Task, name: str | None, asked: Asked) -> Part:
     prompts = {item.id: prompter.prompt(item) for item in evenly(data.items, plan.limit)}
     for prompt in prompts.values():
         _check(prompt.protocol, task)
+    _check_lengths(task, prompts.values(), asked)
     return Part(f"{task.name}.{known}", task, protocol, known, data, prompts)
+
+
+def _check_lengths(task: Task, prompts: Iterable[Prompt], asked: Asked) -> None:
+    """Refuse to ask in full what the protocol wants cut, where nobody can cut it."""
+    limit, texts = None, 0
+    for prompt in prompts:
+        longest = prompt.protocol.longest
+        if longest is not None and len(prompt.text.encode("utf-8", "surrogatepass")) > longest:
+            limit, texts = longest, texts + 1
+    if texts and not asked.shortens:
+        raise UsageError(
+            f"{task.title} leaves out the middle of prompts of more than {limit:,} tokens, and {texts:,} prompts may "
+            "have more; that needs a server that answers /tokenize and /detokenize beside its /v1, as `chatglm serve` "
+            "and vLLM do"
+        )
 
 
 def _check(protocol: Protocol, task: Task) -> None:
