@@ -21,8 +21,8 @@ class Protocol:
     Args:
         kind: "generate" has an answer written; "letters" takes the likeliest of the letters; "two-pass" has an answer
             written and then takes the likeliest letter behind it.
-        template: the question as the model sees it; `{question}`, `{choices}`, `{passage}`, `{subject}`, `{tests}`
-            are filled in.
+        template: the question as the model sees it; `{question}`, `{choices}` (a line each), `{options}` (in one
+            line), `{passage}`, `{subject}`, `{tests}` are filled in.
         metric: how an answer is graded, a name of `grading.METRICS`.
         extractor: how the answer is found in what was written, a name of `extract.EXTRACTORS`.
         header: stands before everything, once.
