@@ -272,7 +272,7 @@ def _device_map(place: torch.device | None) -> dict[str, torch.device] | None:
 
 
 def _load_model(folder: Path, options: dict[str, Any]) -> Any:
-    with _progress_bar_if_long(folder):
+    with progress_bar_if_long(folder):
         from chatglm.model.family import network_of
 
         return network_of(options["config"]).from_pretrained(folder, **options)
@@ -312,7 +312,7 @@ def _load_smaller(
 
 
 @contextmanager
-def _progress_bar_if_long(folder: Path) -> Iterator[None]:
+def progress_bar_if_long(folder: Path) -> Iterator[None]:
     """transformers shows its bar also for what takes a tenth of a second, and where nobody looks on."""
     from transformers.utils import logging
 

@@ -547,6 +547,10 @@ Plan:
         "sample {number} (what is learned is green, or between [[ and ]]):",
         "样本 {number}（参与学习的部分为绿色，或在 [[ 和 ]] 之间）：",
     ),
+    "data_labels": (
+        "labels: {labels}",
+        "标签：{labels}",
+    ),
     "data_written": (
         "Wrote {count:,} rows to {file}",
         "已把 {count:,} 行写入 {file}",
@@ -554,6 +558,10 @@ Plan:
     "train_rows": (
         "{file}: {rows:,} examples, {tokens:,} tokens",
         "{file}：样本 {rows:,} 个，token {tokens:,} 个",
+    ),
+    "train_pairs": (
+        "{file}: {rows:,} pairs, {tokens:,} tokens",
+        "{file}：样本对 {rows:,} 个，token {tokens:,} 个",
     ),
     "train_skipped": (
         "{count:,} bad rows are left out:",

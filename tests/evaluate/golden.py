@@ -400,3 +400,80 @@ LONGBENCH = [
     ("不知道", "不知道", "不知道"),
     ("　何先生", "何先生", "何先生"),
 ]
+
+# For BFCL: calls of find_boat(harbour, seats, covered) and tide_height(harbour, hour), as the chat format writes them.
+_BOAT = {"name": "find_boat", "arguments": {"harbour": "Elling", "seats": 5}}
+_TIDE = {"name": "tide_height", "arguments": {"harbour": "布拉克", "hour": 6.5}}
+BFCL: list[tuple[str, list[dict[str, object]]]] = [
+    ("find_boat\n```python\ntool_call(harbour='Elling', seats=5)\n```", [_BOAT]),
+    ("find_boat\n ```python\ntool_call(harbour='Elling', seats=5)\n```", [_BOAT]),
+    ('find_boat\n```python\ntool_call(harbour="Elling", seats=5)\n```\n', [_BOAT]),
+    ("find_boat\n```\ntool_call(harbour='Elling', seats=5)\n```", [_BOAT]),
+    ("find_boat\ntool_call(harbour='Elling', seats=5)", [_BOAT]),
+    ("find_boat\n```python\ntool_call(harbour='Elling', seats=5)", [_BOAT]),
+    ("find_boat\n```python\ntool_call(\n    harbour='Elling',\n    seats=5,\n)\n```", [_BOAT]),
+    ("find_boat\n```python\nfind_boat(harbour='Elling', seats=5)\n```", [_BOAT]),
+    ('find_boat\n```json\n{"harbour": "Elling", "seats": 5}\n```', [_BOAT]),
+    ('find_boat\n{"harbour": "Elling", "seats": 5}', [_BOAT]),
+    ("find_boat\n```python\ntool_call(harbour='Elling', seats=5)\n```\nI am looking for a boat.", [_BOAT]),
+    ("  find_boat  \n```python\ntool_call(harbour='Elling', seats=5)\n```", [_BOAT]),
+    ("find_boat\n```python\ntool_call(harbour='El' 'ling', seats=5)\n```", [_BOAT]),
+    ("find_boat\n```python\ntool_call(seats=5, harbour='Elling')\n```", [_BOAT]),
+    ("tide_height\n```python\ntool_call(harbour='布拉克', hour=6.5)\n```", [_TIDE]),
+    ('tide_height\n```python\ntool_call(harbour="布拉克", hour=6.5)\n```', [_TIDE]),
+    ('tide_height\n```json\n{"harbour": "布拉克", "hour": 6.5}\n```', [_TIDE]),
+    ("tide_height\n```python\ntool_call(harbour='布拉克', hour=6.50)\n```", [_TIDE]),
+    ("我来查一下。<|assistant|>tide_height\n```python\ntool_call(harbour='布拉克', hour=6.5)\n```", [_TIDE]),
+    ("\nI will look.<|assistant|>find_boat\n```python\ntool_call(harbour='Elling', seats=5)\n```", [_BOAT]),
+    (
+        "find_boat\n```python\ntool_call(harbour='Elling', seats=5)\n```"
+        "<|assistant|>tide_height\n```python\ntool_call(harbour='布拉克', hour=6.5)\n```",
+        [_BOAT, _TIDE],
+    ),
+    ("find_boat\n```python\ntool_call()\n```", [{"name": "find_boat", "arguments": {}}]),
+    (
+        "find_boat\n```python\ntool_call(harbour=None, covered=True, seats=-1)\n```",
+        [{"name": "find_boat", "arguments": {"harbour": None, "covered": True, "seats": -1}}],
+    ),
+    (
+        "find_boat\n```python\ntool_call(harbour=['a', 'b'], seats={'front': 2})\n```",
+        [{"name": "find_boat", "arguments": {"harbour": ["a", "b"], "seats": {"front": 2}}}],
+    ),
+    (
+        "find_boat\n```python\ntool_call(harbour='it\\'s \"Elling\"', seats=5)\n```",
+        [{"name": "find_boat", "arguments": {"harbour": 'it\'s "Elling"', "seats": 5}}],
+    ),
+    (
+        "find_boat\n```python\ntool_call(harbour='a) tool_call(', seats=5)\n```",
+        [{"name": "find_boat", "arguments": {"harbour": "a) tool_call(", "seats": 5}}],
+    ),
+    (
+        "sink_boat\n```python\ntool_call(harbour='Elling')\n```",
+        [{"name": "sink_boat", "arguments": {"harbour": "Elling"}}],
+    ),
+    (
+        "find_boat\n```python\ntool_call(harbour='Elling', seats=5)\n```"
+        "<|assistant|>find_boat\n```python\ntool_call(harbour='Brack', seats=1)\n```",
+        [_BOAT, {"name": "find_boat", "arguments": {"harbour": "Brack", "seats": 1}}],
+    ),
+    ("", []),
+    ("\n", []),
+    ("\n There is no boat for a rhyme.", []),
+    ("对不起，我没有可以写诗的工具。", []),
+    ("find_boat", []),
+    ("I would call find_boat(harbour='Elling', seats=5).", []),
+    ("find_boat\n```python\ntool_call('Elling', 5)\n```", []),
+    ("find_boat\n```python\ntool_call(harbour='Elling', seats=2+3)\n```", []),
+    ("find_boat\n```python\ntool_call(harbour=name, seats=5)\n```", []),
+    ("find_boat\n```python\ntool_call(harbour='Elling', harbour='Brack')\n```", []),
+    ("find_boat\n```python\ntool_call(harbour=open('x').read())\n```", []),
+    ("find_boat\n```python\nprint('Elling')\n```", []),
+    (
+        "find_boat\n```python\ntool_call(harbour='Elling', seats=5)\n```"
+        "<|assistant|>tide_height\n```python\ntool_call(harbour=\n```",
+        [],
+    ),
+    ("interpreter\n```python\nfind_boat(harbour='Elling', seats=5)\n```", []),
+    ("你好\n我可以帮你找船，请告诉我港口。", []),
+    ("Here it is\nfind_boat in Elling", []),
+]

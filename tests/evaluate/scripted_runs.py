@@ -26,6 +26,7 @@ class Scripted:
 
     context: int | None = 4096
     about: Mapping[str, Any] = {"model": "scripted"}
+    shortens = True
 
     def __init__(self) -> None:
         self.asked: list[Query] = []

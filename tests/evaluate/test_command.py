@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import shutil
 import sys
 import threading
 import types
@@ -14,11 +15,13 @@ from scripted_runs import DATA, Scripted, evaluate
 
 from chatglm import cli
 from chatglm.agent.remote_api import RemoteApi
-from chatglm.errors import ConfigError, RemoteError
+from chatglm.errors import ConfigError, RemoteError, UsageError
+from chatglm.evaluate.asking import Query
+from chatglm.evaluate.calls import written_calls
 from chatglm.evaluate.command import Progress
 from chatglm.evaluate.download import download
 from chatglm.evaluate.folder import read_items
-from chatglm.evaluate.server import ServerModel, _seconds
+from chatglm.evaluate.server import ServerModel, _read, _seconds
 from chatglm.evaluate.tasks import TASKS
 from chatglm.words import Words
 
@@ -125,7 +128,7 @@ def test_download_tells_the_licence_and_writes_what_the_readers_read(
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers as `Scripted` does, in the format of OpenAI; busy now and then."""
 
-    model, busy = Scripted(), 2
+    model, busy, tokens = Scripted(), 2, True
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -138,6 +141,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def told(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.path in ("/tokenize", "/detokenize"):  # a token for each character
+            if not Handler.tokens:
+                return 404, {"error": {"message": "no such path"}}
+            if self.path == "/tokenize":
+                return 200, {"tokens": list(map(ord, body["prompt"])), "max_model_len": 30_000}
+            return 200, {"prompt": "".join(map(chr, body["tokens"]))}
         if Handler.busy:
             Handler.busy -= 1
             return 503, {"error": {"message": "busy"}}
@@ -206,6 +215,47 @@ def test_what_a_server_refuses_is_wrong_and_counted(tmp_path: Path, address: str
         evaluate(tmp_path / "other", "gsm8k", ServerModel(RemoteApi(address), "n"))
 
 
+def test_a_server_that_tells_tokens_is_asked_without_the_middle(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "longbench").mkdir()
+    for name in ("dataset2prompt.json", "dataset2maxlen.json"):
+        shutil.copyfile(DATA / "longbench" / name, tmp_path / "longbench" / name)
+    text = "".join(f"{number} is even. " for number in range(0, 6000, 2))
+    row = {"input": "?", "context": text, "answers": ["19"], "all_classes": None, "dataset": "samsum"}
+    (tmp_path / "longbench" / "samsum.jsonl").write_text(json.dumps(row) + "\n")
+    [task] = evaluate(tmp_path / "out", "longbench", ServerModel(RemoteApi(address), "m"), tmp_path)["tasks"]
+    [line] = read_items(tmp_path / "out")["longbench.official"].values()
+    assert len(line["prompt"]) + line["dropped"] > 31_500
+    assert 29_000 < len(line["prompt"]) < 30_000
+    assert "0 is even. 2 is even." in line["prompt"]
+    assert "5998 is even." in line["prompt"]
+    assert task["counts"]["prompts shortened"] == 1
+    monkeypatch.setattr(Handler, "tokens", False)
+    with pytest.raises(UsageError, match="1 prompts may have more; that needs a server that answers /tokenize"):
+        evaluate(tmp_path / "other", "longbench", ServerModel(RemoteApi(address), "m"), tmp_path)
+    short = ServerModel(RemoteApi(address), "m")
+    assert evaluate(tmp_path / "short", "longbench", short, limit=1)["tasks"][0]["items"] == 1
+
+
+def test_calls_of_a_server_are_read_like_those_of_a_model() -> None:
+    query = Query("k", "?", chat=True, tools=[{"name": "a", "parameters": {}}])
+
+    def text(message: dict[str, Any]) -> str:
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        return _read(query, {"choices": [choice]}).text
+
+    calls = [{"id": "1", "function": {"name": "a", "arguments": arguments}} for arguments in ('{"x": [1, "b"]}', "{}")]
+    said = text({"role": "assistant", "content": "Well.", "tool_calls": calls, "refusal": None})
+    assert written_calls(said, ["a"]) == [
+        {"name": "a", "arguments": {"x": [1, "b"]}},
+        {"name": "a", "arguments": {}},
+    ]
+    broken = [{"function": {"name": "a", "arguments": "{x"}}]
+    assert text({"content": None, "tool_calls": broken}) == ""
+    assert text({"content": "no"}) == "no"
+
+
 @pytest.mark.slow
 def test_our_own_server_gives_the_scores_of_the_model_it_serves(tmp_path: Path, python: list[str]) -> None:
     from serve.running_server import RunningServer
@@ -221,6 +271,11 @@ def test_our_own_server_gives_the_scores_of_the_model_it_serves(tmp_path: Path, 
         evaluate(tmp_path / "there", tasks.rpartition(",")[0], there)
         here = LocalModel(*chatglm.load(dtype="float32", device="cpu"), "m")
         evaluate(tmp_path / "here", tasks, here, needle=needle)
+        for text in (TEXT * 400, "上海 " * 3000, "short"):  # the middle is left out alike
+            query = Query("k", text, max_tokens=64)
+            fitting, dropped = there._fitting(query)
+            assert (fitting.text, dropped) == here._shortened(query)
+            assert (dropped > 0) == (text != "short")
     finally:
         running.end()
     ours = read_items(tmp_path / "here")

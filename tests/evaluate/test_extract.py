@@ -1,5 +1,6 @@
 """What is found in answers: golden tables, and laws of the extractors."""
 
+import json
 from typing import Any
 
 import golden
@@ -22,6 +23,7 @@ ANIMALS, CITIES, COLOURS = (
     item(*"蓝黄黑紫"),
 )
 PEOPLE, QUANTITIES = item("Ann", "Ben", "Cem", "Dan", "Eve"), item("质量", "速度", "温度", "力")
+HARBOUR = Item("i", "s", "?", extra={"tools": [{"name": "find_boat"}, {"name": "tide_height"}]})
 TABLES: list[tuple[str, Item, list[tuple[Any, ...]]]] = [
     ("number", item(), golden.GSM8K),
     ("formula", item(), golden.MATH),
@@ -35,6 +37,7 @@ TABLES: list[tuple[str, Item, list[tuple[Any, ...]]]] = [
     ("code", item(), golden.MBPP),
     ("whole", item(), [(text, whole) for text, whole, _ in golden.LONGBENCH]),
     ("first line", item(), [(text, line) for text, _, line in golden.LONGBENCH]),
+    ("calls", HARBOUR, [(text, json.dumps(calls, ensure_ascii=False, sort_keys=True)) for text, calls in golden.BFCL]),
 ]
 
 
@@ -74,7 +77,7 @@ def test_every_task_has_forty() -> None:
     sizes = {
         "gsm8k": golden.GSM8K, "math": golden.MATH, "bbh": golden.BBH, "mmlu": golden.MMLU, "ceval": golden.CEVAL,
         "cmmlu": golden.CMMLU + golden.CMMLU_FIRST, "agieval": golden.AGIEVAL + golden.AGIEVAL_SEVERAL,
-        "mbpp": golden.MBPP, "longbench": golden.LONGBENCH,
+        "mbpp": golden.MBPP, "longbench": golden.LONGBENCH, "bfcl": golden.BFCL,
     }  # fmt: skip
     assert {name: len(table) for name, table in sizes.items() if len(table) < 40} == {}
 

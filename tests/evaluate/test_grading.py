@@ -1,13 +1,17 @@
 """Graders: worked solutions are right, wrong ones are not, bombs end; metrics and means are the known ones."""
 
+import json
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted_runs import DATA
 
+from chatglm.chat.call import format_tool_call
+from chatglm.evaluate.calls import grade_calls
 from chatglm.evaluate.data import load_data
 from chatglm.evaluate.extract import EXTRACTORS
 from chatglm.evaluate.grading import Grader, same_number, same_statement
@@ -17,6 +21,7 @@ from chatglm.evaluate.metrics import LONG_METRICS
 from chatglm.evaluate.programs import ProgramJudge
 from chatglm.evaluate.published import LONGBENCH
 from chatglm.evaluate.report import mean_of
+from chatglm.evaluate.rows import READERS
 from chatglm.evaluate.statistics import interval, paired
 from chatglm.evaluate.tasks import TASKS
 from chatglm.evaluate.tasks.longbench import CATEGORIES
@@ -135,6 +140,126 @@ def test_a_formula_that_takes_for_ever_is_wrong_and_the_next_is_judged() -> None
         assert judge.grade("\\frac{12}{2}", ("6",)) == (1.0, "")
     finally:
         judge.close()
+
+
+def some_call(wanted: dict[str, Any], item: Item) -> str:
+    """A wanted call as the model writes it, with the last of the values that are right.
+
+    Two rows of the public set let an argument be left out that the function requires; it is given then.
+    """
+
+    def picked(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: picked(right[-1]) for key, right in value.items() if right[-1] != ""}
+        return [picked(one) if isinstance(one, dict) else one for one in value] if isinstance(value, list) else value
+
+    ((name, arguments),) = wanted.items()
+    [tool] = [tool for tool in item.extra["tools"] if tool["name"] == name.replace(".", "_")]
+    needed = tool["parameters"].get("required", ())
+    given = {
+        key: picked([value for value in right if value != ""][-1])
+        for key, right in arguments.items()
+        if right[-1] != "" or key in needed
+    }
+    return f"{tool['name']}\n{format_tool_call(given)}"
+
+
+@pytest.mark.parametrize("folder", [DATA, pytest.param(SETS, marks=needs_sets)])
+def test_calls_with_the_values_that_are_listed_are_right(folder: Path, grader: Grader) -> None:
+    """In any order; one more, one less or a changed one is wrong."""
+    data = load_data(TASKS["bfcl"], folder)
+    assert data.malformed == []
+    for item in data.items:
+        calls = [some_call(wanted, item) for wanted in json.loads(item.gold[0])]
+
+        def score(written: list[str], item: Item = item) -> float:
+            return grader.grade("calls", EXTRACTORS["calls"]("<|assistant|>".join(written), item), item).score
+
+        assert score(calls[::-1]) == 1, item.id
+        if calls:
+            name = item.extra["tools"][0]["name"]
+            assert score(calls[:-1]) == score([*calls, calls[0]]) == score(["no"]) == 0, item.id
+            assert score([*calls[:-1], f"{name}\n{format_tool_call({'nothing': 1})}"]) == 0, item.id
+        else:
+            assert score(["\nI cannot."]) == 1, item.id
+            assert score([f"{item.extra['tools'][0]['name']}\n{format_tool_call({})}"]) == 0, item.id
+
+
+@pytest.mark.parametrize(
+    ("made", "right"),
+    [
+        ({"n": 3, "x": 2}, True),  # a whole number is a number
+        ({"n": 3.0, "x": 2.0}, False),  # and 3.0 no whole number
+        ({"n": "3", "x": 2.0}, False),
+        ({"n": True, "x": 2.0}, False),
+        ({"n": 4, "x": 2.0}, False),
+        ({"x": 2.0}, False),  # n is required
+        ({"n": 3}, False),  # x may not be left out
+        ({"n": 3, "x": 2.0, "word": "NEW york"}, True),
+        ({"n": 3, "x": 2.0, "word": "new-york"}, True),
+        ({"n": 3, "x": 2.0, "word": "newyork city"}, False),
+        ({"n": 3, "x": 2.0, "word": ["New York"]}, False),
+        ({"n": 3, "x": 2.0, "many": ["A b", "c"]}, True),
+        ({"n": 3, "x": 2.0, "many": ["c", "A b"]}, False),
+        ({"n": 3, "x": 2.0, "many": [1, 2]}, False),
+        ({"n": 3, "x": 2.0, "thing": {"kind": "red", "size": 1}}, True),
+        ({"n": 3, "x": 2.0, "thing": {"kind": "red"}}, True),
+        ({"n": 3, "x": 2.0, "thing": {"size": 1}}, False),
+        ({"n": 3, "x": 2.0, "thing": {"kind": "red", "age": 1}}, False),
+        ({"n": 3, "x": 2.0, "things": [{"kind": "red"}]}, True),
+        ({"n": 3, "x": 2.0, "things": [{"kind": "blue"}]}, False),
+        ({"n": 3, "x": 2.0, "things": []}, False),
+        ({"n": 3, "x": 2.0, "other": 1}, False),  # declared, and never right
+        ({"n": 3, "x": 2.0, "held": "start"}, True),  # a variable in place of a number
+        ({"n": 3, "x": 2.0, "held": "end"}, False),
+        ({"n": 3, "x": 2.0, "any": "on"}, True),
+        ({"n": 3, "x": 2.0, "any": 7}, False),
+    ],
+)
+def test_arguments_are_compared_by_type_and_value(made: dict[str, Any], right: bool) -> None:
+    kinds = {
+        "n": "integer", "x": "float", "word": "string", "many": "array", "thing": "dict", "things": "array",
+        "other": "integer", "held": "integer", "any": "any",
+    }  # fmt: skip
+    properties: dict[str, Any] = {name: {"type": kind} for name, kind in kinds.items()}
+    properties["many"]["items"], properties["things"]["items"] = {"type": "string"}, {"type": "dict"}
+    row = {
+        "messages": [{"role": "user", "content": "?"}],
+        "tools": [{"name": "a.b", "parameters": {"type": "dict", "properties": properties, "required": ["n"]}}],
+        "answers": [{"a.b": {
+            "n": [3], "x": [2.0], "word": ["New York", ""], "many": [["a b", "C"], ""],
+            "thing": [{"kind": ["Red"], "size": [1, ""]}, ""], "things": [[{"kind": ["Red"]}], ""],
+            "held": ["start", ""], "any": ["On", ""],
+        }}],
+    }  # fmt: skip
+    item = READERS["calls"](row, "simple_0", "simple")
+    for name in ("a.b", "a_b"):
+        score, why = grade_calls(json.dumps([{"name": name, "arguments": made}]), item)
+        assert (score == 1, why == "") == (right, right)
+
+
+def test_the_own_files_of_bfcl_are_read(tmp_path: Path) -> None:
+    """A row in each line of a `.json`, and the answers in a folder beside them."""
+    function = {"name": "a.b", "parameters": {"type": "dict", "properties": {"properties": {"type": "float"}}}}
+    rows = [
+        {"id": "simple_python_0", "question": [[{"role": "user", "content": "?"}]], "function": [function]},
+        {"id": "multi_turn_0", "question": [[], []], "function": [function]},
+    ]
+    folder = tmp_path / "bfcl"
+    (folder / "possible_answer").mkdir(parents=True)
+    name = "BFCL_v4_simple_python.json"
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "BFCL_v4_simple_java.json").write_text("{}")
+    truth = {"id": "simple_python_0", "ground_truth": [{"a.b": {"properties": [1.0]}}]}
+    (folder / "possible_answer" / name).write_text(json.dumps(truth) + "\n")
+    data = load_data(TASKS["bfcl"], tmp_path)
+    [item] = data.items
+    assert item.subject == "simple_python"
+    assert item.extra["tools"][0] == {
+        "name": "a_b", "parameters": {"type": "object", "properties": {"properties": {"type": "number"}}}
+    }  # fmt: skip
+    assert set(data.files) == {name, f"possible_answer/{name}"}
+    assert data.malformed == [f"{name}, row 2: it has no messages, or those of several turns"]
 
 
 def test_numbers_and_statements() -> None:

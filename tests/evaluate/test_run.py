@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,18 @@ def test_the_embedded_model_from_end_to_end(tmp_path: Path, embedded: LocalModel
         for row in rows.values():
             assert row["prompt"][:2] == embedded.tokenizer.get_prefix_tokens()
             assert {"answer", "extracted", "gold", "score"} <= set(row)
+
+
+def test_the_prompts_of_agieval_are_those_of_its_repository(tmp_path: Path) -> None:
+    asked = Scripted()
+    evaluate(tmp_path, "agieval", asked)
+    texts = {query.key.partition("/")[0]: query.text for query in asked.asked}
+    assert texts["lsat-ar"].endswith(
+        "of Cem.Q: Who sits in the middle? Answer Choices: (A)Ann (B)Ben (C)Cem (D)Dan (E)Eve\n"
+        "A: Among A through E, the answer is"
+    )
+    assert re.search(r"问题：.* 选项：\(A\).* \(D\).*\n答案：从A到D, 我们应选择$", texts["gaokao-history"])
+    assert re.search(r"^问题：.*\n答案：$", texts["gaokao-mathcloze"])
 
 
 def test_every_protocol_can_be_asked(tmp_path: Path) -> None:

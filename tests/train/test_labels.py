@@ -9,10 +9,11 @@ from tokenizers_at_hand import tokenizer
 
 from chatglm.errors import ChatGLMError, DataError
 from chatglm.train.check import check
-from chatglm.train.encoding import Example, Report, encode, encode_text, examples, read_examples
+from chatglm.train.encoding import Example, Report, encode, encode_text, examples
 from chatglm.train.formats import FORMATS, Columns, sample_of
 from chatglm.train.respell import respell, spelled
 from chatglm.train.rows import Row
+from chatglm.train.sources import read_examples
 from chatglm.words import Words
 
 TOOLS = [{"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {}}}]
@@ -238,10 +239,10 @@ def test_the_check_says_all_of_it(language: Any, tmp_path: Path) -> None:
 def test_named_columns(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("content,summary\nq,a\n")
-    (found,) = read_examples(str(file), tokenizer(), 99, Report(), Columns.parse("content,summary"))
+    (found,) = read_examples(str(file), tokenizer(), 99, Report(), "content,summary")
     assert found == example_of({"prompt": "q", "response": "a"})
     report = Report()
-    assert not list(read_examples(str(file), tokenizer(), 99, report, Columns.parse("x,summary")))
+    assert not list(read_examples(str(file), tokenizer(), 99, report, "x,summary"))
     assert "no column 'x'" in report.bad[0][1]
     with pytest.raises(ChatGLMError, match="two or three names"):
         Columns.parse("x")

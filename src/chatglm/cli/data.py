@@ -9,6 +9,7 @@ from typing import Any
 from chatglm.cli.options import add_language
 from chatglm.cli.parser import add_command
 
+KINDS = ("answers", "pairs", "labels")
 FORMATS = ("official", "openai", "sharegpt", "alpaca", "chatglm2", "text")
 
 
@@ -26,6 +27,9 @@ def add_data(commands: Any) -> None:
     command.add_argument("target", metavar="TARGET", nargs="?", help="the .jsonl file that convert writes")
     command.add_argument("--to", choices=FORMATS, help="the spelling that convert writes (default: official)")
     add_columns(command)
+    command.add_argument(
+        "--kind", choices=KINDS, help="what rows hold: answers, pairs for dpo, texts with labels (default: answers)"
+    )
     command.add_argument("--model", metavar="M", help="whose tokenizer counts (default: the embedded tiny model)")
     command.add_argument("--max-length", type=int, metavar="N", help="tokens at which a row is cut (default: 2048)")
     command.add_argument("--samples", type=int, default=3, metavar="N", help="samples that are shown (default: 3)")
@@ -34,7 +38,10 @@ def add_data(commands: Any) -> None:
 
 def add_columns(target: Any) -> None:
     target.add_argument(
-        "--columns", metavar="NAMES", help="columns of question, answer and earlier turns, such as content,summary"
+        "--columns",
+        metavar="NAMES",
+        help="columns of question, answer and earlier turns, such as content,summary; of pairs question, preferred "
+        "answer, other answer and earlier turns; of text and label",
     )
 
 
@@ -43,7 +50,7 @@ def _data(options: argparse.Namespace) -> int:
 
     wrong = {
         "check": {"TARGET": options.target, "--to": options.to},
-        "convert": {"--model": options.model, "--max-length": options.max_length},
+        "convert": {"--kind": options.kind, "--model": options.model, "--max-length": options.max_length},
     }[options.action]
     unused = next((name for name, value in wrong.items() if value is not None), None)
     if unused is not None:
@@ -55,21 +62,20 @@ def _check(options: argparse.Namespace) -> int:
     from chatglm.errors import UsageError
     from chatglm.loading import load_tokenizer
     from chatglm.train.check import check
-    from chatglm.train.formats import Columns
     from chatglm.words import choose
 
     limit = 2048 if options.max_length is None else options.max_length
     if limit < 8 or options.samples < 0:
         raise UsageError(f"--max-length is {limit} and --samples {options.samples}; at least 8 and 0 are needed")
-    columns = None if options.columns is None else Columns.parse(options.columns)
     text, good = check(
         options.file,
         load_tokenizer(options.model),
         limit,
         choose(options.lang),
-        columns,
+        options.columns,
         options.samples,
         color=sys.stdout.isatty(),
+        kind=options.kind or "answers",
     )
     sys.stdout.write(text)
     return 0 if good else 1

@@ -10,7 +10,8 @@ from chatglm.cli.data import add_columns
 from chatglm.cli.options import add_hub, add_language, add_rope_ratio_meaning
 from chatglm.cli.parser import Parser, add_command
 
-METHODS = ("lora", "dora", "rslora", "qlora", "ptuning", "sft")
+METHODS = ("lora", "dora", "rslora", "qlora", "dpo", "ptuning", "sft")
+TASKS = ("answers", "classify")
 # Options that are no settings.
 _OURS = ("command", "handler", "traceback", "config", "resume", "lang", "nice", "threads")
 
@@ -25,11 +26,19 @@ def add_finetune(commands: Any) -> None:
         "example for each. Progress goes to standard error.",
     )
     _add_run(command)
-    command.add_argument("--method", choices=METHODS, help="what is trained (default: lora)")
+    command.add_argument(
+        "--method", choices=METHODS, help="what is trained (default: lora); dpo: a LoRA on pairs of answers"
+    )
+    command.add_argument(
+        "--task", choices=TASKS, help="what is learned: answers, or to give texts their labels (default: answers)"
+    )
     group = command.add_argument_group("adapters")
     group.add_argument("--rank", type=int, metavar="N", help="of LoRA (default: 8)")
     group.add_argument("--alpha", type=float, metavar="X", help="of LoRA; alpha / rank is its factor (default: 32)")
-    group.add_argument("--dropout", type=float, metavar="X", help="of LoRA (default: 0.1)")
+    group.add_argument("--dropout", type=float, metavar="X", help="of LoRA (default: 0.1, for dpo 0)")
+    group.add_argument(
+        "--beta", type=float, metavar="X", help="of dpo: how dear it is to leave the base (default: 0.1)"
+    )
     group.add_argument(
         "--targets", type=_names, metavar="NAMES", help="linear layers that get LoRA (default: query_key_value)"
     )

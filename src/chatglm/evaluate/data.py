@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from chatglm.errors import ConfigError
@@ -62,7 +63,7 @@ def load_data(task: Task, data_dir: Path) -> Data:
     """
     folder, paths = data_dir / task.name, data_files(task, data_dir)
     data = Data([])
-    data.items = _items(task, folder, paths, data)
+    data.items = _items(task, folder, paths, data, _answers(folder, find(folder, task.answer_files), data))
     if not data.items:
         why = "; ".join(data.malformed[:3]) or "there is none"
         raise ConfigError(f"no row of {paths[0]} is an item of {task.title}: {why}")
@@ -93,7 +94,27 @@ def evenly(items: list[Item], limit: int | None) -> list[Item]:
     return [items[index] for index in sorted(turns[:limit])]
 
 
-def _items(task: Task, folder: Path, paths: list[Path], data: Data) -> list[Item]:
+def _answers(folder: Path, paths: list[Path], data: Data) -> dict[str, Mapping[str, Any]]:
+    """What files of answers tell, by the id of the row it belongs to."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for path in paths:
+        data.files[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        for row in read_rows(path):
+            if isinstance(row.value, str) or not isinstance(row.value.get("id"), str):
+                what = row.value if isinstance(row.value, str) else "it has no id"
+                data.malformed.append(f"{path.relative_to(folder)}, row {row.number}: {what}")
+            else:
+                found[row.value["id"]] = row.value
+    return found
+
+
+def _items(
+    task: Task,
+    folder: Path,
+    paths: list[Path],
+    data: Data,
+    answers: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[Item]:
     read, items = READERS[task.shape], []
     for path in paths:
         subject = _subject(path)
@@ -105,7 +126,8 @@ def _items(task: Task, folder: Path, paths: list[Path], data: Data) -> list[Item
                     raise Malformed(row.value)
                 if _elsewhere(task, row.value, path):
                     continue
-                items.append(read(row.value, _id(row.value, subject, row.number), subject))
+                value = {**row.value, **answers.get(str(row.value.get("id")), {})}
+                items.append(read(value, _id(value, subject, row.number), subject))
             except Malformed as error:
                 data.malformed.append(f"{where}: {error}")
     return items

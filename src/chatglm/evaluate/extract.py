@@ -4,11 +4,13 @@ Every extractor takes what was written and the item, and knows nothing of what w
 """
 
 import ast
+import json
 import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping
 
+from chatglm.evaluate.calls import written_calls
 from chatglm.evaluate.item import Item
 from chatglm.evaluate.rows import boxed
 
@@ -134,10 +136,16 @@ def first_line(text: str, item: Item) -> str | None:
     return text.lstrip("\n").split("\n")[0].strip() or None
 
 
+def calls(text: str, item: Item) -> str | None:
+    """The calls of the functions that were offered, as a JSON list; an empty one where there are none."""
+    names = [tool["name"] for tool in item.extra.get("tools", ())]
+    return json.dumps(written_calls(text, names), ensure_ascii=False, sort_keys=True)
+
+
 EXTRACTORS: Mapping[str, Callable[[str, Item], str | None]] = {
     "number": number, "marked number": marked_number, "formula": formula, "between dollars": between_dollars,
     "stated": stated, "letter": letter, "letters": letters, "first letter": first_letter, "code": code,
-    "whole": whole, "first line": first_line,
+    "whole": whole, "first line": first_line, "calls": calls,
 }  # fmt: skip
 
 

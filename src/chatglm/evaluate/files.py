@@ -105,10 +105,15 @@ def _json_row(line: str) -> dict[str, Any] | str:
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
-    """A list of rows, a row, or the rows under `examples`, as BBH has them."""
+    """A list of rows, a row, the rows under `examples`, as BBH has them, or a row in each line, as BFCL has them."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
+        lines = [line for line in text.split("\n") if line.strip()]
+        if len(lines) > 1 and isinstance(_json_row(lines[0]), dict):
+            for number, line in enumerate(lines, 1):
+                yield Row(path, number, _json_row(line))
+            return
         raise ConfigError(f"{path} is no JSON: {error}") from None
     rows = value.get("examples", [value]) if isinstance(value, dict) else value
     if not isinstance(rows, list):

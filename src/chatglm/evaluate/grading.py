@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chatglm.evaluate.calls import grade_calls
 from chatglm.evaluate.item import Item
 from chatglm.evaluate.math_answers import MathJudge
 from chatglm.evaluate.metrics import LONG_METRICS
@@ -54,6 +55,8 @@ class Grader:
             return Verdict(0.0, "no answer was found")
         if metric == "tests":
             return Verdict(*self._programs.grade(answer, item))
+        if metric == "calls":
+            return Verdict(*grade_calls(answer, item))
         if metric == "formula":
             return Verdict(*self._formulas.grade(answer, item.gold))
         if metric in LONG_METRICS:
@@ -94,7 +97,7 @@ def contains(answer: str, gold: str) -> bool:
 SAME: Mapping[str, Callable[[str, str], bool]] = {
     "number": same_number, "statement": same_statement, "contains": contains,
 }  # fmt: skip
-METRICS: tuple[str, ...] = (*SAME, "letter", "letter set", "tests", "formula", *LONG_METRICS)
+METRICS: tuple[str, ...] = (*SAME, "letter", "letter set", "tests", "formula", "calls", *LONG_METRICS)
 
 
 def _bare(text: str) -> str:

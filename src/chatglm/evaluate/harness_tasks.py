@@ -13,9 +13,12 @@ from chatglm.evaluate.item import Item
 from chatglm.evaluate.prompts import Prompt
 from chatglm.evaluate.run import Part, Plan, prepare
 
-_GRADING = '''"""Grades what the tasks beside this file ask, as `chatglm evaluate` does."""
+_GRADING = '''"""Makes the model `chatglm` known, and grades the tasks beside this file as `chatglm evaluate` does."""
 
+from chatglm.evaluate.harness import register
 from chatglm.evaluate.harness_tasks import process as process
+
+register()
 '''
 
 
@@ -24,6 +27,7 @@ class _Nobody:
 
     context: int | None = 2**20
     about: Mapping[str, Any] = {}
+    shortens = True
 
     def count(self, text: str) -> int:
         return len(text) // 4
@@ -47,6 +51,8 @@ def export(plan: Plan, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "chatglm_grading.py").write_text(_GRADING, encoding="utf-8")
     for part in prepare(plan, _Nobody()):
+        if part.protocol.extractor == "calls":
+            raise UsageError(f"{part.name} offers functions, which the harness cannot do; choose another task")
         if part.protocol.kind == "two-pass":
             raise UsageError(f"{part.name} asks twice, which the harness cannot do; choose another protocol")
         for name, prompts in _divided(part).items():

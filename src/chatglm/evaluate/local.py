@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from chatglm.chat.message import Role, tools_json
+from chatglm.chat.openai import from_openai
+from chatglm.chat.template import TOOLS_PROMPT
 from chatglm.errors import GenerationError
-from chatglm.evaluate.asking import Query, Reply
+from chatglm.evaluate.asking import ROOM, Query, Reply, shortened
 
 if TYPE_CHECKING:
     from chatglm.agent.answer import Answer
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
 AT_ONCE = 32  # queries computed at once
 STEP = 512  # tokens computed in one step
 AHEAD = 4  # times as many are handed in, so that the engine always has a choice
-ROOM = 24  # tokens for what the chat format adds to a text
 _SAMPLES = 64  # values of a tensor that go into the hash
 
 
@@ -51,6 +53,8 @@ class LocalModel:
         self._open: dict[str, Request] = {}
         self._done: deque[Reply] = deque()
         self._leaders: dict[str, Request] = {}
+
+    shortens = True
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -93,7 +97,7 @@ class LocalModel:
     def _begin(self, query: Query) -> None:
         """Hand a query in."""
         text, dropped = self._shortened(query)
-        ids = self._prompt_ids(text, query.chat)
+        ids = self._prompt_ids(text, query.chat, query.tools)
         if query.letters:
             self._score(query, ids, dropped)
         elif query.chat:
@@ -132,7 +136,8 @@ class LocalModel:
             request = self._open.pop(query.key, None) if answer.finished else None
             if request is not None:
                 reason, new = answer.finish_reason or "stop", answer.new_tokens
-                self._done.append(Reply(query.key, ids, _text_of(answer), (), reason, dropped, len(ids), new))
+                between = Role.ASSISTANT.marker if query.tools else ""
+                self._done.append(Reply(query.key, ids, _text_of(answer, between), (), reason, dropped, len(ids), new))
                 self.engine.abort(request)  # a stop string ends it before the engine knows
 
         self._submit(query, partial(answer.submit, sink=take))
@@ -185,22 +190,16 @@ class LocalModel:
     def _shortened(self, query: Query) -> tuple[str, int]:
         """The text without its middle, where it is too long, and how many tokens that is."""
         assert self.context is not None
-        limit = self.context - ROOM - (len(query.letters) if query.letters else self._most(query))
+        offered = self.count(tools_json(query.tools)) + self.count(TOOLS_PROMPT) if query.tools else 0
+        limit = self.context - ROOM - offered - (len(query.letters) if query.letters else self._most(query))
         limit = limit if query.longest is None else min(limit, query.longest)
-        ids: list[int] = self.tokenizer.encode_text(query.text, plain=True)
-        if len(ids) <= limit:
-            return query.text, 0
-        half = limit // 2
-        while True:  # the two halves may take a token more together than apart
-            text = self.tokenizer.tokenizer.decode(ids[:half]) + self.tokenizer.tokenizer.decode(ids[-half:])
-            if (length := self.count(text)) <= limit:
-                return text, len(ids) - length
-            half -= max(1, (length - limit) // 2)
+        encode = partial(self.tokenizer.encode_text, plain=True)
+        return shortened(query.text, limit, encode, self.tokenizer.tokenizer.decode)
 
-    def _prompt_ids(self, text: str, chat: bool) -> list[int]:
+    def _prompt_ids(self, text: str, chat: bool, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         if not chat:
             return [*self.tokenizer.get_prefix_tokens(), *self.tokenizer.encode_text(text, plain=True)]
-        ids: list[int] = self.tokenizer.render([{"role": "user", "content": text}]).ids
+        ids: list[int] = self.tokenizer.render(from_openai([{"role": "user", "content": text}], tools)).ids
         return ids
 
     def _letter_ids(self, letter: str, query: Query) -> list[int]:
@@ -223,8 +222,8 @@ def weights_hash(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _text_of(answer: "Answer") -> str:
-    return "".join(segment.raw for segment in answer.segments).strip()
+def _text_of(answer: "Answer", between: str) -> str:
+    return between.join(segment.raw for segment in answer.segments).strip()
 
 
 def _common(several: list[list[int]]) -> int:

@@ -53,7 +53,7 @@ class Prompter:
         protocol = self.protocol
         if protocol.without_choices is not None and not item.choices:
             protocol = protocol.without_choices
-        elif self.task.adjust is not None:
+        if self.task.adjust is not None:
             protocol = self.task.adjust(protocol, item.subject, self.data.facts)
         names = values(item, self.data.names)
         shared = fill(protocol.header, {"subject": names["subject"]}) if protocol.header else ""
@@ -84,7 +84,8 @@ def values(item: Item, names: Mapping[str, str]) -> dict[str, str]:
     return {
         "question": item.question.strip() if item.choices else item.question,
         "choices": "\n".join(f"{name}. {text}" for name, text in zip(letters, item.choices, strict=True)),
-        "passage": item.passage + "\n" if item.passage and item.choices else item.passage,
+        "options": " ".join(f"({name}){text}" for name, text in zip(letters, item.choices, strict=True)),
+        "passage": item.passage,
         "subject": names.get(item.subject, item.subject.replace("_", " ")),
         "tests": "\n".join(item.tests),
         "first": letters[0] if letters else "",

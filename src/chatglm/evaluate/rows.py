@@ -3,6 +3,7 @@
 A reader raises `Malformed`, which says what is wrong; whoever reads the file names the row and counts it.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -77,8 +78,66 @@ def long_text(row: Values, item_id: str, subject: str) -> Item:
     return Item(item_id, subject, question, tuple(answers), passage=row["context"], extra={"classes": tuple(classes)})
 
 
+def calls(row: Values, item_id: str, subject: str) -> Item:
+    """A wish and functions to fulfil it by: BFCL. The subject is the name in front of the number of the id."""
+    messages, functions = row.get("messages", row.get("question")), row.get("tools", row.get("function"))
+    if isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], list):
+        messages = messages[0]  # its own files: a list of turns
+    if not isinstance(messages, list) or not all(isinstance(one, Mapping) for one in messages):
+        raise Malformed("it has no messages, or those of several turns")
+    if len(messages) != 1 or messages[0].get("role") != "user":
+        raise Malformed("it has more than a message of the user")
+    if not isinstance(functions, list) or not functions or not all(map(_is_function, functions)):
+        raise Malformed("its tools are no list of functions with name and parameters")
+    answers = row.get("answers", row.get("ground_truth"))
+    part = re.sub(r"_\d+(-\d+)*$", "", item_id.rpartition("/")[2])
+    if answers is None and not part.endswith("irrelevance"):
+        raise Malformed("it has no answers")
+    if not isinstance(answers, (list, type(None))) or not all(map(_is_call, answers or ())):
+        raise Malformed("its answers are no list of functions with their arguments")
+    tools = [
+        {**one, "name": one["name"].replace(".", "_"), "parameters": _schema(one["parameters"])} for one in functions
+    ]
+    gold = json.dumps(answers or [], ensure_ascii=False)
+    return Item(item_id, part, _text(messages[0], "content"), (gold,), extra={"tools": tools})
+
+
+def _is_function(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping) and isinstance(value.get("name"), str) and isinstance(value.get("parameters"), dict)
+    )
+
+
+def _is_call(value: Any) -> bool:
+    """A wanted call: `{function: {argument: [values]}}`."""
+    return (
+        isinstance(value, Mapping)
+        and len(value) == 1
+        and all(isinstance(arguments, Mapping) for arguments in value.values())
+        and all(isinstance(one, list) for arguments in value.values() for one in arguments.values())
+    )
+
+
+_JSON_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}
+
+
+def _schema(value: Any, properties: bool = False) -> Any:
+    """A description of arguments with the types of JSON Schema. Under `properties` the keys are names."""
+    if isinstance(value, list):
+        return [_schema(one) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    found = {name: _schema(one, name == "properties" and not properties) for name, one in value.items()}
+    kind = found.get("type")
+    if not properties and isinstance(kind, str) and kind in _JSON_TYPES:
+        found["type"] = _JSON_TYPES[kind]
+        if found["type"] is None:
+            del found["type"]
+    return found
+
+
 READERS: Mapping[str, Callable[[Values, str, str], Item]] = {
-    "problem": problem, "choice": choice, "program": program, "long": long_text,
+    "problem": problem, "choice": choice, "program": program, "long": long_text, "calls": calls,
 }  # fmt: skip
 
 

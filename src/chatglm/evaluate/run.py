@@ -5,7 +5,7 @@ What is done stands in the folder at once; a run that was ended goes on with the
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,10 @@ def settings_of(plan: Plan, parts: list[Part], asked: Asked) -> dict[str, Any]:
     """What decides about the results of a run."""
     tasks = {}
     for part in parts:
-        texts = [[prompt.item.id, prompt.text, list(prompt.item.gold)] for prompt in part.prompts.values()]
+        texts = [
+            [prompt.item.id, prompt.text, list(prompt.item.gold), *prompt.item.extra.get("tools", ())]
+            for prompt in part.prompts.values()
+        ]
         tasks[part.name] = {"protocol": part.protocol.told(), "items": len(texts), "prompts": digest(texts)}
     return {"model": dict(asked.about), "limit": plan.limit, "tasks": tasks}
 
@@ -128,11 +131,29 @@ def _part(plan: Plan, task: Task, name: str | None, asked: Asked) -> Part:
     else:
         assert plan.data_dir is not None
         data = load_data(task, plan.data_dir)
+    if protocol.extractor == "calls" and protocol.prompting != "chat":
+        raise UsageError(f"{task.name}:{known} offers functions, which only the chat format can; leave out --prompting")
     prompter = Prompter(task, protocol, data)
     prompts = {item.id: prompter.prompt(item) for item in evenly(data.items, plan.limit)}
     for prompt in prompts.values():
         _check(prompt.protocol, task)
+    _check_lengths(task, prompts.values(), asked)
     return Part(f"{task.name}.{known}", task, protocol, known, data, prompts)
+
+
+def _check_lengths(task: Task, prompts: Iterable[Prompt], asked: Asked) -> None:
+    """Refuse to ask in full what the protocol wants cut, where nobody can cut it."""
+    limit, texts = None, 0
+    for prompt in prompts:
+        longest = prompt.protocol.longest
+        if longest is not None and len(prompt.text.encode("utf-8", "surrogatepass")) > longest:
+            limit, texts = longest, texts + 1
+    if texts and not asked.shortens:
+        raise UsageError(
+            f"{task.title} leaves out the middle of prompts of more than {limit:,} tokens, and {texts:,} prompts may "
+            "have more; that needs a server that answers /tokenize and /detokenize beside its /v1, as `chatglm serve` "
+            "and vLLM do"
+        )
 
 
 def _check(protocol: Protocol, task: Task) -> None:
@@ -179,6 +200,7 @@ def _query(prompt: Prompt) -> Query:
         max_tokens=protocol.max_tokens,
         stop=protocol.stop,
         shared=prompt.shared,
+        tools=prompt.item.extra.get("tools", ()),
         longest=protocol.longest,
     )
 

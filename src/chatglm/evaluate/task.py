@@ -21,8 +21,8 @@ class Protocol:
     Args:
         kind: "generate" has an answer written; "letters" takes the likeliest of the letters; "two-pass" has an answer
             written and then takes the likeliest letter behind it.
-        template: the question as the model sees it; `{question}`, `{choices}`, `{passage}`, `{subject}`, `{tests}`
-            are filled in.
+        template: the question as the model sees it; `{question}`, `{choices}` (a line each), `{options}` (in one
+            line), `{passage}`, `{subject}`, `{tests}` are filled in.
         metric: how an answer is graded, a name of `grading.METRICS`.
         extractor: how the answer is found in what was written, a name of `extract.EXTRACTORS`.
         header: stands before everything, once.
@@ -89,6 +89,7 @@ class Task:
         leave: pattern of files that these would match and that are something else.
         needs: what to put where, for whoever has no data yet.
         protocols: by name; the first is the default.
+        answer_files: patterns of files whose rows, by `id`, complete those of `files`.
         shot_files: patterns of the files that examples are taken from.
         categories: name -> subjects, for reports.
         hub: file below its folder -> (name, configuration, split) in the `datasets` library; without a configuration
@@ -107,6 +108,7 @@ class Task:
     files: tuple[str, ...] = ()
     leave: str = ""
     needs: str = ""
+    answer_files: tuple[str, ...] = ()
     shot_files: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hub: Mapping[str, tuple[str, str | None, str]] = field(default_factory=dict)

@@ -215,6 +215,11 @@ def _verify_lora(model: nn.Module, folder: Path) -> Path:
         raise CheckpointError(
             f"{folder / 'adapter_config.json'} has peft_type {options.get('peft_type')!r}; only LORA can be attached"
         )
+    if options.get("task_type") == "SEQ_CLS" and not hasattr(model, "classifier_head"):
+        raise CheckpointError(
+            f"{folder} was made to give texts labels, not to answer; transformers' AutoModelForSequenceClassification "
+            "loads it, see docs/finetuning.md"
+        )
     file = next((folder / name for name in _LORA_FILES if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"no adapter weights in {folder}: expected {' or '.join(_LORA_FILES)}")

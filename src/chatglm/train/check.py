@@ -1,10 +1,11 @@
 """What a data file holds, in words: counts, lengths, and some samples as the model reads them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from chatglm.train.encoding import Example, Report, read_examples
-from chatglm.train.formats import Columns
+from chatglm.train.encoding import Example, Report
+from chatglm.train.sources import Kind, labels_in, read_examples
 from chatglm.words import Words
 
 if TYPE_CHECKING:
@@ -20,13 +21,15 @@ def check(
     tokenizer: "ChatGLMTokenizer",
     max_length: int,
     words: Words,
-    columns: Columns | None = None,
+    columns: str | None = None,
     samples: int = 3,
     color: bool = False,
+    kind: Kind = "answers",
 ) -> tuple[str, bool]:
     """The report on a file or folder, and whether every row is good.
 
-    What is learned is green; without color it stands between `[[` and `]]`.
+    What is learned is green; without color it stands between `[[` and `]]`. A label stands behind its text. Of a pair
+    both answers are samples.
 
     Raises:
         DataError: the file cannot be read at all.
@@ -35,14 +38,20 @@ def check(
     lengths: list[int] = []
     shown: list[str] = []
     learned = 0
-    for example in read_examples(path, tokenizer, max_length, report, columns):
+    labels = labels_in(path, kind, columns)
+    given: Counter[str] = Counter()
+    for example in read_examples(path, tokenizer, max_length, report, columns, kind, labels):
         lengths.append(len(example.ids))
         learned += sum(example.learned)
+        label = None if example.label is None else labels[example.label]
+        given.update(() if label is None else (label,))
         if len(shown) < samples:
-            shown.append(show(example, tokenizer, color))
+            shown.append(show(example, tokenizer, color) + ("" if label is None else f" -> {label}"))
     lines = [words("data_rows", rows=report.rows, kinds=_counts(report.kinds) or "-", bad=len(report.bad))]
     if lengths:
         lines.append(words("data_lengths", total=sum(lengths), learned=learned, **_spread(lengths)))
+    if given:
+        lines.append(words("data_labels", labels=_counts(given)))
     lines += warnings(report, max_length, words)
     if report.bad:
         lines += [words("data_bad"), report.problems()]

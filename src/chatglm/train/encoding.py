@@ -9,7 +9,7 @@ from chatglm.chat.message import INTERPRETER, Role
 from chatglm.chat.template import validate
 from chatglm.errors import DataError, PromptError
 from chatglm.train.formats import Columns, sample_of
-from chatglm.train.rows import Row, read_rows
+from chatglm.train.rows import Row
 from chatglm.train.sample import Sample
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ _TOLD = 20  # bad rows that a message names
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids, and for each whether the model is trained to predict it."""
+    """Token ids, and for each whether the model is trained to predict it; or the number of the text's label."""
 
     ids: list[int]
     learned: list[bool]
+    label: int | None = None
 
 
 @dataclass
@@ -76,6 +77,20 @@ def encode(sample: Sample, tokenizer: "ChatGLMTokenizer") -> Example:
     return Example(rendered.ids, rendered.loss_mask)
 
 
+def fitted(example: Example, max_length: int) -> Example:
+    """The example, cut at `max_length` tokens.
+
+    Raises:
+        DataError: nothing that is left of it is learned.
+    """
+    if len(example.ids) <= max_length:
+        return example
+    if not any(example.learned[:max_length]):
+        first = example.learned.index(True) + 1
+        raise DataError(f"cut at {max_length} tokens nothing in it is learned; its answer begins at {first}")
+    return Example(example.ids[:max_length], example.learned[:max_length])
+
+
 def encode_text(text: str, tokenizer: "ChatGLMTokenizer", max_length: int) -> Iterator[Example]:
     """A text in pieces of at most `max_length` tokens, of which all are learned; the last one ends with end-of-text."""
     ids = tokenizer(text)["input_ids"]
@@ -105,24 +120,14 @@ def examples(
                 yield from encode_text(sample.text, tokenizer, max_length)
                 continue
             example = encode(sample, tokenizer)
-            if not any(example.learned[:max_length]):
-                first = example.learned.index(True) + 1
-                raise DataError(f"cut at {max_length} tokens nothing in it is learned; its answer begins at {first}")
+            cut = fitted(example, max_length)
         except (DataError, PromptError) as error:
             report.bad.append((row.place, str(error)))
             continue
         report.add(sample)
         if len(example.ids) > max_length:
             report.cut.append((row.place, len(example.ids)))
-            example = Example(example.ids[:max_length], example.learned[:max_length])
-        yield example
-
-
-def read_examples(
-    path: str, tokenizer: "ChatGLMTokenizer", max_length: int, report: Report, columns: Columns | None = None
-) -> Iterator[Example]:
-    """`examples` of a file or folder."""
-    return examples(read_rows(path), tokenizer, max_length, report, columns)
+        yield cut
 
 
 def kind_of(sample: Sample) -> str:

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import shutil
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,20 @@ from typing import Any
 import torch
 
 from chatglm import hub as hubs
-from chatglm.errors import ConfigError, DataError, MissingExtraError, TrainingError
+from chatglm.errors import ConfigError, MissingExtraError, TrainingError
 from chatglm.folders.describe import describe
 from chatglm.loading import demo_folder, load, load_tokenizer, parse_device
 from chatglm.model.v1.config import ChatGLM1Config
 from chatglm.train import fit, manifest, methods, telling
 from chatglm.train.answers import UPSTREAM
-from chatglm.train.check import warnings
-from chatglm.train.encoding import Report, read_examples
-from chatglm.train.formats import Columns
-from chatglm.train.packing import Collator, PackedRows, Rows
+from chatglm.train.classifier import new_classifier, write_labels
+from chatglm.train.packing import Collator, LabelCollator, PairCollator
+from chatglm.train.reading import evaluation_store, longest, read_store, rows_of
 from chatglm.train.settings import Settings
+from chatglm.train.sources import labels_in
 from chatglm.train.store import Store
-from chatglm.words import Words, printable
+from chatglm.train.telling import is_first, say
+from chatglm.words import Words
 
 _SMALL = 2 * 10**9  # bytes of a float32 copy that is no burden anywhere
 
@@ -68,20 +69,23 @@ def finetune(settings: Settings, words: Words | None = None, *, resume: bool = F
     if resume:
         manifest.check_same(out, told)
     tokenizer = load_tokenizer(folder)
-    train = _store(settings.data, settings, tokenizer, out, words)
-    measured = _evaluation(settings, tokenizer, out, words)
+    labels = labels_in(settings.data, settings.kind, settings.columns)
+    train = read_store(settings.data, settings, tokenizer, out, words, labels)
+    measured = evaluation_store(settings, tokenizer, out, words, labels)
     dtype = _dtype(settings, folder)
     info = describe(folder)
-    if settings.packing and isinstance(info.config, ChatGLM1Config):
+    if isinstance(info.config, ChatGLM1Config) and settings.packing:
         raise ConfigError("packing is not for ChatGLM-6B: each of its prompts sees itself both ways; leave it out")
-    needed = fit.estimate(info, settings, dtype, _longest(train, settings))
-    _say(words("train_memory", **needed.parts()))
+    if isinstance(info.config, ChatGLM1Config) and settings.task == "classify":
+        raise ConfigError("ChatGLM-6B has no classification head; take a ChatGLM2 or ChatGLM3 as the base")
+    needed = fit.estimate(info, settings, dtype, longest(train, settings))
+    say(words("train_memory", **needed.parts()))
     fit.check_fit(needed, settings)
     told["memory"] = needed.parts()
-    if not resume and _first():
+    if not resume and is_first():
         manifest.write(out, told)
-    trainer = _trainer(settings, out, _model(settings, folder, dtype), train, measured, tokenizer, words)
-    return _run(trainer, settings, out, told, resume)
+    trainer = _trainer(settings, out, _model(settings, folder, dtype, labels), train, measured, tokenizer, words)
+    return _run(trainer, settings, out, told, resume, labels)
 
 
 def be_modest(threads: int | None, nice: int | None) -> None:
@@ -98,7 +102,9 @@ def be_modest(threads: int | None, nice: int | None) -> None:
         os.nice(nice)
 
 
-def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resume: bool) -> Result:
+def _run(
+    trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resume: bool, labels: Sequence[str]
+) -> Result:
     from chatglm.train.trainer import last_checkpoint
 
     last = last_checkpoint(out) if resume else None
@@ -108,7 +114,7 @@ def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resu
     except ImportError as error:
         raise TrainingError(f"a package is missing for the optimizer {settings.optimizer}: {error}") from error
     finally:
-        if _first() and any("loss" in entry for entry in trainer.state.log_history):
+        if is_first() and any("loss" in entry for entry in trainer.state.log_history):
             telling.draw(trainer.state.log_history, out / telling.CURVE_FILE, f"{settings.method}, {settings.data}")
     state = trainer.state
     metrics = _last_metrics(trainer)
@@ -120,12 +126,12 @@ def _run(trainer: Any, settings: Settings, out: Path, told: dict[str, Any], resu
         free = f"{shutil.disk_usage(out).free / 1e6:,.1f} MB are free on its disk"
         raise TrainingError(f"what was learned cannot be written to {out}: {error} ({free}); {kept}") from error
     finished = state.global_step >= state.max_steps
-    if _first():
-        _beside(out, settings, trainer.language)
+    if is_first():
+        _beside(out, settings, trainer.language, labels)
         history = [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]
         given = {"steps": state.global_step, "finished": finished, "metrics": metrics, "history": history}
         manifest.write(out, told | {"result": given})
-    return Result(out, state.global_step, finished, metrics, _first())
+    return Result(out, state.global_step, finished, metrics, is_first())
 
 
 def _last_metrics(trainer: Any) -> dict[str, float]:
@@ -151,7 +157,7 @@ def _out_folder(settings: Settings, resume: bool) -> Path:
     begun = (out / manifest.FILE).is_file()
     if resume and not begun:
         raise ConfigError(f"{out} holds no run to resume; leave out --resume to begin one")
-    if not resume and out.exists() and any(out.iterdir()) and _first():
+    if not resume and out.exists() and any(out.iterdir()) and is_first():
         what = "a run already; go on with it by --resume, or" if begun else "files already;"
         raise ConfigError(f"{out} holds {what} give a new folder as --out")
     try:
@@ -159,41 +165,6 @@ def _out_folder(settings: Settings, resume: bool) -> Path:
     except OSError as error:
         raise ConfigError(f"{out} cannot be made: {error.strerror}") from error
     return out
-
-
-def _store(path: str, settings: Settings, tokenizer: Any, out: Path, words: Words) -> Store:
-    """The examples of a file; what was met on the way is said.
-
-    Raises:
-        DataError: bad rows that are not to be skipped, or no good ones.
-    """
-    report = Report()
-    columns = None if settings.columns is None else Columns.parse(settings.columns)
-    try:
-        store = Store(read_examples(path, tokenizer, settings.max_length, report, columns), out)
-    except OSError as error:
-        raise TrainingError(f"the rows of {path} cannot be kept on the disk of {out}: {error.strerror}") from error
-    for line in warnings(report, settings.max_length, words):
-        _say(line)
-    if report.bad and not settings.skip_bad_rows:
-        raise DataError(
-            f"{len(report.bad)} rows of {path} cannot be used (--skip-bad-rows leaves them out):\n{report.problems()}"
-        )
-    if report.bad:
-        _say(words("train_skipped", count=len(report.bad)) + "\n" + report.problems())
-    if len(store):
-        _say(words("train_rows", rows=len(store), tokens=store.num_tokens, file=path))
-    return store
-
-
-def _evaluation(settings: Settings, tokenizer: Any, out: Path, words: Words) -> Store | None:
-    if settings.eval_data is None:
-        return None
-    store = _store(settings.eval_data, settings, tokenizer, out, words)
-    if not len(store):
-        _say(words("train_no_eval", file=settings.eval_data))
-        return None
-    return store
 
 
 def _dtype(settings: Settings, folder: Path) -> torch.dtype:
@@ -208,18 +179,14 @@ def _dtype(settings: Settings, folder: Path) -> torch.dtype:
     return torch.float32 if 4 * info.num_parameters < _SMALL else torch.bfloat16
 
 
-def _longest(store: Store, settings: Settings) -> int:
-    if not len(store):
-        raise DataError(f"{settings.data} holds no row that can be learned from")
-    return settings.max_length if settings.packing else max(store.length(index) for index in range(len(store)))
-
-
-def _model(settings: Settings, folder: Path, dtype: torch.dtype) -> Any:
+def _model(settings: Settings, folder: Path, dtype: torch.dtype, labels: Sequence[str]) -> Any:
     from chatglm.quant.fused import unfuse
 
     place = parse_device(settings.device)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", place.index or 0)))
+    if labels:
+        return methods.prepare(new_classifier(folder, labels, dtype, place, settings.seed), settings)
     meaning = settings.rope_ratio_meaning
     options: dict[str, Any] = {"quantize": settings.scheme, "cache": False, "rope_ratio_meaning": meaning}
     model, _ = load(folder, dtype=dtype, device=place, **options)
@@ -230,25 +197,30 @@ def _model(settings: Settings, folder: Path, dtype: torch.dtype) -> Any:
 def _trainer(
     settings: Settings, out: Path, model: Any, train: Store, measured: Store | None, tokenizer: Any, words: Words
 ) -> Any:
+    from chatglm.train import kinds
     from chatglm.train.trainer import AnswerTrainer
 
+    kind, collator = AnswerTrainer, Collator
+    if settings.kind == "pairs":
+        kind, collator = kinds.PairTrainer, PairCollator
+    elif settings.kind == "labels":
+        kind, collator = kinds.LabelTrainer, LabelCollator
     packed = settings.packing
-    rows = PackedRows(train, settings.max_length, settings.seed) if packed else Rows(train)
     prefix = settings.prefix_length if settings.method == "ptuning" else 0
     callbacks: list[Any] = [telling.Telling(words), telling.ByTime(settings.save_minutes, settings.max_hours)]
-    trainer = AnswerTrainer(
+    trainer = kind(
         settings,
         out,
         model=model,
         args=_arguments(settings, out, measured is not None),
-        data_collator=Collator(packed, prefix, places=not isinstance(model.config, ChatGLM1Config)),
-        train_dataset=rows,
-        eval_dataset=None if measured is None else Rows(measured),
+        data_collator=collator(packed, prefix, places=not isinstance(model.config, ChatGLM1Config)),
+        train_dataset=rows_of(train, settings, packed),
+        eval_dataset=None if measured is None else rows_of(measured, settings),
         language=tokenizer,
         callbacks=callbacks,
     )
     if settings.eval_answers and not all(importlib.util.find_spec(name) for name in UPSTREAM):
-        _say(words("train_no_rouge"))
+        say(words("train_no_rouge"))
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -297,18 +269,9 @@ def _arguments(settings: Settings, out: Path, measures: bool) -> Any:
     return arguments
 
 
-def _beside(out: Path, settings: Settings, tokenizer: Any) -> None:
-    """A whole model needs its tokenizer to be loaded; an adapter takes that of its base."""
+def _beside(out: Path, settings: Settings, tokenizer: Any, labels: Sequence[str]) -> None:
+    """A whole model needs its tokenizer to be loaded; an adapter takes that of its base, which has no labels."""
     if settings.method == "sft":
         tokenizer.save_pretrained(out)
-
-
-def _first() -> bool:
-    """Whether this is the process that writes and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _say(text: str) -> None:
-    if _first():
-        sys.stderr.write(printable(text) + "\n")
-        sys.stderr.flush()
+    elif labels:
+        write_labels(out, labels)

@@ -12,6 +12,7 @@ from chatglm.folders.describe import FolderInfo
 from chatglm.loading import parse_device
 from chatglm.memory import available_memory
 from chatglm.model.family import network_of
+from chatglm.model.network import ChatGLMForSequenceClassification
 from chatglm.train import methods
 from chatglm.train.settings import Settings
 
@@ -52,7 +53,8 @@ def estimate(info: FolderInfo, settings: Settings, dtype: torch.dtype, tokens: i
         tokens: of the longest row; it cannot be more than `settings.max_length`.
     """
     with torch.device("meta"):  # tensors with shapes and no memory
-        model: Any = network_of(info.config)(copy.deepcopy(info.config))
+        kind: Any = ChatGLMForSequenceClassification if settings.task == "classify" else network_of(info.config)
+        model: Any = kind(copy.deepcopy(info.config))
         model.to(dtype=dtype)
         base = sum(_bytes(parameter) for parameter in model.parameters())
         if settings.scheme is not None:
@@ -61,7 +63,7 @@ def estimate(info: FolderInfo, settings: Settings, dtype: torch.dtype, tokens: i
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         added = 0 if settings.method == "sft" else sum(map(_bytes, learning))
         saved = _saved(model, settings, tokens)
-    scores = settings.batch_size * tokens * info.config.padded_vocab_size
+    scores = settings.rows_at_once * tokens * info.config.padded_vocab_size if settings.task == "answers" else 0
     states = 1 + (2 if "adam" in settings.optimizer else 1) * (0.25 if "8bit" in settings.optimizer else 1)
     return Estimate(
         weights=base + added,
@@ -87,7 +89,7 @@ def _saved(model: Any, settings: Settings, tokens: int) -> int:
         return tensor
 
     network: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    ids = torch.zeros(settings.batch_size, tokens, dtype=torch.long)
+    ids = torch.zeros(settings.rows_at_once, tokens, dtype=torch.long)
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         network.transformer(input_ids=ids, use_cache=False, attention=_counted)
@@ -118,7 +120,7 @@ def _one_layer(network: nn.Module, settings: Settings, tokens: int) -> int:
     config: Any = network.config
     wide = 6 * config.hidden_size + 5 * config.ffn_hidden_size + 2 * config.qkv_size
     size = next(network.parameters()).element_size()
-    return int(settings.batch_size * tokens * wide * size)
+    return int(settings.rows_at_once * tokens * wide * size)
 
 
 def check_fit(found: Estimate, settings: Settings) -> None:

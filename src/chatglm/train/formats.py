@@ -74,7 +74,7 @@ def sample_of(value: Any, columns: Columns | None = None) -> Sample:
     if not isinstance(value, Mapping):
         raise DataError(f"it is {value!r:.80}; a row must be an object")
     kind = _named_columns(columns, value) if columns is not None else format_of(value)
-    row = {name: _opened(name, one) for name, one in value.items()}
+    row = {name: opened(name, one) for name, one in value.items()}
     if columns is not None:
         row = {"prompt": row[columns.prompt], "response": row[columns.response]} | (
             {"history": row[columns.history]} if columns.history in row else {}
@@ -89,7 +89,7 @@ def format_of(value: Mapping[str, Any]) -> Format:
         DataError: none of them.
     """
     if "conversations" in value:
-        items = _opened("conversations", value["conversations"])
+        items = opened("conversations", value["conversations"])
         first = items[0] if isinstance(items, list) and items else {}
         return "sharegpt" if isinstance(first, Mapping) and "from" in first else "official"
     for kind, needed in (("openai", "messages"), ("alpaca", "instruction"), ("chatglm2", "prompt"), ("text", "text")):
@@ -108,7 +108,7 @@ def _named_columns(columns: Columns, value: Mapping[str, Any]) -> Format:
     return "chatglm2"
 
 
-def _opened(name: str, value: Any) -> Any:
+def opened(name: str, value: Any) -> Any:
     """What is a list or an object is JSON text in tables, and tools are often so in other files too."""
     structured = ("conversations", "messages", "tools", "functions", "history")
     if name not in structured or not isinstance(value, str):

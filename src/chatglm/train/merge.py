@@ -6,8 +6,9 @@ from typing import Any
 
 from chatglm import hub as hubs
 from chatglm.folders.disk import check_target, new_folder
-from chatglm.loading import demo_folder, load
+from chatglm.loading import default_dtype, demo_folder, load
 from chatglm.model.plain_config import RopeRatioMeaning
+from chatglm.train.classifier import LABELS_FILE, load_classifier
 
 _BESIDE = (
     "tokenizer.model",
@@ -38,7 +39,11 @@ def merge(
     target = Path(target)
     check_target(folder, target)
     options: dict[str, Any] = {"dequantize": True, "hub": hub, "rope_ratio_meaning": rope_ratio_meaning}
-    model, _ = load(folder, adapter=adapter, merge_adapter=True, dtype="auto", device="cpu", **options)
+    if (Path(adapter) / LABELS_FILE).is_file():
+        dtype = default_dtype(folder, "cpu")
+        model, _ = load_classifier(adapter, base=folder, dtype=dtype, device="cpu")
+    else:
+        model, _ = load(folder, adapter=adapter, merge_adapter=True, dtype="auto", device="cpu", **options)
     needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     with new_folder(target, needed) as part:
         model.save_pretrained(part)

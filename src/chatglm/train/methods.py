@@ -62,11 +62,13 @@ def _with_lora(model: Any, settings: Settings) -> Any:
     wrong = next((name for name in settings.targets if name.rpartition(".")[2] not in linears), None)
     if wrong is not None:
         raise ConfigError(f"no linear layer is named {wrong!r}; targets may be: {', '.join(sorted(linears))}")
+    labels = settings.task == "classify"  # the head is new, and trained as it is
     config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if labels else "CAUSAL_LM",
+        modules_to_save=["classifier_head"] if labels else None,
         r=settings.rank,
         lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
+        lora_dropout=settings.lora_dropout,
         target_modules=list(settings.targets),
         use_dora=settings.method == "dora",
         use_rslora=settings.method == "rslora",

@@ -1,4 +1,4 @@
-"""Rows for the network: one example in each, or several behind each other that do not see one another."""
+"""Rows for the network: an example in each, or several behind each other that do not see one another, or pairs."""
 
 import random
 from collections.abc import Sequence
@@ -45,6 +45,16 @@ class PackedRows(Rows):
 
     def __getitem__(self, index: int) -> list[Example]:
         return [self.store[one] for one in self.rows[index]]
+
+
+class PairRows(Rows):
+    """Two examples to compare in each item: the preferred one and the other one."""
+
+    def __len__(self) -> int:
+        return len(self.store) // 2
+
+    def __getitem__(self, index: int) -> list[Example]:
+        return [self.store[2 * index], self.store[2 * index + 1]]
 
 
 def _filled(store: Store, window: Sequence[int], length: int) -> list[list[int]]:
@@ -106,3 +116,18 @@ class Collator:
         same = segments[:, None, :, None] == segments[:, None, None, :]
         seen = same & torch.ones(same.shape[-2:], dtype=torch.bool).tril()
         return torch.nn.functional.pad(seen, (self.prefix_length, 0), value=True)
+
+
+class PairCollator(Collator):
+    """Lays pairs side by side: first all preferred examples, then the others in the same order."""
+
+    def __call__(self, rows: Sequence[Sequence[Example]]) -> dict[str, Any]:
+        return super().__call__([[row[which]] for which in (0, 1) for row in rows])
+
+
+class LabelCollator(Collator):
+    """Lays texts side by side; `labels` holds the number of each row's label."""
+
+    def __call__(self, rows: Sequence[Sequence[Example]]) -> dict[str, Any]:
+        batch = super().__call__(rows)
+        return batch | {"labels": torch.tensor([row[0].label for row in rows])}

@@ -23,7 +23,7 @@ class Store(Dataset[Example]):
     """
 
     def __init__(self, found: Iterable[Example], folder: Path) -> None:
-        self._ends = array("q")
+        self._ends, self._labels = array("q"), array("q")
         with tempfile.TemporaryFile(dir=folder) as file:
             pending, total = array("i"), 0
             for example in found:
@@ -31,6 +31,8 @@ class Store(Dataset[Example]):
                 pending.extend(token if learned else ~token for token, learned in tokens)
                 total += len(example.ids)
                 self._ends.append(total)
+                if example.label is not None:
+                    self._labels.append(example.label)
                 if len(pending) > _FLUSH:
                     file.write(pending.tobytes())
                     pending = array("i")
@@ -45,7 +47,8 @@ class Store(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         stored = self._ids[self._start(index) : self._ends[index]]
-        return Example(torch.where(stored < 0, ~stored, stored).tolist(), (stored >= 0).tolist())
+        label = self._labels[index] if self._labels else None
+        return Example(torch.where(stored < 0, ~stored, stored).tolist(), (stored >= 0).tolist(), label)
 
     def length(self, index: int) -> int:
         """Tokens of an example."""

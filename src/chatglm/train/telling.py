@@ -1,6 +1,7 @@
 """What a run says while it goes on, and the picture of its losses."""
 
 import importlib.util
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,9 +10,21 @@ from typing import Any
 from transformers import TrainerCallback
 
 from chatglm.errors import MissingExtraError
-from chatglm.words import Words
+from chatglm.words import Words, printable
 
 CURVE_FILE = "loss.png"
+
+
+def is_first() -> bool:
+    """Whether this is the process, of several, that writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(text: str) -> None:
+    """A line on standard error, once."""
+    if is_first():
+        sys.stderr.write(printable(text) + "\n")
+        sys.stderr.flush()
 
 
 class Telling(TrainerCallback):

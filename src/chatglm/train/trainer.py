@@ -48,6 +48,18 @@ class AnswerTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # so that the tokens of all steps of an update are counted
         self._part: Path | None = None
 
+    sums = 2  # numbers that `measure` gives
+
+    def measure(self, model: nn.Module, inputs: dict[str, Any]) -> list[float]:
+        """Of a batch of evaluation rows: what is summed over all of them."""
+        losses = token_losses(model, inputs)
+        return [losses.sum().item(), len(losses)]
+
+    def named(self, sums: list[float]) -> dict[str, float]:
+        """The metrics, of those sums."""
+        loss = sums[0] / sums[1]
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -88,22 +100,19 @@ class AnswerTrainer(Trainer):
         )
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Loss and perplexity of each learned token of the evaluation rows, each row once; answers where asked for."""
+        """What is measured on the evaluation rows, each row once; answers where asked for."""
         rows: Any = self.eval_dataset
         model: Any = self.model
         share = Subset(rows, range(self.args.process_index, len(rows), self.args.world_size))
         loader = DataLoader(share, self.args.per_device_eval_batch_size, collate_fn=self.data_collator)
         self.model_wrapped.eval()
-        found = torch.zeros(2, dtype=torch.float64)
+        found = torch.zeros(self.sums, dtype=torch.float64)
         with torch.inference_mode():
             for batch in loader:
-                losses = token_losses(model, self._prepare_inputs(batch))
-                found += torch.tensor([losses.sum().item(), len(losses)], dtype=torch.float64)
-        total, count = self.accelerator.reduce(found.float().to(self.args.device), "sum").tolist()
-        loss = total / count
-        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700.0))}
-        for name, score in self._answers().items():
-            metrics[f"{metric_key_prefix}_{name}"] = score
+                found += torch.tensor(self.measure(model, self._prepare_inputs(batch)), dtype=torch.float64)
+        totals = self.accelerator.reduce(found.float().to(self.args.device), "sum").tolist()
+        scores = self.named(totals) | self._answers()
+        metrics = {f"{metric_key_prefix}_{name}": score for name, score in scores.items()}
         self.model_wrapped.train()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 from chatglm.errors import UsageError
 from chatglm.evaluate.task import Task
-from chatglm.evaluate.tasks import agieval, bbh, ceval, cmmlu, gsm8k, longbench, math, mbpp, mmlu, needle
+from chatglm.evaluate.tasks import agieval, bbh, bfcl, ceval, cmmlu, gsm8k, longbench, math, mbpp, mmlu, needle
 
 TASKS: Mapping[str, Task] = {
-    module.TASK.name: module.TASK for module in (gsm8k, math, bbh, mmlu, ceval, cmmlu, mbpp, agieval, longbench, needle)
+    module.TASK.name: module.TASK
+    for module in (gsm8k, math, bbh, mmlu, ceval, cmmlu, mbpp, agieval, longbench, bfcl, needle)
 }
 
 
