@@ -35,6 +35,8 @@ def test_a_folder_that_is_no_such_model_or_brings_code_is_refused(tmp_path, writ
 def folder(tmp_path_factory):
     """A tiny random BERT with mean pooling."""
     library = pytest.importorskip("sentence_transformers", reason="comes with the extra embeddings")
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
     from transformers import BertConfig, BertModel, BertTokenizer, set_seed
 
     where = tmp_path_factory.mktemp("sentences")
@@ -43,8 +45,8 @@ def folder(tmp_path_factory):
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=64, **shape)).save_pretrained(where / "bert")
     BertTokenizer(str(where / "vocab.txt")).save_pretrained(where / "bert")
-    words = library.models.Transformer(str(where / "bert"), max_seq_length=MOST)
-    pooling = library.models.Pooling(words.get_embedding_dimension())
+    words = Transformer(str(where / "bert"), max_seq_length=MOST)
+    pooling = Pooling(words.get_embedding_dimension())
     library.SentenceTransformer(modules=[words, pooling]).save(str(where / "tiny-sentences"))
     return where / "tiny-sentences"
 

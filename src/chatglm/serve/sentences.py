@@ -41,11 +41,6 @@ class SentenceModel:
         self.name = Path(name).name
         self._one_at_a_time = asyncio.Lock()
 
-    @property
-    def size(self) -> int:
-        """Numbers of a vector."""
-        return int(self._model.get_embedding_dimension())
-
     def counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, those that the model puts around it included.
 
