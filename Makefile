@@ -4,6 +4,7 @@
 #   make chat                      talk to the embedded tiny model
 #   make chat MODEL=folder-or-name talk to real weights
 #   make test                      run the tests            (ARGS= goes to pytest, e.g. ARGS="-n 0 -k engine")
+#   make fuzz-api                  Schemathesis against a real server, from an environment of its own (SECONDS=300)
 #   make check                     format, lint, types, import table, generated docs
 #   make format                    rewrite the sources in the house format
 #   make docs                      regenerate docs/cli.md and the transcripts in the READMEs
@@ -14,6 +15,7 @@ PYTHON ?=
 PIP_ARGS ?=
 MODEL ?=
 ARGS ?=
+SECONDS ?= 300
 
 python := $(VENV)/bin/python
 # Compiling every file of torch and transformers would double the time of an install. What the program imports is
@@ -26,7 +28,7 @@ sources := pyproject.toml constraints.txt scripts/venv.sh hatch_build.py $(wildc
 run_ready := $(VENV)/.ready-run
 dev_ready := $(VENV)/.ready-dev
 
-.PHONY: help chat test check format docs clean
+.PHONY: help chat test fuzz-api check format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -55,6 +57,12 @@ chat: $(run_ready)
 test: $(dev_ready)
 	$(python) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
+# Schemathesis wants an older jsonschema_rs than this package: it lives beside, and meets the server over HTTP only.
+fuzz-api: $(dev_ready)
+	@test -x $(VENV)-fuzz/bin/schemathesis || { $(python) -m venv $(VENV)-fuzz && \
+	$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) 'schemathesis>=4.32,<5'; }
+	$(python) tests/serve/fuzz_openapi.py $(VENV)-fuzz/bin/schemathesis --seconds $(SECONDS) $(ARGS)
+
 check: $(dev_ready)
 	$(python) -m ruff format --check .
 	$(python) -m ruff check .
@@ -73,5 +81,5 @@ docs: $(dev_ready)
 	$(python) docs/generate_transcript.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-fuzz build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

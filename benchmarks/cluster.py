@@ -20,13 +20,15 @@ import itertools
 import json
 import random
 import re
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common import hardware
@@ -34,6 +36,8 @@ from common import hardware
 from chatglm.serve.routing import Router
 
 BLOCK = 64  # tokens; a block of the routing is 256 bytes, about as many
+CACHE_BLOCK = 16  # tokens; of the engine's cache
+IDS = range(1000, 1400)  # what prompts are made of for real replicas: four letters each in a request
 MOST = 1100  # tokens of a conversation before its last turn: the embedded model, which real replicas have, reads 2,048
 REPLICAS = (1, 2, 4, 10, 32, 100, 320, 1000)
 
@@ -46,6 +50,7 @@ class Costs:
     prompt: float
     answer: float
     cache: int  # tokens
+    request: float = 0.005  # from a client to the engine and back with the first token, beside the step
     prompts_beside_answers: int = 64  # tokens of prompts in a step in which others are answered
     batch: int = 512  # tokens of a step
     running: int = 64
@@ -56,7 +61,7 @@ COSTS = {
     "cpu": Costs(step=0.118, prompt=0.0207, answer=0.0094, cache=32_000),
     # The 6B shapes in bfloat16 at 0.8 TB/s and 60 TFLOP/s. Not measured: a share of data sheets of GPUs with 24 GB.
     "gpu": Costs(step=0.016, prompt=0.0002, answer=0.0001, cache=200_000, prompts_beside_answers=512, running=256),
-    "stub": Costs(step=0.02, prompt=0.001, answer=0.0, cache=100_000),
+    "stub": Costs(step=0.02, prompt=0.001, answer=0.0, cache=100_000, request=0.0),
 }
 
 
@@ -68,7 +73,7 @@ class Turn:
     """One request."""
 
     session: int
-    blocks: list[int]
+    blocks: list[int]  # of BLOCK tokens, the last one begun
     prompt: int  # tokens
     answer: int
     arrival: float = 0.0
@@ -94,7 +99,7 @@ class Session:
         self.turns -= 1
         self.tokens += min(400, 4 + int(self.chosen.lognormvariate(3.3, 0.9)))
         answer = min(400, 4 + int(self.chosen.lognormvariate(4.2, 0.8)))
-        turn = Turn(self.number, [self._block(at) for at in range(self.tokens // BLOCK)], self.tokens, answer)
+        turn = Turn(self.number, [self._block(at) for at in range(-(-self.tokens // BLOCK))], self.tokens, answer)
         self.tokens += answer
         return turn
 
@@ -129,6 +134,12 @@ class Result:
     seconds: float = 0.0  # of measuring
     begin: float = 0.0  # when it begins: before that the load comes to its level
 
+    def counted(self, plan: "Plan") -> int:
+        """How many of a plan's steps end while it is measured."""
+        before = max(0, min(plan.count, int((self.begin - plan.begun) / plan.seconds)))
+        after = max(0, min(plan.count, -int((self.begin + self.seconds - plan.end) // plan.seconds)))
+        return plan.count - before - after
+
     def row(self, replicas: int) -> dict[str, float]:
         rate = self.written / self.seconds
         return {
@@ -139,6 +150,7 @@ class Result:
             "cache hits": self.found / max(1, self.asked),
             "tokens/s": rate,
             "tokens/s per replica": rate / replicas,
+            "tokens per machine-hour": 3600 * rate / replicas,
         }
 
 
@@ -175,20 +187,20 @@ class Replica:
         self.costs, self.result = costs, result
         self.waiting: deque[Turn] = deque()
         self.running: list[Turn] = []
-        self.cache: OrderedDict[int, None] = OrderedDict()
+        self.cache: OrderedDict[int, int] = (
+            OrderedDict()
+        )  # block -> how many of its tokens, in whole blocks of the cache
         self.plan: Plan | None = None
 
     @property
     def load(self) -> int:
         return len(self.waiting) + len(self.running)
 
-    def add(self, turn: Turn) -> None:
+    def add(self, turn: Turn, now: float) -> None:
         """A request comes; what is planned ends with the step that runs now."""
         self.waiting.append(turn)
         if self.plan is not None and self.plan.count > 1:
-            self.plan.count = max(
-                1, min(self.plan.count, int((turn.arrival - self.plan.begun) / self.plan.seconds) + 1)
-            )
+            self.plan.count = max(1, min(self.plan.count, int((now - self.plan.begun) / self.plan.seconds) + 1))
 
     def begin(self, now: float) -> Plan | None:
         """The next steps: one, or as many as are alike."""
@@ -212,8 +224,14 @@ class Replica:
         return self.plan
 
     def _admit(self, turn: Turn) -> None:
-        known = sum(1 for _ in itertools.takewhile(self.cache.__contains__, turn.blocks))
-        turn.left = turn.prompt - min(known * BLOCK, turn.prompt - 1)
+        known = 0
+        for block in turn.blocks:
+            here = self.cache.get(block, 0)
+            known += here
+            if here < BLOCK:
+                break
+        most = (turn.prompt - 1) // CACHE_BLOCK * CACHE_BLOCK  # the last token is always computed
+        turn.left = turn.prompt - min(known, most)
         if turn.arrival >= self.result.begin:
             self.result.asked += turn.prompt
             self.result.found += turn.prompt - turn.left
@@ -231,24 +249,27 @@ class Replica:
         """The planned steps are done -> who is answered."""
         plan, done = self.plan, []
         assert plan is not None
-        counts = plan.end >= self.result.begin
+        counted = self.result.counted(plan)
+        counts = counted > 0
         if counts and (going_on := sum(turn.written > 0 for turn in plan.answering)):
-            self.result.gaps.append((plan.seconds, going_on * plan.count))
+            self.result.gaps.append((plan.seconds, going_on * counted))
         for turn in plan.answering:
             if not turn.written:
                 self.result.firsts += [plan.end - turn.arrival] if counts else []
-                self._keep(turn.blocks)
+                self._keep(turn)
             turn.written += plan.count
-            self.result.written += plan.count if counts else 0
+            self.result.written += counted
             if turn.written >= turn.answer:
                 done.append(turn)
                 self.running.remove(turn)
         return done
 
-    def _keep(self, blocks: list[int]) -> None:
-        for block in reversed(blocks):
-            self.cache[block] = None
+    def _keep(self, turn: Turn) -> None:
+        last = turn.prompt % BLOCK // CACHE_BLOCK * CACHE_BLOCK if turn.prompt % BLOCK else BLOCK
+        for block in reversed(turn.blocks):
+            self.cache[block] = max(last, self.cache.get(block, 0))
             self.cache.move_to_end(block)
+            last = BLOCK
         while len(self.cache) * BLOCK > self.costs.cache:
             self.cache.popitem(last=False)
 
@@ -257,7 +278,7 @@ class Cluster:
     """Replicas, what is sent to them, and the time."""
 
     def __init__(self, count: int, costs: Costs, routing: str, result: Result) -> None:
-        self.result = result
+        self.result, self.costs = result, costs
         self.replicas = {f"r{number}": Replica(costs, self.result) for number in range(count)}
         self.router, self.routing = Router(capacity=costs.cache // BLOCK), routing
         self.load = dict.fromkeys(self.replicas, 0)
@@ -269,12 +290,18 @@ class Cluster:
         """To the end of what is measured."""
         for begins, session in sessions:
             self._ask(session, begins)
-        while self._events and self._events[0][0] < self.result.begin + self.result.seconds:
+        end = self.result.begin + self.result.seconds
+        while self._events and self._events[0][0] < end:
             now, _, what = heapq.heappop(self._events)
             if isinstance(what, str):
                 self._step_done(what, now)
+            elif isinstance(what[0], str):
+                self._come(*what, now)
             else:
                 self._send(*what, now)
+        for replica in self.replicas.values():  # what is being answered at the end
+            if replica.plan is not None:
+                replica.finish()
         return self.result
 
     def _ask(self, session: Session, when: float) -> None:
@@ -287,8 +314,12 @@ class Cluster:
         name = self._chosen(turn)
         turn.owner = session
         self.load[name] += 1
+        heapq.heappush(self._events, (now + self.costs.request, next(self._order), (name, turn)))
+
+    def _come(self, name: str, turn: Turn, now: float) -> None:
+        """A request reaches the replica that was chosen for it."""
         replica = self.replicas[name]
-        replica.add(turn)
+        replica.add(turn, now)
         if replica.plan is None:
             replica.begin(now)
         self._schedule(name)
@@ -296,7 +327,7 @@ class Cluster:
     def _chosen(self, turn: Turn) -> str:
         if self.routing == "random":
             return random.Random(hash((turn.session, turn.prompt))).choice(list(self.load))
-        blocks = turn.blocks if self.routing == "prefix" else []
+        blocks = turn.blocks[: turn.prompt // BLOCK] if self.routing == "prefix" else []
         name = self.router.first(blocks, self.load)
         self.router.note(blocks, name)
         return name
@@ -329,9 +360,9 @@ def load_of(options: argparse.Namespace, replicas: int) -> Iterator[tuple[float,
         yield begins, Session(number, random.Random(f"{options.seed} {number}"), options.systems)
 
 
-def simulated(options: argparse.Namespace, replicas: int) -> dict[str, float]:
+def simulated(options: argparse.Namespace, replicas: int, costs: Costs | None = None) -> dict[str, float]:
     result = Result(seconds=options.seconds, begin=WARM_UP)
-    cluster = Cluster(replicas, COSTS[options.costs], options.routing, result)
+    cluster = Cluster(replicas, costs or COSTS[options.costs], options.routing, result)
     return cluster.run(load_of(options, replicas)).row(replicas)
 
 
@@ -356,8 +387,8 @@ def be_cluster() -> None:
     sys.exit(cli.main(["serve", "--replicas", "2", "--port", "0", "--name", "m", "--log-level", "warning"]))
 
 
-def real(options: argparse.Namespace) -> dict[str, float]:
-    """Two replicas on Ray Serve, under the same load in real time."""
+def real(options: argparse.Namespace) -> tuple[Costs, dict[str, float]]:
+    """Two replicas on Ray Serve, under the same load in real time: what passing on costs there, and what was seen."""
     process = subprocess.Popen([sys.executable, __file__, "--child"], stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
@@ -369,50 +400,90 @@ def real(options: argparse.Namespace) -> dict[str, float]:
         process.wait()
 
 
-async def _replay(address: tuple[str, int], options: argparse.Namespace) -> dict[str, float]:
-    result = Result(seconds=options.seconds)
-    await _converse(
-        Session(-1, random.Random(0), 1), 0.0, time.monotonic(), address, Result(seconds=10.0)
-    )  # what is made when first needed
-    begun = time.monotonic()
+async def _replay(address: tuple[str, int], options: argparse.Namespace) -> tuple[Costs, dict[str, float]]:
+    costs = await _measured(address)
+    result, begun = Result(seconds=options.seconds, begin=WARM_UP), time.monotonic()
     load = [_converse(session, begins, begun, address, result) for begins, session in load_of(options, 2)]
     await asyncio.gather(*load)
-    return result.row(2)
+    return costs, result.row(2)
+
+
+PROBES, BESIDE = 12, 16
+
+
+async def _measured(address: tuple[str, int]) -> Costs:
+    """The costs of the stub and, by the clock, of everything around it: a request's way, a step, an answer in it."""
+    stub, session = COSTS["stub"], Session(-1, random.Random(0), 1)
+    turn = session.next()
+    assert turn is not None
+    turn.answer = 48
+
+    async def one() -> tuple[float, list[float]]:
+        begun = time.monotonic()
+        times = [at async for at, told in _pieces(address, session, turn) if _text(told)]
+        return times[0] - begun, [after - before for before, after in itertools.pairwise(times)]
+
+    await asyncio.gather(*(one() for _ in range(BESIDE)))  # what is made when first needed, and the prompt is read
+    alone = [await one() for _ in range(PROBES)]
+    beside = await asyncio.gather(*(one() for _ in range(BESIDE)))
+    left = turn.prompt - (turn.prompt - 1) // CACHE_BLOCK * CACHE_BLOCK
+    step = statistics.median(gap for _, gaps in alone for gap in gaps)
+    together = statistics.median(gap for _, gaps in beside for gap in gaps)
+    answer = max(0.0, together - step) / (BESIDE / 2 - 1)
+    first = statistics.median(first for first, _ in alone)
+    return replace(
+        stub,
+        step=max(stub.step, step - answer),
+        answer=answer,
+        request=max(0.0, first - step - stub.prompt * left),
+    )
+
+
+async def _pieces(
+    address: tuple[str, int], session: Session, turn: Turn
+) -> AsyncIterator[tuple[float, dict[str, Any]]]:
+    """What is told of an answer, and when."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(_request(session, turn, address[0]))
+    try:
+        while (line := await reader.readline()) and b"[DONE]" not in line:
+            if line.startswith(b"data: "):
+                told = json.loads(line[6:])
+                if "error" in told:
+                    raise RuntimeError(told["error"]["message"])
+                yield time.monotonic(), told
+    finally:
+        writer.close()
+
+
+def _text(told: dict[str, Any]) -> str:
+    return str(told["choices"][0]["text"]) if told.get("choices") else ""
 
 
 async def _converse(session: Session, begins: float, begun: float, address: tuple[str, int], result: Result) -> None:
-    end = result.begin + result.seconds
-
-    def now() -> float:
-        return time.monotonic() - begun
-
-    await asyncio.sleep(max(0.0, begins - now()))
-    while (turn := session.next()) is not None and now() < end:
-        reader, writer = await asyncio.open_connection(*address)
-        writer.write(_request(session, turn, address[0]))
-        asked, last = now(), 0.0
-        while (line := await reader.readline()) and b"[DONE]" not in line:
-            at, told = now(), json.loads(line[6:]) if line.startswith(b"data: ") else {}
-            if at > end:
-                break
-            if "error" in told:
-                raise RuntimeError(told["error"]["message"])
-            if told.get("usage") and asked >= result.begin:
-                result.asked += turn.prompt
-                result.found += told["usage"]["prompt_tokens_details"]["cached_tokens"]
-            elif told.get("choices") and (text := told["choices"][0]["text"]):
-                if at >= result.begin:
-                    result.firsts += [] if last else [at - asked]
-                    result.gaps += [((at - last) / len(text), len(text))] if last else []
-                    result.written += len(text)
-                last = at
-        writer.close()
+    begin, end = begun + result.begin, begun + result.begin + result.seconds
+    await asyncio.sleep(max(0.0, begun + begins - time.monotonic()))
+    while (turn := session.next()) is not None and time.monotonic() < end:
+        asked, last = time.monotonic(), 0.0
+        async with aclosing(_pieces(address, session, turn)) as pieces:
+            async for at, told in pieces:
+                if at > end:
+                    return
+                if told.get("usage") and asked >= begin:
+                    result.asked += turn.prompt
+                    result.found += told["usage"]["prompt_tokens_details"]["cached_tokens"]
+                elif text := _text(told):
+                    if at >= begin:
+                        result.firsts += [] if last else [at - asked]
+                        result.gaps += [((at - last) / len(text), len(text))] if last else []
+                        result.written += len(text)
+                    last = at
         await asyncio.sleep(session.thinking())
 
 
 def _request(session: Session, turn: Turn, host: str) -> bytes:
-    system = random.Random(f"system {session.system}").choices(range(300, 500), k=session.system_tokens)
-    own = random.Random(f"session {session.number}").choices(range(300, 500), k=turn.prompt - len(system))
+    system = random.Random(f"system {session.system}").choices(IDS, k=session.system_tokens)
+    own = random.Random(f"session {session.number}").choices(IDS, k=turn.prompt - len(system))
     body = {"model": "m", "prompt": system + own, "max_tokens": turn.answer, "ignore_eos": True, "temperature": 0}
     data = json.dumps(body | {"stream": True, "stream_options": {"include_usage": True}}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -458,7 +529,12 @@ def main() -> None:
     if options.real:
         options.costs = "stub"
         print(hardware())
-        rows = {"simulated": simulated(options, 2), "real": real(options)}
+        costs, seen = real(options)
+        print(
+            f"measured: {1e3 * costs.request:.1f} ms on the way of a request, {1e3 * costs.step:.1f} ms a step of "
+            f"{1e3 * COSTS['stub'].step:.0f}, {1e3 * costs.answer:.2f} ms for each further answer in it"
+        )
+        rows = {"simulated": simulated(options, 2, costs), "real": seen}
         print_table("two replicas", rows)
         off = {name: rows["simulated"][name] / (rows["real"][name] or 1) - 1 for name in rows["real"]}
         print("simulated against real: " + ", ".join(f"{name} {100 * value:+.0f} %" for name, value in off.items()))

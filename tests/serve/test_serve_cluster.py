@@ -40,8 +40,8 @@ def test_sizes_that_make_no_sense_are_refused(options):
 
 
 def test_what_one_server_keeps_cannot_be_had_of_several():
-    with pytest.raises(ConfigError, match="--agent"):
-        ServerConfig(alone=False, agent=True)
+    with pytest.raises(ConfigError, match="--allow-lora"):
+        ServerConfig(alone=False, allow_lora=".")
 
 
 # the rest needs Ray
@@ -54,19 +54,20 @@ def need_ray():
 @pytest.fixture(scope="module")
 def cluster():
     need_ray()
-    running = RunningServer([sys.executable], "--replicas", "2", "--max-body-bytes", "50000", "--log-level", "warning")
+    options = ["--max-body-bytes", "50000", "--agent", "--tools", "calculator", "--log-level", "warning"]
+    running = RunningServer([sys.executable], "--replicas", "2", *options)
     yield running
     assert running.end() == 0
 
 
-def replicas_of(server):
+def replicas_of(server, kind="replica"):
     """Process ids, those of this server's Ray only."""
     table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in table.splitlines()[1:]]
     below = {str(server.process.pid)}
     while more := {row[0] for row in rows if row[1] in below} - below:
         below |= more
-    return [int(row[0]) for row in rows if row[0] in below and "ServeReplica:chatglm:replica" in row[2]]
+    return [int(row[0]) for row in rows if row[0] in below and f"ServeReplica:chatglm:{kind}" in row[2]]
 
 
 @pytest.mark.slow
@@ -90,8 +91,67 @@ def test_refusals_are_those_of_one_server(cluster):
         assert http.post("/v1/messages", json={"model": MODEL}).json()["type"] == "error"
         assert http.get("/v1/models", headers={"Host": "evil.example"}).status_code == 403
         assert http.post("/v1/completions", content=b"x" * 60000).status_code == 413
-        assert http.get("/v1/files").status_code == 404
+        assert http.get("/v1/files/file-" + "0" * 32).json()["error"]["code"] == "file_not_found"
+        assert http.post("/v1/load_lora_adapter", json={}).status_code == 404
         assert http.get("/health").json() == {"status": "ok"}
+
+
+def batch_of(http, count, tokens):
+    """A batch of so many rows that has begun."""
+    rows = [
+        {"custom_id": str(index), "method": "POST", "url": "/v1/chat/completions",
+         "body": asked(f"question {index}", tokens)}
+        for index in range(count)
+    ]  # fmt: skip
+    file = {"file": ("rows.jsonl", "\n".join(map(json.dumps, rows)))}
+    sent = http.post("/v1/files", files=file, data={"purpose": "batch"}).json()
+    body = {"input_file_id": sent["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    return http.post("/v1/batches", json=body).json()
+
+
+def finished(http, batch):
+    """The batch when it is over, and its answers by their ids."""
+    last = time.monotonic() + 180
+    while batch["status"] not in ("completed", "failed"):
+        assert time.monotonic() < last
+        answer = http.get(f"/v1/batches/{batch['id']}")
+        batch = answer.json() if answer.status_code == 200 else batch  # while another keeper comes
+    lines = http.get(f"/v1/files/{batch['output_file_id']}/content").text.splitlines()
+    return batch, {row["custom_id"]: row["response"]["body"] for row in map(json.loads, lines)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["nobody", "replica", "keeper"])
+def test_a_batch_is_answered_whoever_dies(cluster, killed):
+    with httpx2.Client(base_url=cluster.url, timeout=60) as http:
+        batch = batch_of(http, 24, 200)
+        while killed != "nobody" and not batch["request_counts"]["completed"]:
+            batch = http.get(f"/v1/batches/{batch['id']}").json()
+        if killed != "nobody":
+            os.kill(replicas_of(cluster, killed)[0], signal.SIGKILL)
+        batch, answers = finished(http, batch)
+        assert batch["request_counts"] == {"total": 24, "completed": 24, "failed": 0}
+        assert sorted(answers, key=int) == [str(index) for index in range(24)]
+        assert all(answer["usage"]["completion_tokens"] == 200 for answer in answers.values())
+
+
+@pytest.mark.slow
+def test_conversations_stay_with_their_replica(cluster):
+    route = "/v1/agent/conversations"
+    with httpx2.Client(base_url=cluster.url, timeout=60) as http:
+        opened = [http.post(route, json={"temperature": 0, "max_new_tokens": 8}).json()["id"] for _ in range(6)]
+        for conversation in opened:
+            for text in ("hi", "again"):
+                said = http.post(f"{route}/{conversation}/messages", json={"text": text})
+                assert said.status_code == 200
+                assert said.text.rstrip().endswith("data: [DONE]")
+            assert len(http.get(f"{route}/{conversation}").json()["messages"]) == 4
+        assert sorted(card["id"] for card in http.get(route).json()["data"]) == sorted(opened)
+        assert len({conversation.split("-")[0] for conversation in opened}) == 2  # both have some
+        for conversation in opened:
+            assert http.delete(f"{route}/{conversation}").json()["deleted"]
+        assert http.get(f"{route}/{opened[0]}").json()["error"]["code"] == "conversation_not_found"
+        assert http.get(route).json()["data"] == []
 
 
 @pytest.mark.slow

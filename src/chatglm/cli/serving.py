@@ -91,6 +91,11 @@ def _add_extras(group: Any) -> None:
         "--allow-lora", metavar="FOLDER", help="let clients load LoRA adapters from folders below this one"
     )
     group.add_argument(
+        "--embedding-model",
+        metavar="NAME",
+        help="folder or hub name of a sentence-transformers model, for embeddings under its own name",
+    )
+    group.add_argument(
         "--files-dir",
         metavar="FOLDER",
         help="where uploaded files and batches are kept (default: a private folder that is gone with the server)",

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from chatglm.errors import CheckpointError, RequestError
 from chatglm.own_engine import add_lora
+from chatglm.serve.described_answers import ADAPTER
 from chatglm.serve.description import described
 from chatglm.serve.errors import ApiError, wrong
 from chatglm.serve.protocol.base import Body
@@ -41,7 +42,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
     root = Path(server.config.allow_lora).resolve()
     one_at_a_time = asyncio.Lock()
 
-    @app.post("/v1/load_lora_adapter", openapi_extra=described(LoadRequest))
+    @app.post("/v1/load_lora_adapter", openapi_extra=described(LoadRequest, ADAPTER))
     async def load_lora_adapter(request: Request) -> dict[str, Any]:
         asked = await server.body(request, LoadRequest)
         server.check_open()
@@ -50,7 +51,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
             server.service.adapters[asked.lora_name] = asked.lora_name
         return {"status": "loaded", "id": asked.lora_name}
 
-    @app.post("/v1/unload_lora_adapter", openapi_extra=described(UnloadRequest))
+    @app.post("/v1/unload_lora_adapter", openapi_extra=described(UnloadRequest, ADAPTER))
     async def unload_lora_adapter(request: Request) -> dict[str, Any]:
         name = (await server.body(request, UnloadRequest)).lora_name
         async with one_at_a_time:

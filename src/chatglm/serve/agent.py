@@ -16,9 +16,10 @@ from chatglm.agent.wire import to_json
 from chatglm.engine.request import SamplingParams
 from chatglm.errors import SandboxError, SessionError
 from chatglm.serve.conversations import Conversation, Conversations, RunningTurn
+from chatglm.serve.described_answers import CONSENT, CONVERSATION, CONVERSATION_FILES, CONVERSATIONS, DELETED, STOPPED
 from chatglm.serve.description import described
 from chatglm.serve.errors import ApiError
-from chatglm.serve.files import FileStore
+from chatglm.serve.files import FileStore, no_files
 from chatglm.serve.protocol.base import Body
 from chatglm.serve.stream import DONE, event
 
@@ -59,14 +60,17 @@ def add_routes(app: FastAPI, server: Server) -> None:
     if not server.config.agent:
         return
     config, service = server.config, server.service
-    conversations = Conversations(service.engine, service.tokenizer, config, _pool(server))
+    conversations = Conversations(service.engine, service.tokenizer, config, _pool(server), server.home)
+    if not config.alone:  # what a cluster keeps is taken in elsewhere, and read here
+        kept = config.files_dir and FileStore(config.files_dir, config.max_file_bytes, config.max_stored_bytes)
+        app.state.files = kept or None
     server.at_start.append(conversations.begin)
     server.parts.push_async_callback(conversations.end)
 
     def asked_for(request: Request) -> Conversation:
         return conversations.get(request.path_params["conversation"], request.state.key)
 
-    @app.post(ROUTE, openapi_extra=described(OpenRequest))
+    @app.post(ROUTE, openapi_extra=described(OpenRequest, CONVERSATION))
     async def open_conversation(request: Request) -> dict[str, Any]:
         asked = await server.body(request, OpenRequest)
         server.check_open()
@@ -78,15 +82,15 @@ def add_routes(app: FastAPI, server: Server) -> None:
         options = {"system": asked.system, "max_rounds": asked.max_rounds, "max_new_tokens": asked.max_new_tokens}
         return (await conversations.open(request.state.key, params=params, **options)).card()
 
-    @app.get(ROUTE)
+    @app.get(ROUTE, openapi_extra=described(None, CONVERSATIONS))
     async def listed(request: Request) -> dict[str, Any]:
         return {"object": "list", "data": [one.card() for one in conversations.of(request.state.key)]}
 
-    @app.get(f"{ROUTE}/{{conversation}}")
+    @app.get(f"{ROUTE}/{{conversation}}", openapi_extra=described(None, CONVERSATION))
     async def told(request: Request) -> dict[str, Any]:
         return asked_for(request).card()
 
-    @app.post(f"{ROUTE}/{{conversation}}/messages", openapi_extra=described(SayRequest))
+    @app.post(f"{ROUTE}/{{conversation}}/messages", openapi_extra=described(SayRequest, streams=True))
     async def say(request: Request) -> Response:
         asked = await server.body(request, SayRequest)
         conversation = asked_for(request)
@@ -101,7 +105,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
         place.enter_context(server.until_over(turn))
         return server.stream(_events(turn, partial(conversations.left, conversation, turn)), place)
 
-    @app.post(f"{ROUTE}/{{conversation}}/consent", openapi_extra=described(ConsentRequest))
+    @app.post(f"{ROUTE}/{{conversation}}/consent", openapi_extra=described(ConsentRequest, CONSENT))
     async def consent(request: Request) -> dict[str, Any]:
         asked = await server.body(request, ConsentRequest)
         conversation = asked_for(request)
@@ -111,25 +115,25 @@ def add_routes(app: FastAPI, server: Server) -> None:
             raise ApiError(409, str(error), code="nothing_asked", param="call") from None
         return {"call": asked.call, "allowed": asked.allowed}
 
-    @app.post(f"{ROUTE}/{{conversation}}/stop")
+    @app.post(f"{ROUTE}/{{conversation}}/stop", openapi_extra=described(None, STOPPED))
     async def stop(request: Request) -> dict[str, Any]:
         conversation = asked_for(request)
         conversation.session.stop()
         return {"id": conversation.id, "stopped": True}
 
-    @app.delete(f"{ROUTE}/{{conversation}}")
+    @app.delete(f"{ROUTE}/{{conversation}}", openapi_extra=described(None, DELETED))
     async def end(request: Request) -> dict[str, Any]:
         conversation = asked_for(request)
         await conversations.close(conversation)
         return {"id": conversation.id, "object": "agent.conversation", "deleted": True}
 
-    @app.get(f"{ROUTE}/{{conversation}}/files")
+    @app.get(f"{ROUTE}/{{conversation}}/files", openapi_extra=described(None, CONVERSATION_FILES))
     async def files_of(request: Request) -> dict[str, Any]:
         sandbox = _interpreter(asked_for(request))
         found = await asyncio.to_thread(sandbox.list)
         return {"object": "list", "data": [{"name": file.name, "bytes": file.size} for file in found]}
 
-    @app.get(f"{ROUTE}/{{conversation}}/files/{{name:path}}")
+    @app.get(f"{ROUTE}/{{conversation}}/files/{{name:path}}", openapi_extra=described(kind="bytes"))
     async def content(request: Request, name: str) -> Response:
         sandbox = _interpreter(asked_for(request))
         try:
@@ -149,7 +153,11 @@ async def _events(turn: RunningTurn, left: Callable[[], Awaitable[None]]) -> Asy
     yield event(DONE)
 
 
-def _contents(store: FileStore, ids: list[str], owner: str) -> list[tuple[str, bytes]]:
+def _contents(store: FileStore | None, ids: list[str], owner: str) -> list[tuple[str, bytes]]:
+    if store is None:
+        if ids:
+            raise no_files()
+        return []
     files = [store.get(file_id, owner) for file_id in ids]
     return [(file.filename, store.path(file.id, "data").read_bytes()) for file in files]
 
@@ -157,7 +165,7 @@ def _contents(store: FileStore, ids: list[str], owner: str) -> list[tuple[str, b
 def _interpreter(conversation: Conversation) -> Any:
     if conversation.sandbox is None:
         raise ApiError(
-            404, "the conversations of this server have no interpreter; start it with --code", code="no_interpreter"
+            409, "the conversations of this server have no interpreter; start it with --code", code="no_interpreter"
         )
     return conversation.sandbox
 

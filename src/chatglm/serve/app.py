@@ -30,6 +30,7 @@ from chatglm.serve import (
     responses,
     tokens,
 )
+from chatglm.serve import described_answers as answers
 from chatglm.serve.checks import Checks, refusal
 from chatglm.serve.description import describe, described
 from chatglm.serve.embeddings import EmbeddingRequest
@@ -45,8 +46,8 @@ _log = logging.getLogger(__name__)
 CLIENT_GONE = 499  # as web servers log it; nobody reads it
 
 
-def build_app(server: Server) -> FastAPI:
-    """The app. Its engine's worker must run already, and is not ended by it."""
+def new_app(server: Server) -> FastAPI:
+    """An app without routes: its errors, what is checked before every route, its beginning and its end."""
 
     @asynccontextmanager
     async def while_it_runs(_: FastAPI) -> AsyncIterator[None]:
@@ -63,6 +64,12 @@ def build_app(server: Server) -> FastAPI:
         app.add_middleware(
             CORSMiddleware, allow_origins=server.config.origins, allow_methods=["*"], allow_headers=["*"]
         )
+    return app
+
+
+def build_app(server: Server) -> FastAPI:
+    """The app. Its engine's worker must run already, and is not ended by it."""
+    app = new_app(server)
     _add_chat(app, server)
     _add_completions(app, server)
     _add_messages(app, server)
@@ -71,16 +78,26 @@ def build_app(server: Server) -> FastAPI:
     _add_tokens(app, server)
     _add_models(app, server)
     _add_health(app, server)
-    for part in (files, batches, legacy, adapters, agent) if server.config.alone else (legacy,):
-        part.add_routes(app, server)
-    describe(app)
+    if server.config.alone:
+        add_kept(app, server, app)
+        adapters.add_routes(app, server)
+    legacy.add_routes(app, server)
+    agent.add_routes(app, server)
+    describe(app, keys=server.keys.asked_for, messages_route=messages.ROUTE)
     return app
+
+
+def add_kept(app: FastAPI, server: Server, answering: Any) -> None:
+    """The routes of files, and of batches, whose requests an app answers: this one, or that of a cluster."""
+    store = files.open_store(server)
+    files.add_routes(app, server, store)
+    batches.add_routes(app, server, store, answering)
 
 
 def _add_chat(app: FastAPI, server: Server) -> None:
     service = server.service
 
-    @app.post("/v1/chat/completions", openapi_extra=described(ChatRequest))
+    @app.post("/v1/chat/completions", openapi_extra=described(ChatRequest, answers.CHAT, streams=True))
     async def chat_completions(request: Request) -> Response:
         asked = await server.body(request, ChatRequest)
         jobs = partial(chat.jobs, service, asked)
@@ -91,7 +108,7 @@ def _add_chat(app: FastAPI, server: Server) -> None:
 def _add_completions(app: FastAPI, server: Server) -> None:
     service = server.service
 
-    @app.post("/v1/completions", openapi_extra=described(CompletionRequest))
+    @app.post("/v1/completions", openapi_extra=described(CompletionRequest, answers.COMPLETION, streams=True))
     async def text_completions(request: Request) -> Response:
         asked = await server.body(request, CompletionRequest)
         completions.check_echo(asked)
@@ -103,7 +120,7 @@ def _add_completions(app: FastAPI, server: Server) -> None:
 def _add_messages(app: FastAPI, server: Server) -> None:
     service = server.service
 
-    @app.post(messages.ROUTE, openapi_extra=described(MessagesRequest))
+    @app.post(messages.ROUTE, openapi_extra=described(MessagesRequest, answers.MESSAGE, streams=True))
     async def anthropic_messages(request: Request) -> Response:
         asked = (await server.body(request, MessagesRequest)).chat()
         jobs = partial(chat.jobs, service, asked)
@@ -112,7 +129,7 @@ def _add_messages(app: FastAPI, server: Server) -> None:
             request, jobs, partial(messages.whole, service, asked), events, error_event=messages.error_event
         )
 
-    @app.post(f"{messages.ROUTE}/count_tokens", openapi_extra=described(CountRequest))
+    @app.post(f"{messages.ROUTE}/count_tokens", openapi_extra=described(CountRequest, answers.COUNT))
     async def count_tokens(request: Request) -> dict[str, Any]:
         asked = ChatRequest.model_validate((await server.body(request, CountRequest)).as_chat())
         service.adapter_of(asked.model)
@@ -122,7 +139,7 @@ def _add_messages(app: FastAPI, server: Server) -> None:
 def _add_responses(app: FastAPI, server: Server) -> None:
     service = server.service
 
-    @app.post("/v1/responses", openapi_extra=described(ResponsesRequest))
+    @app.post("/v1/responses", openapi_extra=described(ResponsesRequest, answers.RESPONSE, streams=True))
     async def create_response(request: Request) -> Response:
         asked = await server.body(request, ResponsesRequest)
         wanted = asked.chat()
@@ -132,7 +149,7 @@ def _add_responses(app: FastAPI, server: Server) -> None:
 
 
 def _add_embeddings(app: FastAPI, server: Server) -> None:
-    @app.post("/v1/embeddings", openapi_extra=described(EmbeddingRequest))
+    @app.post("/v1/embeddings", openapi_extra=described(EmbeddingRequest, answers.EMBEDDINGS))
     async def create_embeddings(request: Request) -> Response:
         asked = await server.body(request, EmbeddingRequest)
         async with await server.turn(request):
@@ -143,15 +160,15 @@ def _add_embeddings(app: FastAPI, server: Server) -> None:
 def _add_tokens(app: FastAPI, server: Server) -> None:
     service = server.service
 
-    @app.post("/tokenize", openapi_extra=described(tokens.TokenizeRequest))
+    @app.post("/tokenize", openapi_extra=described(tokens.TokenizeRequest, answers.TOKENS))
     async def tokenize(request: Request) -> dict[str, Any]:
         return tokens.tokenize(service, await server.body(request, tokens.TokenizeRequest))
 
-    @app.post("/detokenize", openapi_extra=described(tokens.DetokenizeRequest))
+    @app.post("/detokenize", openapi_extra=described(tokens.DetokenizeRequest, answers.DETOKENIZED))
     async def detokenize(request: Request) -> dict[str, Any]:
         return tokens.detokenize(service, await server.body(request, tokens.DetokenizeRequest))
 
-    @app.get("/tokenizer_info")
+    @app.get("/tokenizer_info", openapi_extra=described(None, answers.TOKENIZER))
     async def tokenizer_info() -> dict[str, Any]:
         return tokens.tokenizer_info(service)
 
@@ -167,32 +184,35 @@ def _add_models(app: FastAPI, server: Server) -> None:
         }
 
     def names() -> list[str]:
-        return [server.config.name, *server.config.aliases, *server.service.adapters]
+        sentences = server.service.sentences
+        of_sentences = [] if sentences is None else [sentences.name]
+        return [server.config.name, *server.config.aliases, *server.service.adapters, *of_sentences]
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", openapi_extra=described(None, answers.MODELS))
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [card(name) for name in names()]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", openapi_extra=described(None, answers.MODEL))
     async def model(name: str) -> dict[str, Any]:
-        server.service.adapter_of(name)
+        if name not in names():
+            server.service.adapter_of(name)  # refuses
         return card(name)
 
 
 def _add_health(app: FastAPI, server: Server) -> None:
     engine = server.service.engine
 
-    @app.get("/health")
+    @app.get("/health", openapi_extra=described(None, answers.STATUS, statuses=(503,), is_open=True))
     async def health() -> Response:
         failed = getattr(engine, "failed", None)
         return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
 
-    @app.get("/ready")
+    @app.get("/ready", openapi_extra=described(None, answers.STATUS, statuses=(503,), is_open=True))
     async def ready() -> Response:
         busy = bool(getattr(engine, "failed", None)) or server.closing
         return JSONResponse({"status": "not ready" if busy else "ready"}, 503 if busy else 200)
 
-    @app.get("/metrics")
+    @app.get("/metrics", openapi_extra=described(kind="text", is_open=True))
     async def told() -> Response:
         return Response(server.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
@@ -212,7 +232,9 @@ def _add_errors(app: FastAPI, server: Server) -> None:
     async def theirs(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         word = {404: f"there is no {request.method} {path:.200}", 405: f"{path:.200} has no method {request.method}"}
-        return refusal(ApiError(error.status_code, word.get(error.status_code, str(error.detail))), path)
+        answer = refusal(ApiError(error.status_code, word.get(error.status_code, str(error.detail))), path)
+        answer.headers.update(error.headers or {})  # which methods there are
+        return answer
 
     @app.exception_handler(Gone)
     async def gone(_: Request, __: Gone) -> Response:

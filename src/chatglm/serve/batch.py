@@ -117,6 +117,10 @@ def _wrong(item: dict[str, Any], custom_id: str | None, endpoints: tuple[str, ..
     return "body asks for a stream; leave stream out" if body.get("stream") else ""
 
 
+class BusyError(ConversationError):
+    """Somebody else writes to the file."""
+
+
 class Results:
     """The file of answers. Nobody else may write to it meanwhile.
 
@@ -124,7 +128,7 @@ class Results:
         path: a new file, or one that an earlier run has begun.
 
     Raises:
-        ConversationError: the file holds something else, cannot be written, or is written by somebody already.
+        BusyError: somebody else writes to it. ConversationError: it holds something else, or cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -181,9 +185,7 @@ class Results:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConversationError(
-                f"{self.path} is written by another run; wait for it, or name another file"
-            ) from None
+            raise BusyError(f"{self.path} is written by another run; wait for it, or name another file") from None
 
     def _read(self) -> int:
         """Learns what has been answered; gives where the last whole line ends."""

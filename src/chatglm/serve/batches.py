@@ -13,7 +13,8 @@ from pydantic import Field
 from starlette.requests import Request
 
 from chatglm.errors import ChatGLMError
-from chatglm.serve.batch import ENDPOINTS, Results, count_rows, run_batch
+from chatglm.serve.batch import ENDPOINTS, BusyError, Results, count_rows, run_batch
+from chatglm.serve.described_answers import BATCH, page_of
 from chatglm.serve.description import described
 from chatglm.serve.direct import Direct
 from chatglm.serve.errors import ApiError, wrong
@@ -49,13 +50,13 @@ class Batches:
     """All batches of a server. What is known of one stands in `ID.json` beside the files, its answers in `ID.data`.
 
     Args:
-        app: what answers.
+        app: what answers, in the way of ASGI.
         store: where the files are.
         max_batches: of one key that are not finished.
         at_once: requests of one batch that are answered at once.
     """
 
-    def __init__(self, app: FastAPI, store: FileStore, max_batches: int, at_once: int) -> None:
+    def __init__(self, app: Any, store: FileStore, max_batches: int, at_once: int) -> None:
         self.app, self.store, self.max_batches, self.at_once = app, store, max_batches, at_once
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._known = {item["id"]: item for item in self._stored()}
@@ -167,7 +168,7 @@ class Batches:
         item["request_counts"]["total"] = await asyncio.to_thread(count_rows, source)
         self._at(item, "in_progress")
         counts = item["request_counts"]
-        with Results(self.store.path(item["id"], "data")) as results:
+        with await self._results(item) as results:
 
             def told(_: object) -> None:
                 counts.update(completed=results.counts.completed, failed=results.counts.failed)
@@ -181,6 +182,14 @@ class Batches:
                 await asyncio.wait_for(run, late)
             except asyncio.TimeoutError:
                 self._at(item, "expired")
+
+    async def _results(self, item: dict[str, Any]) -> Results:
+        """The answers there are. A server that is being replaced may still write some."""
+        while True:
+            try:
+                return Results(self.store.path(item["id"], "data"))
+            except BusyError:
+                await asyncio.sleep(PATIENCE)
 
     def _finish(self, item: dict[str, Any]) -> None:
         """Makes files of the answers: those that are good, and the others."""
@@ -231,29 +240,33 @@ def _card(item: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in item.items() if name != "owner"}
 
 
-def add_routes(app: FastAPI, server: Server) -> None:
-    """The routes. The batches are gone on with when the app starts, and stopped when it ends."""
+def add_routes(app: FastAPI, server: Server, store: FileStore, answering: Any) -> None:
+    """The routes. The batches are gone on with when the app starts, and stopped when it ends.
+
+    Args:
+        answering: the app that answers their requests.
+    """
     config = server.config
-    batches = Batches(app, app.state.files, config.max_batches, min(config.batch_size, config.max_running))
+    batches = Batches(answering, store, config.max_batches, min(config.batch_size, config.max_running))
     server.at_start.append(batches.begin)
     server.parts.push_async_callback(batches.end)
 
-    @app.post("/v1/batches", openapi_extra=described(BatchRequest))
+    @app.post("/v1/batches", openapi_extra=described(BatchRequest, BATCH))
     async def create(request: Request) -> dict[str, Any]:
         asked = await server.body(request, BatchRequest)
         server.check_open()
         return _card(batches.create(request.state.key, asked))
 
-    @app.get("/v1/batches")
+    @app.get("/v1/batches", openapi_extra=described(None, page_of(BATCH), query=("limit", "after")))
     async def listed(request: Request) -> dict[str, Any]:
         cards = [_card(item) for item in batches.of(request.state.key)]
         return page(cards, request.query_params.get("limit") or "20", request.query_params.get("after"), MAX_LISTED)
 
-    @app.get("/v1/batches/{batch_id}")
+    @app.get("/v1/batches/{batch_id}", openapi_extra=described(None, BATCH))
     async def told(request: Request, batch_id: str) -> dict[str, Any]:
         return _card(batches.get(batch_id, request.state.key))
 
-    @app.post("/v1/batches/{batch_id}/cancel")
+    @app.post("/v1/batches/{batch_id}/cancel", openapi_extra=described(None, BATCH))
     async def cancel(request: Request, batch_id: str) -> dict[str, Any]:
         item = batches.get(batch_id, request.state.key)
         await batches.cancel(item)

@@ -41,7 +41,7 @@ class ServerConfig:
         max_conversations: of one key.
         conversation_idle: seconds after which a conversation that nobody uses is ended.
         log_prompts: whether what people write is logged.
-        alone: whether every request of a client comes here; else nothing can be kept between two of them.
+        alone: whether every request of a client comes here; else files and batches are kept elsewhere.
     """
 
     name: str = "chatglm"
@@ -89,9 +89,11 @@ class ServerConfig:
         acting = [f"--{name}" for name in ("tools", "code") if getattr(self, name)]
         if acting and not self.agent:
             raise ConfigError(f"{' and '.join(acting)} act in conversations on the server; add --agent")
-        kept = {"--agent": self.agent, "--allow-lora": self.allow_lora, "--files-dir": self.files_dir}
-        if not self.alone and (told := [name for name, value in kept.items() if value]):
-            raise ConfigError(f"{told[0]} keeps something in one server, and replicas are several; leave it out")
+        if self.allow_lora is not None and not self.alone:
+            raise ConfigError(
+                "--allow-lora loads into one server, and replicas are several, which come and go; "
+                "have all of them load an adapter with --adapter"
+            )
         if self.allow_lora is not None and not Path(self.allow_lora).is_dir():
             raise ConfigError(f"--allow-lora is {self.allow_lora!r}; it must be a folder that exists")
         if not 0 <= self.temperature <= 100 or not 0 < self.top_p <= 1:

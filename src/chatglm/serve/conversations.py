@@ -72,10 +72,10 @@ class RunningTurn:
 
 
 class Conversation:
-    """One conversation of a key."""
+    """One conversation of a key. Its id tells where it is held, if servers are several."""
 
-    def __init__(self, owner: str, session: Session, sandbox: Any) -> None:
-        self.id, self.owner = new_id("conv_"), owner
+    def __init__(self, owner: str, session: Session, sandbox: Any, home: str = "") -> None:
+        self.id, self.owner = new_id(f"conv_{home}-" if home else "conv_"), owner
         self.session, self.sandbox = session, sandbox
         self.created, self.used = int(time.time()), time.monotonic()
         self.busy = False
@@ -109,8 +109,8 @@ class Conversations:
         ToolError: a tool that cannot be loaded.
     """
 
-    def __init__(self, engine: Any, tokenizer: Any, config: ServerConfig, pool: Any = None) -> None:
-        self.engine, self.tokenizer, self.config, self.pool = engine, tokenizer, config, pool
+    def __init__(self, engine: Any, tokenizer: Any, config: ServerConfig, pool: Any = None, home: str = "") -> None:
+        self.engine, self.tokenizer, self.config, self.pool, self.home = engine, tokenizer, config, pool, home
         parts = [part for text in config.tools for part in text.split(",")]
         self._files = [part for part in parts if _OF_FILE.search(part)]
         self._built_in = [part for part in parts if not _OF_FILE.search(part)]
@@ -173,7 +173,7 @@ class Conversations:
             if sandbox is not None:
                 sandbox.close()
             raise
-        return Conversation(owner, session, sandbox)
+        return Conversation(owner, session, sandbox, self.home)
 
     def of(self, owner: str) -> list[Conversation]:
         return [conversation for conversation in self._open.values() if conversation.owner == owner]

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: a vector for each text, made of the states of the model itself."""
+"""`POST /v1/embeddings`: a vector for each text, of the states of the model itself or of a model for sentences."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from chatglm.errors import ChatGLMError, GenerationError
 from chatglm.serve.errors import from_ours, wrong
 from chatglm.serve.protocol.base import Body
 from chatglm.serve.protocol.completions import TokenId, several
+from chatglm.serve.sentences import SentenceModel
 from chatglm.serve.service import Service
 
 MOST_INPUTS = 2048
@@ -28,7 +29,7 @@ class EmbeddingRequest(Body):
     input: str | Annotated[list[str] | list[TokenId] | list[list[TokenId]], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    pooling: Literal["mean", "last"] = "mean"
+    pooling: Literal["mean", "last"] | None = None  # None: mean, or what a model for sentences was trained with
 
     @property
     def inputs(self) -> Sequence[str | list[int]]:
@@ -41,18 +42,18 @@ async def embeddings(service: Service, request: EmbeddingRequest) -> dict[str, A
     Raises:
         ApiError: 400, a text that is empty or too long, or more of them than the server takes.
     """
-    adapter, inputs = service.adapter_of(request.model), request.inputs
-    if len(inputs) > MOST_INPUTS:
-        raise wrong("input", f"input has {len(inputs)} texts; at most {MOST_INPUTS} are taken at once")
-    ids = [service.ids_of(text, field="input") for text in inputs]
-    for prompt in ids:
-        service.most_tokens(len(prompt), None, field="input")
-    vectors = await _vectors(service, ids, request.pooling, adapter)
+    if len(request.inputs) > MOST_INPUTS:
+        raise wrong("input", f"input has {len(request.inputs)} texts; at most {MOST_INPUTS} are taken at once")
+    sentences = service.sentences
+    vectors: Sequence[Sequence[float]]
+    if sentences is not None and request.model == sentences.name:
+        vectors, tokens = await _of_sentences(sentences, request)
+    else:
+        vectors, tokens = await _of_states(service, request)
     size = len(vectors[0])
     if request.dimensions is not None and request.dimensions > size:
         raise wrong("dimensions", f"dimensions is {request.dimensions}; this model's vectors have {size}")
     made = [_unit(vector[: request.dimensions]) for vector in vectors]
-    tokens = sum(map(len, ids))
     return {
         "object": "list",
         "model": request.model,
@@ -62,6 +63,24 @@ async def embeddings(service: Service, request: EmbeddingRequest) -> dict[str, A
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
+
+
+async def _of_sentences(model: SentenceModel, request: EmbeddingRequest) -> tuple[list[list[float]], int]:
+    texts = [text for text in request.inputs if isinstance(text, str)]
+    if len(texts) < len(request.inputs):
+        raise wrong("input", f"input holds token ids, which {model.name} does not have; send texts")
+    if request.pooling is not None:
+        raise wrong("pooling", f"pooling is {request.pooling!r}; {model.name} has its own, leave it out")
+    tokens = sum(await asyncio.to_thread(model.counts, texts))
+    return await model.vectors(texts), tokens
+
+
+async def _of_states(service: Service, request: EmbeddingRequest) -> tuple[list[tuple[float, ...]], int]:
+    adapter = service.adapter_of(request.model)
+    ids = [service.ids_of(text, field="input") for text in request.inputs]
+    for prompt in ids:
+        service.most_tokens(len(prompt), None, field="input")
+    return await _vectors(service, ids, request.pooling or "mean", adapter), sum(map(len, ids))
 
 
 async def _vectors(

@@ -22,6 +22,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from chatglm.errors import ConfigError
+from chatglm.serve.described_answers import DELETED, FILE, page_of
+from chatglm.serve.description import described
 from chatglm.serve.errors import ApiError, wrong
 from chatglm.serve.tool_calls import new_id
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 PURPOSES = ("batch", "user_data")
 MAX_LISTED = 10_000
 ID = re.compile(r"(file|batch)-[0-9a-f]{32}")
-_FORM_BYTES = 64 * 1024  # of what surrounds a file in its form
+FORM_BYTES = 64 * 1024  # of what surrounds a file in its form
 _ROUND_BYTES = 1024 * 1024
 
 
@@ -68,10 +70,13 @@ class FileStore:
         try:
             self.folder = Path(tempfile.mkdtemp(prefix="chatglm-files-") if folder is None else folder).resolve()
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for half in self.folder.glob("*.part"):  # of a server that was killed
-                half.unlink()
         except OSError as error:
             raise ConfigError(f"files cannot be kept in {folder!r}: {error.strerror or error}") from None
+
+    def remove_halves(self) -> None:
+        """Removes what a server that was killed has left half written. No other one may write here."""
+        for half in self.folder.glob("*.part"):
+            half.unlink()
 
     def close(self) -> None:
         """Removes a private folder."""
@@ -133,18 +138,31 @@ class FileStore:
             return None
 
 
-def add_routes(app: FastAPI, server: Server) -> None:
-    """The routes, and the store as `app.state.files`."""
-    config = server.config
-    store = app.state.files = FileStore(config.files_dir, config.max_file_bytes, config.max_stored_bytes)
-    server.parts.callback(store.close)
+def no_files() -> ApiError:
+    """Where a cluster was given no place for files."""
+    message = "this cluster keeps no files; start it with --files-dir FOLDER, one that all of its machines reach"
+    return ApiError(404, message, code="no_files")
 
-    @app.post("/v1/files", openapi_extra=_UPLOAD)
+
+def open_store(server: Server) -> FileStore:
+    """The files of a server, and what is left of those that another one was killed over is gone."""
+    config = server.config
+    store = FileStore(config.files_dir, config.max_file_bytes, config.max_stored_bytes)
+    store.remove_halves()
+    server.parts.callback(store.close)
+    return store
+
+
+def add_routes(app: FastAPI, server: Server, store: FileStore) -> None:
+    """The routes, and the store as `app.state.files`."""
+    app.state.files = store
+
+    @app.post("/v1/files", openapi_extra=described(_UPLOAD, FILE))
     async def upload(request: Request) -> dict[str, Any]:
         server.check_open()
         return (await _uploaded(server, store, request)).card()
 
-    @app.get("/v1/files")
+    @app.get("/v1/files", openapi_extra=described(None, page_of(FILE), query=("purpose", "limit", "after", "order")))
     async def listed(request: Request) -> dict[str, Any]:
         query = request.query_params
         purpose, after = query.get("purpose"), query.get("after")
@@ -153,18 +171,18 @@ def add_routes(app: FastAPI, server: Server) -> None:
             found.reverse()
         return page([file.card() for file in found], query.get("limit"), after, MAX_LISTED)
 
-    @app.get("/v1/files/{file_id}")
+    @app.get("/v1/files/{file_id}", openapi_extra=described(None, FILE))
     async def told(request: Request, file_id: str) -> dict[str, Any]:
         return store.get(file_id, request.state.key).card()
 
-    @app.get("/v1/files/{file_id}/content")
+    @app.get("/v1/files/{file_id}/content", openapi_extra=described(kind="bytes"))
     async def content(request: Request, file_id: str) -> Response:
         file = store.get(file_id, request.state.key)
         # Never shown as a page: it is whatever somebody has uploaded.
         headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"}
         return FileResponse(store.path(file.id, "data"), media_type="application/octet-stream", headers=headers)
 
-    @app.delete("/v1/files/{file_id}")
+    @app.delete("/v1/files/{file_id}", openapi_extra=described(None, DELETED))
     async def remove(request: Request, file_id: str) -> dict[str, Any]:
         store.remove(store.get(file_id, request.state.key))
         return {"id": file_id, "object": "file", "deleted": True}
@@ -201,10 +219,10 @@ async def _uploaded(server: Server, store: FileStore, request: Request) -> Store
         raise full
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise wrong("file", "the body must be multipart/form-data with file and purpose")
-    pieces: AsyncGenerator[bytes, None] = server.incoming(request, room + _FORM_BYTES)
+    pieces: AsyncGenerator[bytes, None] = server.incoming(request, room + FORM_BYTES)
     try:
         form = await MultiPartParser(
-            request.headers, pieces, max_files=1, max_fields=8, max_part_size=_FORM_BYTES
+            request.headers, pieces, max_files=1, max_fields=8, max_part_size=FORM_BYTES
         ).parse()
     except (MultiPartException, KeyError, UnicodeDecodeError) as error:
         raise wrong("file", f"the form cannot be read: {error}") from None
@@ -243,19 +261,10 @@ def _shown(name: str | None) -> str:
 
 
 _UPLOAD = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "purpose"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": list(PURPOSES)},
-                    },
-                }
-            }
-        },
-    }
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"type": "string", "enum": list(PURPOSES)},
+    },
 }

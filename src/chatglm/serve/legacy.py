@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from chatglm.serve.described_answers import LEGACY
 from chatglm.serve.description import described
 from chatglm.serve.errors import wrong
 from chatglm.serve.protocol.base import Body
@@ -54,7 +55,7 @@ def add_routes(app: FastAPI, server: Server) -> None:
         return
     service = server.service
 
-    @app.post("/", openapi_extra=described(LegacyRequest))
+    @app.post("/", openapi_extra=described(LegacyRequest, LEGACY))
     async def answer(request: Request) -> Response:
         asked = await server.body(request, LegacyRequest)
 

@@ -6,6 +6,7 @@ Plain values, no network: the cluster routes by it, and `benchmarks/cluster.py` 
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence, Set
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from typing import Any
 BLOCK = 256  # bytes of a request's text that are compared as one
 SESSION_BLOCKS = 16  # what a session's name counts for
 WEIGHT = 8.0  # blocks of a prompt that may be computed again to save waiting behind one more request
+_HOMED = re.compile(r"/v1/agent/conversations/conv_(\w+)-")
 CAPACITY = 16_384  # blocks that are taken to be in the cache of a replica
 
 
@@ -113,6 +115,12 @@ def blocks_of(text: bytes, session: str = "") -> list[int]:
         state.update(text[start : start + BLOCK])
         made.append(int.from_bytes(state.digest(), "big"))
     return made
+
+
+def home_of(path: str) -> str | None:
+    """The replica that holds the conversation a path names, see `conversations.Conversation`."""
+    found = _HOMED.match(path)
+    return found[1] if found else None
 
 
 def text_of(body: bytes) -> tuple[bytes, str]:

@@ -37,9 +37,10 @@ def start_server(options: argparse.Namespace) -> int:
     config, keys = checked(options)
     with listening(options.host, options.port) as listener:  # before the model: a taken port is said at once
         note("loading " + (options.model or "the embedded model"))
+        sentences = sentence_model(options)
         engine, tokenizer = loaded_engine(options)
         try:
-            return asyncio.run(serve(engine, tokenizer, config, keys, listener, options))
+            return asyncio.run(serve(engine, tokenizer, sentences, config, keys, listener, options))
         finally:
             engine.close()
 
@@ -127,8 +128,9 @@ def loaded_server(options: argparse.Namespace) -> Iterator[Direct]:
     from chatglm.serve.service import Service
 
     note("loading " + (options.model or "the embedded model"))
+    sentences = sentence_model(options)
     engine, tokenizer = loaded_engine(options)
-    server = Server(Service(engine.start(), tokenizer, config), Keys())
+    server = Server(Service(engine.start(), tokenizer, config, sentences), Keys())
     try:
         yield Direct(build_app(server), OPEN)
     finally:
@@ -137,7 +139,13 @@ def loaded_server(options: argparse.Namespace) -> Iterator[Direct]:
 
 
 async def serve(
-    engine: Any, tokenizer: Any, config: ServerConfig, keys: Keys, listener: socket.socket, options: Any
+    engine: Any,
+    tokenizer: Any,
+    sentences: Any,
+    config: ServerConfig,
+    keys: Keys,
+    listener: socket.socket,
+    options: Any,
 ) -> int:
     """Answer on a socket until SIGINT or SIGTERM, or until the engine has died.
 
@@ -151,7 +159,7 @@ async def serve(
     from chatglm.serve.service import Service
 
     engine.start()
-    server = Server(Service(engine, tokenizer, config), keys)
+    server = Server(Service(engine, tokenizer, config, sentences), keys)
     settings = uvicorn.Config(
         build_app(server),
         log_config=None,
@@ -194,6 +202,16 @@ async def _watch(engine: Any, server: Any, web: Any) -> None:
     await asyncio.sleep(2)  # long enough for waiting requests to be told
     server.closing = True
     web.should_exit = True
+
+
+def sentence_model(options: argparse.Namespace) -> Any:
+    """The model for embeddings that the options name, if they name one."""
+    name = getattr(options, "embedding_model", None)
+    if name is None:
+        return None
+    from chatglm.serve.sentences import SentenceModel
+
+    return SentenceModel(name, options.hub)
 
 
 def loaded_engine(options: argparse.Namespace) -> tuple[Any, Any]:

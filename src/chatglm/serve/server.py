@@ -52,6 +52,7 @@ class Server:
         self.gate = Turnstile(self.config.max_running, self.config.max_waiting)
         self.metrics = metrics.Metrics(service.engine, self.gate)
         self.closing = False
+        self.home = ""  # of several servers behind one address: this one's name
         self.parts = AsyncExitStack()  # what is ended when the server ends
         self.at_start: list[Callable[[], None]] = []
         self._running: set[Breakable] = set()

@@ -19,6 +19,7 @@ from chatglm.own_engine import token_texts
 from chatglm.serve.config import ServerConfig
 from chatglm.serve.errors import ApiError, from_ours, wrong
 from chatglm.serve.plain_text import PlainText
+from chatglm.serve.sentences import SentenceModel
 from chatglm.serve.structured import Forms
 
 LEAST_ROOM = 1  # tokens an answer must have room for
@@ -51,10 +52,13 @@ class Service:
             `abort` and `stats`.
         tokenizer: of the same model.
         config: what is allowed.
+        sentences: a model for embeddings alone, if there is one.
     """
 
-    def __init__(self, engine: Any, tokenizer: Any, config: ServerConfig) -> None:
-        self.engine, self.tokenizer, self.config = engine, tokenizer, config
+    def __init__(
+        self, engine: Any, tokenizer: Any, config: ServerConfig, sentences: SentenceModel | None = None
+    ) -> None:
+        self.engine, self.tokenizer, self.config, self.sentences = engine, tokenizer, config, sentences
         self.created = int(time.time())
         self.adapters: dict[str, str] = {}  # name of a model -> name of the engine's adapter
         self.forms = Forms(tokenizer, max_bytes=config.max_schema_bytes, max_depth=config.max_schema_depth)

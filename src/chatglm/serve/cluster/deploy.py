@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import signal
+import tempfile
 import threading
 from dataclasses import dataclass, replace
 from math import ceil
@@ -14,6 +15,7 @@ from typing import Any
 from chatglm.errors import ConfigError, MissingExtraError
 from chatglm.serve.access import Keys
 from chatglm.serve.cluster.front import Front
+from chatglm.serve.cluster.keeper import Keeper
 from chatglm.serve.cluster.replica import Replica
 from chatglm.serve.config import ServerConfig
 from chatglm.serve.run import checked, free_address, note
@@ -75,6 +77,10 @@ def start_cluster(options: argparse.Namespace) -> int:
     stop = threading.Event()
     stay = options.cluster is not None
     port = options.port if stay else free_address(options.host, options.port)
+    kept = None
+    if not stay and config.files_dir is None:
+        kept = tempfile.TemporaryDirectory(prefix="chatglm-files-")  # gone with us, as with one server
+        config = replace(config, files_dir=kept.name)
     _join(ray, options.cluster, size)
     if size.gpus is None:
         size = replace(size, gpus=min(1.0, ray.cluster_resources().get("GPU", 0.0)))
@@ -96,6 +102,8 @@ def start_cluster(options: argparse.Namespace) -> int:
         if not stay:
             serve.shutdown()
         ray.shutdown()
+        if kept is not None:
+            kept.cleanup()
     return 0
 
 
@@ -117,6 +125,17 @@ def application(serve: Any, options: argparse.Namespace, config: ServerConfig, k
         graceful_shutdown_timeout_s=config.grace,
         **count,
     )
+    bound = replicas.bind(options, config, keys)
+    keeper = None
+    if config.files_dir is not None:
+        keeper = serve.deployment(
+            Keeper,
+            name="keeper",
+            max_ongoing_requests=_NO_LIMIT,
+            ray_actor_options={"num_cpus": 0},
+            health_check_period_s=_HEALTH_SECONDS,
+            graceful_shutdown_timeout_s=config.grace,
+        ).bind(bound, config, keys)
     fronts = serve.deployment(
         Front,
         name="front",
@@ -125,7 +144,7 @@ def application(serve: Any, options: argparse.Namespace, config: ServerConfig, k
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=config.grace,
     )
-    return fronts.bind(replicas.bind(options, config, keys), config.max_body_bytes)
+    return fronts.bind(bound, keeper, config, keys)
 
 
 def _router_path() -> str:

@@ -1,28 +1,24 @@
-"""What clients of a cluster reach: reads a request, has a replica answer it, and another one where that one dies."""
+"""What clients of a cluster reach: reads a request and has it answered by the part of the cluster that can."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+import json
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
-from chatglm.serve import messages
+from chatglm.serve.access import Keys
 from chatglm.serve.checks import refusal
-from chatglm.serve.cluster.replica import Asked, Message
+from chatglm.serve.cluster.asked import Asked, asked_of
+from chatglm.serve.cluster.relay import Relayed, lost, replica_errors
+from chatglm.serve.config import ServerConfig
 from chatglm.serve.errors import ApiError
-from chatglm.serve.routing import blocks_of, text_of
-from chatglm.serve.stream import event
+from chatglm.serve.files import FORM_BYTES, no_files
 
-_log = logging.getLogger(__name__)
-_SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers", "client")
-_PLAIN = (str, bytes, int, type(None))
 SESSION_HEADER = "x-session-id"
-TRIES = 3  # replicas that are asked before a request is given up
+KEPT = ("/v1/files", "/v1/batches")
+CONVERSATIONS = "/v1/agent/conversations"
 
 
 class Front:
@@ -30,128 +26,56 @@ class Front:
 
     Args:
         replicas: Ray's handle of the replicas.
-        max_body_bytes: of a request.
+        keeper: Ray's handle of the `Keeper`; None: nothing is kept.
+        config: of the server.
+        keys: who may ask.
     """
 
-    def __init__(self, replicas: Any, max_body_bytes: int) -> None:
-        self.replicas = replicas.options(stream=True)
-        self.max_body_bytes = max_body_bytes
+    def __init__(self, replicas: Any, keeper: Any, config: ServerConfig, keys: Keys) -> None:
+        self.replicas, self.config, self.keys = replicas, config, keys
+        self._replicas = replicas.options(stream=True)
+        self._keeper = None if keeper is None else keeper.options(stream=True)
 
     async def __call__(self, request: Request) -> Response:
         """Ray's way of asking."""
+        path, headers = request.url.path, request.headers
+        is_kept = path.startswith(KEPT)
         try:
-            body = await self._read(request)
+            if is_kept:  # an upload may be large: whose it is comes first
+                self.keys.check(headers.get("authorization"), headers.get("x-api-key"))
+            if is_kept and self._keeper is None:
+                raise no_files()
+            asked = asked_of(request.scope, await self._read(request), headers.get(SESSION_HEADER))
+            if path == CONVERSATIONS and request.method == "GET" and self.config.agent:
+                return await self._everywhere(asked)
+            return Relayed(self._keeper if is_kept else self._replicas, asked)
         except ApiError as error:
-            return refusal(error, request.url.path)
-        text, session = text_of(body)
-        blocks = blocks_of(text, request.headers.get(SESSION_HEADER, session))
-        scope = {name: _plain(request.scope[name]) for name in _SCOPE if name in request.scope}
-        return Relayed(self.replicas, Asked(scope | {"root_path": "", "server": None}, body, tuple(blocks)))
+            return refusal(error, path)
 
     async def _read(self, request: Request) -> bytes:
+        most = self.config.max_body_bytes
+        if request.method == "POST" and request.url.path == KEPT[0]:
+            most = self.config.max_file_bytes + FORM_BYTES
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
-            if size > self.max_body_bytes:
-                raise ApiError(413, f"the body has more than {self.max_body_bytes} bytes", code="body_too_large")
+            if size > most:
+                raise ApiError(413, f"the body has more than {most} bytes", code="body_too_large")
             parts.append(part)
         return b"".join(parts)
 
-
-class Relayed(Response):
-    """A response that a replica makes.
-
-    Nothing is lost silently: a request whose replica dies before anything was sent is asked of another one, and a
-    stream that has begun ends with an error event.
-
-    Args:
-        replicas: Ray's handle, for streams.
-        asked: the request.
-    """
-
-    def __init__(self, replicas: Any, asked: Asked) -> None:
-        super().__init__()
-        self.replicas, self.asked = replicas, asked
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        sent = _Sent(send)
-        for tries_left in reversed(range(TRIES)):
-            try:
-                async with aclosing(self._answer()) as answer:
-                    async for message in answer:
-                        if tries_left and not sent.begun and message.get("status") == 503:
-                            break  # this one cannot; another one may
-                        await sent.send(message)
-                    else:
-                        return
-            except _replica_errors() as error:
-                _log.warning("a replica has failed: %s", type(error).__name__)
-                if sent.begun:
-                    await sent.end(self._lost(), self.asked.scope["path"])
-                    return
-        await refusal(self._lost(), self.asked.scope["path"])(scope, receive, send)
-
-    def _lost(self) -> ApiError:
-        return ApiError(503, "the replica that answered has failed; ask again", code="replica_failed", retry_after=1)
-
-    async def _answer(self) -> AsyncGenerator[Message, None]:
-        response = self.replicas.answer.remote(self.asked)
-        try:
-            async for together in response:
-                for message in together:
-                    yield message
-        except (asyncio.CancelledError, GeneratorExit):  # the client has gone, or another replica is asked
-            response.cancel()
-            raise
-
-
-class _Sent:
-    """What the client has got. The head of a response is kept back until there is something of its body."""
-
-    def __init__(self, send: Any) -> None:
-        self._send = send
-        self._head: Message | None = None
-        self._is_stream = self.begun = False
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._head = message
-            return
-        if self._head is not None:
-            head, self._head = self._head, None
-            self.begun = True
-            self._is_stream = _content_type(head).startswith(b"text/event-stream")
-            await self._send(head)
-        await self._send(message)
-
-    async def end(self, error: ApiError, path: str) -> None:
-        """Tell in a stream that it breaks off; a body that has begun is left incomplete, which clients notice.
+    async def _everywhere(self, asked: Asked) -> Response:
+        """The lists of all replicas as one; a refusal of one of them is that of all.
 
         Raises:
-            ApiError: it is no stream.
+            ApiError: 503, a replica has failed meanwhile.
         """
-        if not self._is_stream:
-            raise error
-        told = messages.error_event(error) if path.startswith(messages.ROUTE) else event(error.body())
-        await self._send({"type": "http.response.body", "body": told, "more_body": False})
-
-
-def _content_type(head: Message) -> bytes:
-    return next((value for name, value in head["headers"] if name.lower() == b"content-type"), b"")
-
-
-def _replica_errors() -> tuple[type[Exception], ...]:
-    """What says that a replica, its machine or its app has failed."""
-    from ray.exceptions import RayError
-    from ray.serve.exceptions import RayServeException
-
-    return RayError, RayServeException
-
-
-def _plain(value: Any) -> Any:
-    """What can be sent to another process."""
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, Mapping):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return [tuple(item) if isinstance(item, (list, tuple)) else item for item in value]
+        try:
+            answers = await self.replicas.broadcast("whole", asked).results_async()
+        except replica_errors():
+            raise lost() from None
+        told = [(status, json.loads(body)) for status, body in answers]
+        refused = next(((status, body) for status, body in told if status >= 400), None)
+        if refused is not None:
+            return JSONResponse(refused[1], refused[0])
+        return JSONResponse({"object": "list", "data": [item for _, body in told for item in body["data"]]})

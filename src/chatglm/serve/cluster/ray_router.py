@@ -28,6 +28,9 @@ class PrefixRouter(RequestRouter):
         named = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         if pending_request is None or not named:
             return [[replica] for replica in candidate_replicas]
+        home = getattr(_asked(pending_request), "home", None)
+        if home in named:
+            return [[named[home]]]
         request_id = pending_request.metadata.internal_request_id
         self._forget(request_id)
         ranked = self.policy.ranked(_blocks(pending_request), {name: self.load[name] for name in named})
@@ -68,5 +71,8 @@ class PrefixRouter(RequestRouter):
 
 
 def _blocks(pending_request: PendingRequest) -> tuple[int, ...]:
-    asked = pending_request.args[0] if pending_request.args else None
-    return getattr(asked, "blocks", ())
+    return getattr(_asked(pending_request), "blocks", ())
+
+
+def _asked(pending_request: PendingRequest) -> Any:
+    return pending_request.args[0] if pending_request.args else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 
 from chatglm.serve.errors import unsupported
 
@@ -50,3 +50,24 @@ class Body(Value):
         dropped = cls.harmless | cls.unsupported.keys()
         kept = {key: value for key, value in data.items() if value is not None}
         return {key: value for key, value in kept.items() if key in cls.model_fields or key not in dropped}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The schema says what `_without_harmless` does."""
+        schema = handler.resolve_ref_schema(handler(core))
+        fields: dict[str, Any] = schema.setdefault("properties", {})
+        for name, field in fields.items():
+            if name not in schema.get("required", ()):
+                fields[name] = _or_null(field)
+        fields |= {name: {} for name in sorted(cls.harmless - fields.keys())}
+        for name in sorted(cls.unsupported.keys() - fields.keys()):
+            fields[name] = {"enum": [None, *([cls.neutral[name]] if name in cls.neutral else [])]}
+        return schema
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if {"type": "null"} in schema.get("anyOf", ()):
+        return schema
+    told = {name: schema[name] for name in ("title", "description", "default") if name in schema}
+    rest = {name: value for name, value in schema.items() if name not in told}
+    return told | {"anyOf": [rest, {"type": "null"}]}
