@@ -7,7 +7,7 @@ from pathlib import Path
 
 from web.scripted_page import answers
 
-from chatglm.web.app import build_app
+from chatglm.web.gradio_app import build_app
 from chatglm.web.run import serve
 from chatglm.web.users import Users
 

@@ -12,14 +12,13 @@ from web.scripted_page import PacedEngine, answers
 
 from chatglm.chat.saved import load_file
 from chatglm.errors import ChatGLMError, ConversationError, SessionError, ToolError, UsageError
-from chatglm.web.app import visitors_of
 from chatglm.web.by_hand import ByHand
 from chatglm.web.conversations import Conversations
 from chatglm.web.settings import Settings
 from chatglm.web.throttle import Throttle
 from chatglm.web.view import Step, Text
 from chatglm.web.visitor import Visitor
-from chatglm.web.visitors import MOST_PAGES, Visitors
+from chatglm.web.visitors import MOST_PAGES, Visitors, visitors_of
 
 SECONDS = 60  # that long only where something is wrong
 WEATHER = (

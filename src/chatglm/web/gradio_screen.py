@@ -6,8 +6,10 @@ from typing import Any
 
 from chatglm.web import gallery
 from chatglm.web.answering import Mode
-from chatglm.web.gradio_draw import PLACE, asked, counter, messages
+from chatglm.web.gradio_draw import asked, messages
 from chatglm.web.no_html import literal
+from chatglm.web.routes import conversation_address
+from chatglm.web.telling import counter
 from chatglm.web.visitor import Visitor
 from chatglm.words import Words
 
@@ -45,7 +47,7 @@ class Screen:
             page.counter: "" if busy else counter(visitor, words),
             page.mode: gr.Radio(self._modes(words), value=visitor.mode, interactive=not busy),
             page.conversations: gr.Radio(cards, value=visitor.conversation, interactive=not busy),
-            page.take_along: f"[⬇ {words('web_take_along')}]({PLACE}/conversation)" if visitor.conversation else "",
+            page.take_along: f"[⬇ {words('web_take_along')}]({conversation_address()})" if visitor.conversation else "",
             page.tools: words("web_tools_here", names=names) if names else words("web_tools_none"),
         }
 

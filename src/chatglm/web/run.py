@@ -45,7 +45,7 @@ def start_web(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         listener = stack.enter_context(listening(options.host, options.port))  # a taken port is said at once
         answers = _answers(options, words, stack)
-        from chatglm.web.app import build_app
+        from chatglm.web.gradio_app import build_app
 
         app = build_app(
             answers,
