@@ -221,7 +221,7 @@ def test_nobody_reads_along(ask, visitors, path):
 
 @pytest.mark.parametrize(
     "path",
-    ["cancel", "cancel/", "reset", "call/send/page1", "call/v2/send/page1", "stream/page1", "run/send", "api/send",
+    ["cancel", "cancel/", "reset", "call/send/page1", "call/v2/send/page1", "stream/page1", "api/send",
      "component_server", "process_recording", "deep_link", "vibe-edit", "queue/join/../../cancel", "", "/"],
 )  # fmt: skip
 def test_what_no_page_asks_for_is_not_there(ask, path):

@@ -95,7 +95,7 @@ class Events:
 
         async def settle(request: Any) -> Updates:
             visitor, words = self._who(request)
-            while visitor.is_busy and not (visitor.turn and visitor.turn.asking):
+            while visitor.is_busy and not visitor.asking:
                 await asyncio.sleep(POLL_SECONDS)
             if (turn := visitor.turn) is not None and turn.is_over:
                 if request.session_hash in turn.settled:
@@ -161,7 +161,7 @@ class Events:
     def send(self, visitor: Visitor, words: Words, message: Any, system: str, *sliders: float) -> Updates:
         message = message or {}
         text, files = unmarked(str(message.get("text") or "")), message.get("files") or []
-        step = visitor.turn.asking if visitor.turn is not None else None
+        step = visitor.asking
         if step is not None and step.asks == "answer":
             visitor.answer(text)
         else:
@@ -239,9 +239,6 @@ class Events:
     def load(self, visitor: Visitor, words: Words, file: Any) -> Updates:
         try:
             visitor.load(Path(str(file)))
-        except ChatGLMError as error:
-            # Without the path, in which the server's folders stand.
-            raise UsageError(str(error).replace(str(file), Path(str(file)).name)) from None
         finally:
             Path(str(file)).unlink(missing_ok=True)
         return self._opened(visitor, words)

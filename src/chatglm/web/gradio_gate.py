@@ -13,7 +13,8 @@ _PAGE = re.compile(r"/heartbeat/([\w-]+)$")
 # Of Gradio's own interface, what its page uses. The rest lets a program cancel, read or feed the events of others whose
 # names it knows (`cancel`, `call`, `stream`), or is of no use here.
 _USED = re.compile(
-    r"/gradio_api/(?:queue/(?:join|data)|heartbeat/[^/]+|upload|upload_progress|file=.*|info|startup-events|theme\.css)/?"
+    r"/gradio_api/"
+    r"(?:queue/(?:join|data)|run/[^/]+|heartbeat/[^/]+|upload|upload_progress|file=.*|info|startup-events|theme\.css)/?"
 )
 
 

@@ -17,6 +17,7 @@ from chatglm.errors import MissingExtraError, SandboxError, UsageError
 from chatglm.listening import LOOPBACK, known_hosts, listening, web_server
 from chatglm.web.answering import Local, Remote
 from chatglm.web.conversations import default_folder
+from chatglm.web.gate import MOST_BYTES
 from chatglm.web.users import Users
 from chatglm.words import Words, choose, printable
 
@@ -62,8 +63,14 @@ def start_web(options: argparse.Namespace) -> int:
     return 0
 
 
-def serve(app: Any, listener: Any) -> None:
-    """Answers on a socket until SIGINT or SIGTERM."""
+def serve(app: Any, listener: Any, *, sockets: bool = False) -> None:
+    """Answers on a socket until SIGINT or SIGTERM.
+
+    Args:
+        app: of ASGI.
+        listener: it is bound.
+        sockets: whether the page has a WebSocket.
+    """
     import uvicorn
 
     config = uvicorn.Config(
@@ -72,7 +79,8 @@ def serve(app: Any, listener: Any) -> None:
         access_log=False,
         server_header=False,
         lifespan="on",
-        ws="none",
+        ws="websockets-sansio" if sockets else "none",
+        ws_max_size=MOST_BYTES,
         timeout_graceful_shutdown=1,  # an open page holds two connections for as long as it is there
     )
     server = web_server(config)

@@ -5,12 +5,31 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from chatglm.web.answering import Mode
+from chatglm.web.conversations import Card
 from chatglm.web.no_html import literal, plain
 from chatglm.web.view import File, Remark, Step, code_so_far
 from chatglm.web.visitor import Visitor
 from chatglm.words import Words
 
 SHOWN = 4000  # characters of a result on the page; the model is told more
+MODE_SIGNS: dict[str, str] = {"chat": "💬", "tool": "🛠️", "code": "🧑‍💻"}
+SLIDERS = {
+    "temperature": "web_temperature",
+    "top_p": "web_top_p",
+    "repetition_penalty": "web_repetition_penalty",
+    "max_new_tokens": "web_max_new_tokens",
+}
+
+
+def mode_title(mode: Mode, words: Words) -> str:
+    """A mode's name."""
+    return f"{MODE_SIGNS[mode]} {words(f'web_{mode}')}"
+
+
+def card_title(card: Card) -> str:
+    """A conversation in a list: text, not Markdown."""
+    return f"{MODE_SIGNS.get(card.mode, MODE_SIGNS['chat'])} {card.title}"
 
 
 def title(step: Step, words: Words) -> str:
