@@ -267,7 +267,9 @@ def test_uploads_do_not_fill_the_disk(visitors, monkeypatch, tmp_path):
             return (await client.post(path, content=b"x")).status_code
 
     for free, status in ((2 * LEAST_FREE, 200), (LEAST_FREE, 507), (0, 507)):
-        monkeypatch.setattr("chatglm.web.gradio_gate.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr(
+            "chatglm.web.gradio_gate.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free)
+        )
         assert asyncio.run(post("/gradio_api/upload")) == status
         assert asyncio.run(post("/gradio_api/queue/join")) == 200
 

@@ -69,4 +69,7 @@ class StreamlitGate(Gate):
     def free(self) -> float:
         from chatglm.sandbox.processes import available_memory
 
-        return available_memory()
+        try:
+            return available_memory()
+        except FileNotFoundError:  # a system that does not tell
+            return super().free()
