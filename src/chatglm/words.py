@@ -432,6 +432,11 @@ Plan:
         "There is no code interpreter: {reason}",
         "没有代码解释器：{reason}",
     ),
+    "web_mended": (
+        "The list of conversations was damaged. It was made anew from the conversations themselves, and the damaged "
+        "one is kept as {name}.",
+        "对话列表已损坏，已根据各个对话重新生成；损坏的列表保留为 {name}。",
+    ),
     "web_given_back": (
         "There was no answer; your message is back on the input line.",
         "没有得到回答；您的消息已放回输入框。",

@@ -56,6 +56,7 @@ class Events:
             except ChatGLMError as error:
                 gr.Warning(html.escape(str(error)))
                 updates = self._screen.whole(visitor, words)
+            _tell(visitor, words)
             return {part: updates[part] for part in self.page.begun} if begins else updates
 
         def call_with(request: Any, event: Any, *values: Any) -> Updates:
@@ -103,6 +104,7 @@ class Events:
                 turn.settled.add(request.session_hash)
             updates = self._screen.whole(visitor, words)
             _seen(visitor)
+            _tell(visitor, words)
             if visitor.given_back:
                 text, visitor.given_back = visitor.given_back, ""
                 gr.Warning(words("web_given_back"))
@@ -260,6 +262,14 @@ class Events:
 
         if visitor.mode == "code":
             gr.Info(words("web_code_kept"))
+
+
+def _tell(visitor: Visitor, words: Words) -> None:
+    """What has become of the conversations on disk."""
+    import gradio as gr
+
+    if aside := visitor.kept.mended():
+        gr.Warning(html.escape(words("web_mended", name=aside)))
 
 
 def _seen(visitor: Visitor) -> None:

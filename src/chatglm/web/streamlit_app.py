@@ -13,7 +13,7 @@ from chatglm.web.routes import routes
 from chatglm.web.streamlit_gate import StreamlitGate
 from chatglm.web.users import Users
 from chatglm.web.visitor import MOST_FILE_BYTES
-from chatglm.web.visitors import visitors_of
+from chatglm.web.visitors import Visitors, visitors_of
 from chatglm.words import Language
 
 # Its settings, which come before those of files that lie about.
@@ -65,6 +65,7 @@ def build_app(
     users: Users | None = None,
     embedded: bool = False,
     language: Language | None = None,
+    visitors: Visitors | None = None,
 ) -> Any:
     """The whole app, for any ASGI server that has WebSockets. A process can have one.
 
@@ -74,12 +75,13 @@ def build_app(
         hosts: names it answers to; empty: any.
         users: who may come in; None: everybody.
         embedded, language: as `Served` has them.
+        visitors: None: made of the others.
     """
     import streamlit
     from streamlit.web.bootstrap import load_config_options
 
     load_config_options(_SETTINGS)
-    here = visitors_of(answers, folder)
+    here = visitors if visitors is not None else visitors_of(answers, folder)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:

@@ -58,6 +58,8 @@ class Events:
         if visitor.turn is not None and visitor.turn.error is not None:
             self._note(str(visitor.turn.error))
             visitor.turn.error = None
+        if aside := visitor.kept.mended():
+            self._note(self._words("web_mended", name=aside))
         for note in self._state.pop(_NOTES, ()):
             st.warning(literal(note))
         for hint in self._state.pop(_HINTS, ()):

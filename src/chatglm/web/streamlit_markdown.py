@@ -9,13 +9,15 @@ _SPECIAL = re.compile(
     r"|(?P<formula>\$\$.+?\$\$|\$[^$\n]+?\$)"
     r"|\\\[(?P<big>.+?)\\\]"
     r"|\\\((?P<small>.+?)\\\)"
+    r"|(?P<link>\]\((?!\s*(?:https?://|mailto:|[\w./#%?=-]*\))))"  # to data: and the like, also where it is disguised
+    r"|(?P<named>^ {0,3}\[(?=[^\]\n]+\]:(?!\s*https?://)))"
     r"|(?P<sign>!\[|<|:(?=[A-Za-z]))",
-    re.DOTALL,
+    re.DOTALL | re.MULTILINE,
 )
-# Blank lines before what begins anew: not what is indented, nor another item of a list.
-_BETWEEN = re.compile(r"\n(?:[ \t]*\n)+(?=\S)(?![-*+>|]|\d+[.)])")
 # No picture of another host, nothing that looks like a tag, and none of Streamlit's own signs, as :red[text] is one.
 _SIGNS = {"![": "!\\[", "<": "&lt;", ":": "\\:"}
+# Blank lines before what begins anew: not what is indented, nor another item of a list.
+_BETWEEN = re.compile(r"\n(?:[ \t]*\n)+(?=\S)(?![-*+>|]|\d+[.)])")
 
 
 def for_streamlit(text: str) -> str:
@@ -37,10 +39,13 @@ def paragraphs(text: str) -> list[str]:
 def _written(found: re.Match[str]) -> str:
     if found["sign"] is not None:
         return _SIGNS[found["sign"]]
+    if found["link"] is not None or found["named"] is not None:
+        return found[0][:-1] + "\\" + found[0][-1]
     if found["small"] is not None:
         return f"${found['small'].strip()}$"  # with a blank at its edge it would be none
-    big = found["big"] or found["formula"].strip("$") if found["big"] or found[0].startswith("$$") else None
-    return found[0] if big is None else _big(found, big.strip())
+    if found["big"] is not None or found[0].startswith("$$"):
+        return _big(found, (found["big"] or found[0].strip("$")).strip())
+    return found[0]
 
 
 def _big(found: re.Match[str], formula: str) -> str:

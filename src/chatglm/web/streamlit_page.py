@@ -110,8 +110,9 @@ class Page:
         st, words = self.st, self.words
         names = ", ".join(literal(tool.name) for tool in self.here.answers.tools)
         st.markdown(words("web_tools_here", names=names) if names else words("web_tools_none"))
-        st.text_area(words("web_by_hand"), key="by_hand", placeholder=words("web_by_hand_hint"), height=160)
-        st.button(words("web_apply"), key="apply", disabled=busy, on_click=self.events.set_tools)
+        with st.form("tools", border=False):
+            st.text_area(words("web_by_hand"), key="by_hand", placeholder=words("web_by_hand_hint"), height=160)
+            st.form_submit_button(words("web_apply"), key="apply", disabled=busy, on_click=self.events.set_tools)
 
     # in the middle
 
@@ -145,16 +146,18 @@ class Page:
         st, events, words = self.st, self.events, self.words
         if st.session_state.get("editing") == number and not busy:
             st.session_state.setdefault("edited", turn.text)
-            st.text_area(words("web_edit"), key="edited", label_visibility="collapsed")
-            with st.container(horizontal=True):
-                st.button(words("web_send"), key="send-edited", on_click=events.edit, args=(number,), type="primary")
-                st.button(words("web_leave"), key="leave-edited", on_click=events.begin_edit, args=(None,))
+            with st.form("edit", border=False):
+                st.text_area(words("web_edit"), key="edited", label_visibility="collapsed")
+                with st.container(horizontal=True):
+                    send, leave = words("web_send"), words("web_leave")
+                    st.form_submit_button(send, key="send-edited", type="primary", on_click=events.edit, args=(number,))
+                    st.form_submit_button(leave, key="leave-edited", on_click=events.begin_edit, args=(None,))
             return
-        text, button = st.columns([0.88, 0.12])
-        with text:
-            for piece in (*typed(turn.text), *(f"📎 {literal(name)}" for name in turn.files)):
-                draw(piece, st)
-        button.button("✏️", key=f"edit-{number}", help=words("web_edit"), type="tertiary", disabled=busy,
+        with st.container(horizontal=True, wrap=False):
+            with st.container():
+                for piece in (*typed(turn.text), *(f"📎 {literal(name)}" for name in turn.files)):
+                    draw(piece, st)
+            st.button("✏️", key=f"edit-{number}", help=words("web_edit"), type="tertiary", disabled=busy,
                       on_click=events.begin_edit, args=(number,))  # fmt: skip
 
     def _question(self, step: Any) -> None:

@@ -180,8 +180,8 @@ def _close(visitor: Visitor) -> None:
         _log.exception("a visitor could not be ended")  # the others must be looked after all the same
 
 
-def visitors_of(answers: Local | Remote, folder: Path) -> Visitors:
-    """The visitors of a server whose conversations lie in a folder.
+def visitors_of(answers: Local | Remote, folder: Path, *, parked: float = PARKED_SECONDS) -> Visitors:
+    """The visitors of a server whose conversations lie in a folder; `parked` as `Visitors` has it.
 
     Raises:
         ConversationError: the folder cannot be made.
@@ -193,4 +193,4 @@ def visitors_of(answers: Local | Remote, folder: Path) -> Visitors:
         visitor.resume()
         return visitor
 
-    return Visitors(make)
+    return Visitors(make, parked=parked)
