@@ -63,12 +63,13 @@ class Row:
 
     Args:
         container: of Streamlit, in which they stand.
+        before: how many the page has shown here: until a script ends, Streamlit leaves what it has not drawn anew.
     """
 
-    def __init__(self, container: Any) -> None:
+    def __init__(self, container: Any, before: int = 0) -> None:
         self._container = container
-        self._places: list[Any] = []
-        self._drawn: list[Piece] = []
+        self._places = [container.empty() for _ in range(before)]
+        self._drawn: list[Piece] = [""] * before
 
     def draw(self, shown: Sequence[Piece]) -> None:
         """Draws those that are new or other than before."""

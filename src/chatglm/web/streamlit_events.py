@@ -48,8 +48,8 @@ class Events:
 
         self._gate, self._words, self._state = gate, words, streamlit.session_state
 
-    def tell(self, visitor: Visitor) -> None:
-        """Shows what has come up, once."""
+    def tell(self, visitor: Visitor, place: Any) -> None:
+        """Shows in a place what has come up, once."""
         import streamlit as st
 
         if visitor.given_back:
@@ -60,8 +60,8 @@ class Events:
             visitor.turn.error = None
         if aside := visitor.kept.mended():
             self._note(self._words("web_mended", name=aside))
-        for note in self._state.pop(_NOTES, ()):
-            st.warning(literal(note))
+        if notes := self._state.pop(_NOTES, ()):
+            place.warning("\n\n".join(map(literal, notes)))
         for hint in self._state.pop(_HINTS, ()):
             st.toast(literal(hint))
 

@@ -6,14 +6,18 @@ from typing import Any
 
 from chatglm.errors import ChatGLMError
 from chatglm.web import gallery, streamlit_events, telling
-from chatglm.web.no_html import Code, literal
+from chatglm.web.no_html import literal
 from chatglm.web.routes import conversation_address
 from chatglm.web.settings import RANGES, Range
 from chatglm.web.streamlit_app import Served, served
 from chatglm.web.streamlit_draw import Row, draw, pieces, typed
 from chatglm.web.throttle import Throttle
+from chatglm.web.told import Told
+from chatglm.web.view import Step
 from chatglm.web.visitor import MOST_FILE_BYTES, Visitor
 from chatglm.words import Words, of_browser
+
+MOST_HEIGHT = 200  # pixels of what a tool would get, where leave is asked
 
 
 def show() -> None:
@@ -55,20 +59,25 @@ class Page:
         with st.sidebar:
             self._side(busy)
         self._modes(busy)
-        row = self._conversation(busy)
-        if step is not None and step.asks == "consent":
-            self._question(step)
-        elif not busy and row is not None:
-            self._last()
-        self.events.tell(visitor)
+        with st.container():
+            row = self._conversation(busy)
+        below = st.empty()
+        if not busy and row is not None:
+            with below.container():
+                self._last()
+        self.events.tell(visitor, st.empty())
         with st.bottom:  # where it stays while an answer grows
+            asks, stops = st.empty(), st.empty()
+            if step is not None and step.asks == "consent":
+                with asks.container():
+                    self._question(step)
             if busy:
-                st.button(f"■ {self.words('web_stop')}", key="stop", on_click=self.events.stop)
+                stops.button(f"■ {self.words('web_stop')}", key="stop", on_click=self.events.stop)
             self._box(busy, step)
         if busy and turn is not None and step is None and row is not None:
             number = len(visitor.told) - 1
             for _ in turn.blocking_news(Throttle(self.here.gate.visitors.busy)):
-                row.draw(pieces(turn.parts(), number, self.words))
+                self._fill(row, number, turn.told)
             st.rerun()
 
     # at the side
@@ -128,25 +137,41 @@ class Page:
     def _conversation(self, busy: bool) -> Row | None:
         """The messages; returns the row of the last answer."""
         st, row = self.st, None
-        told = list(self.visitor.told)
+        told, prompts = list(self.visitor.told), self._prompts()
         if not told:
             st.markdown(f"**{literal(self.here.answers.name)}**")
-            for number, prompt in enumerate(self._prompts()):
+            for number, prompt in enumerate(prompts):
                 st.button(literal(prompt), key=f"prompt-{number}", on_click=self.events.say, args=(prompt,))
         for number, turn in enumerate(told):
             with st.chat_message("user"):
                 self._said(number, turn, busy)
             with st.chat_message("assistant"):
-                row = Row(st.container())
-                ending = telling.ending(turn.done, self.words)
-                row.draw([*pieces(self.visitor.parts(number), number, self.words), *([ending] if ending else [])])
+                row = Row(st.container(), self._before.get(number, 0) if busy else 0)
+                self._fill(row, number, turn)
+        shown = 2 * len(told) or 1 + len(prompts)
+        for _ in range(shown, self._before.get(-1, 0) if busy else 0):
+            st.empty()
+        self._before[-1] = shown
         return row
 
-    def _said(self, number: int, turn: Any, busy: bool) -> None:
+    @property
+    def _before(self) -> dict[int, int]:
+        """How many pieces of each answer the page has shown, and as -1 how many messages."""
+        before: dict[int, int] = self.st.session_state.setdefault("before", {})
+        return before
+
+    def _fill(self, row: Row, number: int, told: Told) -> None:
+        ending = telling.ending(told.done, self.words)
+        shown = [*pieces(self.visitor.parts(number), number, self.words), *([ending] if ending else [])]
+        row.draw(shown)
+        self._before[number] = len(shown)
+
+    def _said(self, number: int, turn: Told, busy: bool) -> None:
         st, events, words = self.st, self.events, self.words
+        form = st.empty()
         if st.session_state.get("editing") == number and not busy:
             st.session_state.setdefault("edited", turn.text)
-            with st.form("edit", border=False):
+            with form.container(), st.form("edit", border=False):
                 st.text_area(words("web_edit"), key="edited", label_visibility="collapsed")
                 with st.container(horizontal=True):
                     send, leave = words("web_send"), words("web_leave")
@@ -160,11 +185,12 @@ class Page:
             st.button("✏️", key=f"edit-{number}", help=words("web_edit"), type="tertiary", disabled=busy,
                       on_click=events.begin_edit, args=(number,))  # fmt: skip
 
-    def _question(self, step: Any) -> None:
+    def _question(self, step: Step) -> None:
         st, events = self.st, self.events
+        text, language = telling.written(step)
         with st.container(border=True):
             st.markdown(telling.question(step, self.words))
-            draw(Code(*telling.written(step)), st)
+            st.code(text, language=language or None, height=MOST_HEIGHT if text.count("\n") > 8 else "content")
             with st.container(horizontal=True):
                 st.button(self.words("web_allow"), key="allow", type="primary", on_click=events.consent, args=(True,))
                 st.button(self.words("web_refuse"), key="refuse", on_click=events.consent, args=(False,))
@@ -178,15 +204,15 @@ class Page:
             st.button(f"✕ {self.words('web_clear')}", key="clear", on_click=events.clear)
         st.caption(telling.counter(self.visitor, self.words))
 
-    def _box(self, busy: bool, step: Any) -> None:
-        waits = step is not None and step.asks == "answer"
+    def _box(self, busy: bool, step: Step | None) -> None:
         words, code = self.words, self.visitor.mode == "code"
+        waits = step if step is not None and step.asks == "answer" else None
         self.st.chat_input(
-            words("web_result", name=step.name) if waits else words("web_write"),
+            words("web_write") if waits is None else words("web_result", name=waits.name),
             key="box",
             accept_file="multiple" if code else False,
             max_upload_size=MOST_FILE_BYTES // 1024**2,
-            disabled=busy and not waits,
+            disabled=busy and waits is None,
             on_submit=self.events.submit,
         )
 

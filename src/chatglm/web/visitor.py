@@ -261,8 +261,10 @@ class Visitor:
     # what a page reads
 
     def parts(self, number: int) -> Sequence[Part]:
-        """What there is to see of a turn."""
-        turn, told = self.turn, self.told[number]
+        """What there is to see of a turn; nothing of one that was taken back a moment ago."""
+        turn, told = self.turn, next(iter(self.told[number : number + 1]), None)
+        if told is None:
+            return ()
         return turn.parts() if turn is not None and turn.told is told and not turn.is_over else told.view.parts
 
     def picture(self, turn: int, number: int) -> Picture:
