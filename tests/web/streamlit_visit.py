@@ -43,6 +43,10 @@ class StreamlitVisit(Visit):
     def press(self, key):
         self.page.click(f".st-key-{key} button")
 
+    def rests(self):
+        """Waits until everything is drawn; what is typed before may be drawn anew."""
+        self.page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+
     @property
     def text(self):
         return self.page.inner_text("[data-testid=stMain]")

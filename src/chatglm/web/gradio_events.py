@@ -54,7 +54,7 @@ class Events:
             try:
                 updates = handle(visitor, words, *values)
             except ChatGLMError as error:
-                gr.Warning(html.escape(str(error)))
+                gr.Warning(html.escape(words.error(str(error))))
                 updates = self._screen.whole(visitor, words)
             _tell(visitor, words)
             return {part: updates[part] for part in self.page.begun} if begins else updates
@@ -110,7 +110,7 @@ class Events:
                 gr.Warning(words("web_given_back"))
                 updates[self.page.box] = self._screen.box(visitor, words, value={"text": text, "files": []})
             if visitor.turn is not None and visitor.turn.error is not None:
-                gr.Warning(html.escape(str(visitor.turn.error)))
+                gr.Warning(html.escape(words.error(str(visitor.turn.error))))
                 visitor.turn.error = None
             return updates
 
@@ -156,7 +156,7 @@ class Events:
         try:
             return self.visitors.get(request.state.visitor, request.session_hash), words
         except ChatGLMError as error:
-            raise gr.Error(html.escape(str(error))) from None
+            raise gr.Error(html.escape(words.error(str(error)))) from None
 
     # turns
 

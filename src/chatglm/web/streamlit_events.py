@@ -56,7 +56,7 @@ class Events:
             self._state["box"], visitor.given_back = visitor.given_back, ""
             self._note(self._words("web_given_back"))
         if visitor.turn is not None and visitor.turn.error is not None:
-            self._note(str(visitor.turn.error))
+            self._note(self._words.error(str(visitor.turn.error)))
             visitor.turn.error = None
         if aside := visitor.kept.mended():
             self._note(self._words("web_mended", name=aside))
@@ -158,7 +158,7 @@ class Events:
             visitor = self._gate.visitor(st.context.headers)
             call(visitor)
         except ChatGLMError as error:
-            self._note(str(error))
+            self._note(self._words.error(str(error)))
             return False
         if other:
             self._state["system"] = visitor.system or ""

@@ -31,7 +31,7 @@ def show() -> None:
         visitor = here.gate.visitor(headers)
         streamlit_events.own_state(visitor)
     except ChatGLMError as error:
-        st.error(literal(str(error)))
+        st.error(literal(words.error(str(error))))
         return
     Page(here, visitor, words).draw()
 

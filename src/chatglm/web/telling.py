@@ -14,6 +14,7 @@ from chatglm.words import Words
 
 SHOWN = 4000  # characters of a result on the page; the model is told more
 MODE_SIGNS: dict[str, str] = {"chat": "💬", "tool": "🛠️", "code": "🧑‍💻"}
+MODE_WORDS: dict[Mode, str] = {"chat": "web_chat", "tool": "web_tool", "code": "web_code"}
 SLIDERS = {
     "temperature": "web_temperature",
     "top_p": "web_top_p",
@@ -24,7 +25,7 @@ SLIDERS = {
 
 def mode_title(mode: Mode, words: Words) -> str:
     """A mode's name."""
-    return f"{MODE_SIGNS[mode]} {words(f'web_{mode}')}"
+    return f"{MODE_SIGNS[mode]} {words(MODE_WORDS[mode])}"
 
 
 def card_title(card: Card) -> str:
