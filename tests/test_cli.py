@@ -4,11 +4,14 @@ import argparse
 import importlib.util
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from chatglm import __version__, cli
+from chatglm.cli.chinese import CHINESE
+from chatglm.cli.translate import wrapped
 from chatglm.errors import CheckpointError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,6 +35,69 @@ def test_help(capsys, command):
     status, output, errors = run(capsys, *command, "--help")
     assert (status, errors) == (0, "")
     assert output.startswith(" ".join(["usage: chatglm", *command]))
+
+
+def texts(parser):
+    """Everything that a parser and those of its commands tell in their help."""
+    yield from filter(None, (parser.description, *(group.title for group in parser._action_groups)))
+    for action in parser._actions:
+        if action.help:
+            yield action.help
+        if isinstance(action, argparse._SubParsersAction):
+            yield from (summary.help for summary in action._choices_actions)
+            for command in action.choices.values():
+                yield from texts(command)
+
+
+def test_every_text_of_the_help_has_its_chinese_and_no_other_is_kept():
+    assert set(texts(cli.build_parser())) == set(CHINESE)
+    assert not any(chinese.isascii() for chinese in CHINESE.values())
+
+
+@pytest.mark.parametrize("command", [[], ["chat"], ["finetune"]])
+def test_help_in_chinese(capsys, monkeypatch, command):
+    status, output, errors = run(capsys, "--lang", "zh", *command, "--help")
+    assert (status, errors) == (0, "")
+    assert output.startswith("用法：" + " ".join(["chatglm", *command]))
+    assert "选项" in output
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert run(capsys, *command, "--help") == (0, output, "")
+    assert run(capsys, "--lang=en", *command, "--help")[1].startswith("usage: chatglm")
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_no_line_of_chinese_is_wider_than_its_terminal(columns):
+    for text in CHINESE.values():
+        lines = wrapped(text, columns)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        for line in lines:
+            width = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
+            assert width <= columns + 2 or " " not in line.strip()  # punctuation hangs over, a long word is not cut
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lang", "zh", "chat", "--modle", "x"], "没有选项 --modle；是不是 --model？\n参见：chatglm chat --help"),
+        (["chat", "--lang", "zh", "--top-k", "many"], "参数 --top-k：'many' 不是整数"),
+        (["--lang", "zh"], "缺少命令"),
+        (["--lang", "zh", "convert", "a", "b"], "缺少参数：--to"),
+        (["--lang", "zh", "chat", "--hub"], "参数 --hub 后面需要一个值"),
+        (["--lang", "zh", "chat", "--model", "/nowhere", "hi"], "本机没有文件夹 '/nowhere'"),
+        (["--lang", "zh", "info", "{tmp}"], "中没有 config.json；它是空文件夹"),
+        (["--lang", "zh", "chat", "--tools", "nonsense", "hi"], "没有内置工具 'nonsense'"),
+        (["--lang", "zh", "chat", "--tools", "x.py", "hi"], "没有文件 'x.py'"),
+        (["--lang", "zh", "chat", "--temperature", "-1", "hi"], "--temperature 是 -1.0；应不小于 0"),
+        (["--lang", "zh", "chat", "--upload", "x", "hi"], "请加 --code"),
+        (["--lang", "zh", "chat", "--load", "{tmp}/none", "hi"], "无法读取"),
+        (["--lang", "zh", "web", "--api-key-env", "X"], "请加 --api-base URL"),
+    ],
+)
+def test_what_people_get_wrong_most_is_told_in_chinese(capsys, tmp_path, arguments, message):
+    status, output, errors = run(capsys, *(word.replace("{tmp}", str(tmp_path)) for word in arguments))
+    assert (status in (1, 2), output) == (True, "")
+    assert "：错误：" in errors
+    assert message in errors
 
 
 @pytest.mark.parametrize(

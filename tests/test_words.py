@@ -10,7 +10,7 @@ import pytest
 import chatglm
 from chatglm.agent.events import NoticeKind, TurnReason
 from chatglm.terminal.commands import COMMANDS
-from chatglm.words import NOTICES, SENTENCES, Words, choose
+from chatglm.words import ERRORS, NOTICES, SENTENCES, Words, choose
 
 SOURCE = Path(chatglm.__file__).parent
 
@@ -34,6 +34,22 @@ def test_every_sentence_is_used_and_every_use_has_a_sentence():
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "words.py":
                 used.add(node.value)
     assert set(SENTENCES) <= used
+
+
+@pytest.mark.parametrize(("english", "chinese"), ERRORS)
+def test_an_error_fills_the_same_places_and_is_found_by_its_english(english, chinese):
+    names = placeholders(english)
+    assert placeholders(chinese) <= names
+    assert english.isascii()
+    assert not chinese.isascii()
+    values = {name: f"<{name}>" for name in names}
+    assert Words("en").error(english.format(**values)) == english.format(**values)
+    assert Words("zh").error(english.format(**values)) == chinese.format(**values)  # no line before it takes it away
+
+
+def test_what_no_line_knows_is_told_as_it_is():
+    assert Words("zh").error("something {odd} happened") == "something {odd} happened"
+    assert Words("zh").error("{x} is {y}; it must be {z}") == "{x} 是 {y}；应为 {z}"
 
 
 def test_every_ending_has_a_word():

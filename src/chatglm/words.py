@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 Language = Literal["en", "zh"]
@@ -407,6 +408,13 @@ Plan:
     ),
     "web_apply": ("Apply", "应用"),
     "web_tools_set": ("Your own tools: {count}", "自己的工具：{count} 个"),
+    "web_retry": ("Try again", "重试"),
+    "web_undo": ("Take back", "撤回"),
+    "web_clear": ("Clear", "清空"),
+    "web_edit": ("Edit", "编辑"),
+    "web_leave": ("Leave it", "取消"),
+    "web_send": ("Send", "发送"),
+    "web_stop": ("Stop", "停止"),
     "web_write": ("Write a message; Enter sends it", "输入消息，按回车发送"),
     "web_result": ("Type the result of {name} and press Enter", "输入 {name} 的结果，按回车"),
     "web_ask": ("The model wants to use **{name}**. Allow it?", "模型想使用 **{name}**，允许吗？"),
@@ -425,6 +433,11 @@ Plan:
         "There is no code interpreter: {reason}",
         "没有代码解释器：{reason}",
     ),
+    "web_mended": (
+        "The list of conversations was damaged. It was made anew from the conversations themselves, and the damaged "
+        "one is kept as {name}.",
+        "对话列表已损坏，已根据各个对话重新生成；损坏的列表保留为 {name}。",
+    ),
     "web_given_back": (
         "There was no answer; your message is back on the input line.",
         "没有得到回答；您的消息已放回输入框。",
@@ -433,6 +446,14 @@ Plan:
     "web_open_to_all": (
         "anybody who reaches {host}:{port} can use this model and its tools; ask for passwords with --auth-file",
         "能访问 {host}:{port} 的任何人都能使用这个模型和它的工具；可用 --auth-file 要求密码",
+    ),
+    "command_wrong": (
+        "{program}: error: {message}\nSee: {program} --help",
+        "{program}：错误：{message}\n参见：{program} --help",
+    ),
+    "program_wrong": (
+        "chatglm: error: {message}",
+        "chatglm：错误：{message}",
     ),
     "time_left": (
         "{time} left",
@@ -629,6 +650,163 @@ _ENDINGS = {
 NOTICES = {"history_cut": "left_out", "no_room": "no_room", "restarted": "restarted", "failed": "task_failed"}
 
 
+# What is wrong with a command line, a model or a tool, as the rooms below say it, and in Chinese: what people meet
+# most. The first that fits is taken; what stands in no line is told in English.
+ERRORS: tuple[tuple[str, str], ...] = (
+    # the command line
+    ("a command is missing", "缺少命令"),
+    ("unknown option {option}; did you mean {near}?", "没有选项 {option}；是不是 {near}？"),
+    ("unknown option {option}", "没有选项 {option}"),
+    ("unexpected argument {argument}; put text with blanks in quotes", "多余的参数 {argument}；含空格的文本请加引号"),
+    ("the following arguments are required: {names}", "缺少参数：{names}"),
+    ("argument {name}: unknown value {value}; did you mean {near}?", "参数 {name}：没有值 {value}；是不是 {near}？"),
+    ("argument {name}: unknown value {value}; it must be one of: {all}", "参数 {name}：没有值 {value}；可选：{all}"),
+    ("argument {name}: expected one argument", "参数 {name} 后面需要一个值"),
+    ("argument {name}: expected at least one argument", "参数 {name} 后面至少需要一个值"),
+    ("argument {name}: invalid int value: {value}", "参数 {name}：{value} 不是整数"),
+    ("argument {name}: invalid float value: {value}", "参数 {name}：{value} 不是数"),
+    ("argument {name}: {what} is {value}; it must be {right}", "参数 {name}：{what} 是 {value}；应为 {right}"),
+    ("{name} is {value}; it must be 0 or more", "{name} 是 {value}；应不小于 0"),
+    ("{name} is {value}; it must be above 0 and at most 1", "{name} 是 {value}；应大于 0 且不超过 1"),
+    ("{name} is {value}; it must be at least 1 token", "{name} 是 {value}；至少为 1 个 token"),
+    ("{name} is {value}; it must be from {least} to {most}", "{name} 是 {value}；应在 {least} 到 {most} 之间"),
+    ("{name} is {value}; it must be a folder that exists", "{name} 是 {value}；应为已存在的文件夹"),
+    ("{name} has no meaning without the code interpreter; add --code", "{name} 只与代码解释器一起使用；请加 --code"),
+    ("{name} has no meaning without a server; add --api-base URL", "{name} 只与服务器一起使用；请加 --api-base URL"),
+    (
+        "{name} is for a model that is loaded here; leave it or --api-base out",
+        "{name} 用于在本机加载的模型；请去掉它或 --api-base",
+    ),
+    (
+        "--greedy always takes the likeliest token, so {names} would do nothing; leave one out",
+        "--greedy 总是选择最可能的 token，{names} 不起作用；请去掉其中一个",
+    ),
+    (
+        "standard output is no terminal, so there is nobody to talk to; give a PROMPT or pipe one in",
+        "标准输出不是终端，无法对话；请给出 PROMPT 或用管道传入",
+    ),
+    ("{what} is empty; it must be a message to answer", "{what} 是空的；应为要回答的消息"),
+    (
+        "there is no TASK; say what is to be done, or give --replay FILE",
+        "缺少 TASK；请说明要做什么，或用 --replay FILE",
+    ),
+    (
+        "nothing can listen at {place}: {reason}; choose another --port or --host",
+        "无法监听 {place}：{reason}；请换一个 --port 或 --host",
+    ),
+    (
+        "{purpose} needs the package {package}. Install it with: {command}",
+        "{purpose} 需要软件包 {package}。安装：{command}",
+    ),
+    # models
+    (
+        "no folder {name} on this machine, and it is no hub name either (those look like owner/model)",
+        "本机没有文件夹 {name}，它也不是 hub 名称（形如 所有者/模型）",
+    ),
+    (
+        "there is no folder {name} here, no complete copy in the cache, and {hub} cannot give it: {reason}\n"
+        "What helps: {advice}",
+        "本机没有文件夹 {name}，缓存中没有完整副本，{hub} 也无法提供：{reason}\n"
+        "可以：给出模型所在文件夹的路径；用 --hub 或 CHATGLM_HUB=modelscope 换一个 hub；用 HF_ENDPOINT 指定镜像；"
+        "检查网络和名称。",
+    ),
+    ("{folder} has no config.json; found an empty folder", "{folder} 中没有 config.json；它是空文件夹"),
+    ("{folder} has no config.json; found {names}", "{folder} 中没有 config.json；其中有 {names}"),
+    (
+        "{folder} has no tokenizer.model (ChatGLM-6B: ice_text.model); copy it there from the base model "
+        "(or, in Python, pass tokenizer=FOLDER)",
+        "{folder} 中没有 tokenizer.model（ChatGLM-6B：ice_text.model）；请从基座模型复制到那里"
+        "（在 Python 中也可传入 tokenizer=文件夹）",
+    ),
+    (
+        "{folder} is not a folder; a {kind} is a folder with config.json and weight files",
+        ("{folder} 不是文件夹；模型是含有 config.json 和权重文件的文件夹"),
+    ),
+    (
+        "no weights in {folder}: expected one of {names}; found an empty folder",
+        "{folder} 中没有权重：应有 {names} 之一",
+    ),
+    (
+        "no weights in {folder}: expected one of {names}; found {present}",
+        "{folder} 中没有权重：应有 {names} 之一；其中有 {present}",
+    ),
+    ("{name} is a file; give the folder it lies in ({folder})", "{name} 是文件；请给出它所在的文件夹（{folder}）"),
+    (
+        "{name} is a GGUF file, which llama.cpp and its relatives run; give the model folder it was made of",
+        "{name} 是 GGUF 文件，供 llama.cpp 一类程序使用；请给出制作它的模型文件夹",
+    ),
+    (
+        "{file} is a git-lfs pointer of {size} bytes, not the file itself; run `git lfs pull` in that folder, or "
+        "download it from the hub",
+        "{file} 只是 {size} 字节的 git-lfs 指针，不是文件本身；请在该文件夹运行 git lfs pull，或从 hub 下载",
+    ),
+    ("{file} is missing; a weight file of that name was asked for (by an index, or by you)", "缺少权重文件 {file}"),
+    ("{file} is empty (0 bytes); download it again", "{file} 是空的（0 字节）；请重新下载"),
+    ("{file} is not a safetensors file: it starts with {start}", "{file} 不是 safetensors 文件：它以 {start} 开头"),
+    (
+        "{file} is truncated: it has {size} of {whole} bytes; the first tensor cut off is {name}. Download it again",
+        "{file} 不完整：应有 {whole} 字节，只有 {size} 字节；第一个缺损的张量是 {name}。请重新下载",
+    ),
+    ("{file} is truncated: {what}", "{file} 不完整：{what}"),
+    ("{file} has a damaged header: {what}", "{file} 的文件头已损坏：{what}"),
+    ("{file} has a damaged header ({what})", "{file} 的文件头已损坏（{what}）"),
+    (
+        "{file} has {size} bytes where its header describes {whole}; it is damaged",
+        "{file} 有 {size} 字节，而文件头描述的是 {whole}；文件已损坏",
+    ),
+    ("device is {device}; it must be one that is here: {all}", "device 是 {device}；本机可用的有：{all}"),
+    (
+        "the weights of {folder} need {needed} GB of memory, {free} GB are free; {advice}",
+        "{folder} 的权重需要 {needed} GB 内存，空闲 {free} GB；可用 --quantize int4，"
+        "或用 chatglm quantize 写出更小的文件夹",
+    ),
+    ("{server} does not answer: {reason}; is it running?", "{server} 没有响应：{reason}；它在运行吗？"),
+    # tools and files
+    ("there is no built-in tool {name}; did you mean {near}?", "没有内置工具 {name}；是不是 {near}？"),
+    ("there is no built-in tool {name}; there are {all}", "没有内置工具 {name}；有 {all}"),
+    (
+        "there is no file {name}; tools come from a .py file or an mcp.json",
+        "没有文件 {name}；工具来自 .py 文件或 mcp.json",
+    ),
+    (
+        "{file} has no tools; mark functions with @tool from chatglm.tools",
+        "{file} 中没有工具；请用 chatglm.tools 的 @tool 标记函数",
+    ),
+    (
+        "{file} is neither a .py file with tools nor a .json file with mcpServers",
+        "{file} 既不是含工具的 .py 文件，也不是含 mcpServers 的 .json 文件",
+    ),
+    ("{file} cannot be run: {reason}", "{file} 无法运行：{reason}"),
+    ("the file {file} cannot be uploaded: {reason}", "文件 {file} 无法上传：{reason}"),
+    ("{file} is not valid JSON: {reason}", "{file} 不是有效的 JSON：{reason}"),
+    ("{file} is not JSON: {reason}", "{file} 不是 JSON：{reason}"),
+    ("{file} cannot be read: {reason}", "{file} 无法读取：{reason}"),
+    ("{file} cannot be written: {reason}", "{file} 无法写入：{reason}"),
+    ("{file}: No such file or directory", "{file}：没有这个文件或文件夹"),
+    ("{file}: Permission denied", "{file}：没有权限"),
+    ("{file}: No space left on device", "{file}：磁盘已满"),
+    # a page or a chat
+    ("an answer is being written; wait for its end, or stop it", "正在生成回答；请等它结束，或先停止"),
+    ("the message is empty; write something", "消息是空的；请输入内容"),
+    ("files are for the code interpreter; choose that mode first", "文件用于代码解释器；请先选择该模式"),
+    ("this page belongs to another visitor; load it again", "此页面属于另一位访问者；请重新加载"),
+    ("there are {count} visitors, which is the most; come back later", "已有 {count} 位访问者，达到上限；请稍后再来"),
+    ("nothing waits for this answer any more", "已经没有等待这个回答的步骤"),
+    ("{name} is {value}; it must be {right}", "{name} 是 {value}；应为 {right}"),
+)
+
+
+@cache
+def _errors() -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((_pattern(english), chinese) for english, chinese in ERRORS)
+
+
+def _pattern(english: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", english)
+    filled = [re.escape(part) if place % 2 == 0 else f"(?P<{part}>.+?)" for place, part in enumerate(parts)]
+    return re.compile("".join(filled), re.DOTALL)
+
+
 @dataclass(frozen=True)
 class Words:
     """The table in one language. `words("saved", count=2, path="a.json")` is a sentence."""
@@ -643,6 +821,13 @@ class Words:
         if kind == "restarted" and reason:
             reason = f": {reason}"
         return self(NOTICES[kind], count=count, reason=reason)
+
+    def error(self, message: str) -> str:
+        """What is wrong, as the rooms below say it in English."""
+        for pattern, chinese in _errors() if self.language == "zh" else ():
+            if (found := pattern.fullmatch(message)) is not None:
+                return chinese.format(**found.groupdict())
+        return message
 
     def ending(self, name: str) -> str:
         """A word the program uses for itself - how a turn, a task or a call ended."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from web.scripted_page import answers
 
-from chatglm.web.app import build_app
-from chatglm.web.run import serve
+from chatglm.web.run import _builder, serve
 from chatglm.web.users import Users
+from chatglm.web.visitors import PARKED_SECONDS, visitors_of
 
 USERS = {"ann": "correct horse", "bob": "battery staple"}
 
@@ -24,10 +24,12 @@ def main(*options):
     listener = socket.create_server(("127.0.0.1", 0))
     with tempfile.TemporaryDirectory() as folder:
         users = Users(USERS) if "--users" in options else None
-        app = build_app(made, Path(folder), hosts=("127.0.0.1", "localhost"), users=users)
+        ui = "streamlit" if "--streamlit" in options else "gradio"
+        here = visitors_of(made, Path(folder), parked=1.0 if "--hasty" in options else PARKED_SECONDS)
+        app = _builder(ui)(made, Path(folder), hosts=("127.0.0.1", "localhost"), users=users, visitors=here)
         sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
         sys.stdout.flush()
-        serve(app, listener)
+        serve(app, listener, sockets=ui == "streamlit")
     made.close()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import SimpleNamespace
 
 import httpx2
@@ -12,9 +13,10 @@ from web.program import Program
 from web.scripted_app import USERS
 
 from chatglm.errors import ConfigError, UsageError
-from chatglm.web.gate import COOKIE, LEAST_FREE, POLICY, Gate
+from chatglm.web.gate import COOKIE, LEAST_FREE, POLICY, TICKET
 from chatglm.web.gradio_blocks import check_files
-from chatglm.web.users import Users
+from chatglm.web.gradio_gate import GradioGate
+from chatglm.web.users import MOST_WRONG, TooManyWrongError, Users
 from chatglm.web.visitors import Visitors
 
 TOKEN = "a" * 43
@@ -36,7 +38,7 @@ def visitors():
 def ask(visitors):
     def ask(path="/", hosts=("127.0.0.1", "localhost"), users=None, **headers):
         async def asked():
-            transport = httpx2.ASGITransport(app=Gate(whoever, hosts, Users(users), visitors))
+            transport = httpx2.ASGITransport(app=GradioGate(whoever, hosts, Users(users), visitors))
             async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:7870") as client:
                 return await client.get(
                     path, headers={name.replace("_", "-"): value for name, value in headers.items()}
@@ -99,12 +101,15 @@ def test_the_page_itself_may(ask):
     assert ask(origin="http://127.0.0.1:7870").status_code == 200
 
 
-def test_users_come_in_with_their_password_and_are_known_by_name(ask, monkeypatch):
-    monkeypatch.setattr("chatglm.web.users.WRONG_SECONDS", 0.01)
+def test_users_come_in_with_their_password_and_are_known_by_name(ask):
     refused = ask(users=USERS)
     assert refused.status_code == 401
     assert refused.headers["www-authenticate"].startswith("Basic")
-    assert ask(users=USERS, authorization=basic("ann", USERS["ann"])).text == "user:ann"
+    admitted = ask(users=USERS, authorization=basic("ann", USERS["ann"]))
+    assert admitted.text == "user:ann"
+    [ticket] = [cookie for cookie in admitted.headers.get_list("set-cookie") if cookie.startswith(TICKET)]
+    assert "HttpOnly; SameSite=Lax" in ticket
+    assert ask(users=USERS, cookie=ticket.partition(";")[0]).status_code == 401  # of a server that has ended
     wrong = [
         basic("ann", "wrong"),
         basic("ann", USERS["bob"]),
@@ -115,6 +120,67 @@ def test_users_come_in_with_their_password_and_are_known_by_name(ask, monkeypatc
     ]
     for given in wrong:
         assert ask(users=USERS, authorization=given).status_code == 401, given
+
+
+def test_a_ticket_stands_for_one_user_of_one_program():
+    users, others = Users(USERS), Users(USERS)
+    ticket = users.ticket("ann")
+    assert users.check("", ticket=ticket) == "ann"
+    assert others.check("", ticket=ticket) is None
+    for forged in ("", ticket[:-1], ticket + "0", ticket.replace(ticket[:6], b"bob".hex()), users.ticket("eve")):
+        assert users.check("", ticket=forged) is None, forged
+    assert users.check(basic("bob", USERS["bob"]), ticket=ticket) == "bob"  # a password says more
+    assert users.check(basic("bob", "wrong"), ticket=ticket) is None
+
+
+def test_who_guesses_is_sent_away_and_nobody_else():
+    now = [100.0]
+    users, flood, tried = Users(USERS, clock=lambda: now[0]), "10.0.0.1", 0
+    for _ in range(1000):
+        with suppress(TooManyWrongError):
+            assert users.check(basic("ann", "wrong"), flood) is None
+            tried += 1
+    assert tried == MOST_WRONG
+    with pytest.raises(TooManyWrongError) as told:
+        users.check(basic("ann", USERS["ann"]), flood)  # not even looked at, or guessing would go on
+    assert 0 < told.value.seconds <= 1
+    assert users.check(basic("ann", USERS["ann"]), "10.0.0.2") == "ann"
+    assert users.check(basic("bob", USERS["bob"]), flood) == "bob"
+    assert users.check(basic("ann", USERS["ann"]), flood, users.ticket("ann")) == "ann"  # was here before
+    for name in range(1000):  # names that there are not count as one
+        with suppress(TooManyWrongError):
+            users.check(basic(f"user{name}", "wrong"), flood)
+            tried += 1
+    assert tried == 2 * MOST_WRONG
+    now[0] += told.value.seconds + 0.01
+    assert users.check(basic("ann", USERS["ann"]), flood) == "ann"
+    now[0] += 3600
+    assert [users.check(basic("ann", "wrong"), flood) for _ in range(MOST_WRONG)] == [None] * MOST_WRONG
+
+
+def test_those_of_one_network_are_one_and_what_is_kept_of_them_is_little(monkeypatch):
+    monkeypatch.setattr("chatglm.web.users.MOST_GUESSERS", 5)
+    users = Users(USERS, clock=lambda: 100.0)
+    for number in range(MOST_WRONG):
+        assert users.check(basic("ann", "wrong"), f"2001:db8::{number:x}") is None
+    with pytest.raises(TooManyWrongError):
+        users.check(basic("ann", "wrong"), "2001:db8::ffff")
+    for number in range(100):
+        assert users.check(basic("ann", "wrong"), f"10.0.1.{number}") is None
+    assert len(users._guesses._until) == 5
+
+
+def test_a_guesser_is_told_when_to_come_again(visitors):
+    async def guess():
+        transport = httpx2.ASGITransport(app=GradioGate(whoever, (), Users(USERS), visitors))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            wrong = {"authorization": basic("ann", "wrong")}
+            return [await client.get("/", headers=wrong) for _ in range(MOST_WRONG + 1)]
+
+    *wrong, last = asyncio.run(guess())
+    assert {answer.status_code for answer in wrong} == {401}
+    assert (last.status_code, last.headers["retry-after"]) == (429, "1")
+    assert "try again in 1 s" in last.text
 
 
 @pytest.mark.parametrize(
@@ -133,8 +199,8 @@ def test_a_file_of_users(tmp_path):
     file = tmp_path / "users"
     file.write_text("# who\nann: correct horse:battery \n\n张三:密码密码密码密码\n", encoding="utf-8")
     users = Users.read(file)
-    assert asyncio.run(users.check(basic("ann", "correct horse:battery"))) == "ann"
-    assert asyncio.run(users.check(basic("张三", "密码密码密码密码"))) == "张三"
+    assert users.check(basic("ann", "correct horse:battery")) == "ann"
+    assert users.check(basic("张三", "密码密码密码密码")) == "张三"
     with pytest.raises(ConfigError, match="cannot be read"):
         Users.read(tmp_path / "none")
 
@@ -151,6 +217,15 @@ def test_nobody_reads_along(ask, visitors, path):
     assert ask(path, cookie=f"{COOKIE}={TOKEN}").status_code == 200
     assert ask(path, cookie=f"{COOKIE}={'b' * 43}").status_code == 403
     assert ask(path.replace("page1", "page2")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["cancel", "cancel/", "reset", "call/send/page1", "call/v2/send/page1", "stream/page1", "api/send",
+     "component_server", "process_recording", "deep_link", "vibe-edit", "queue/join/../../cancel", "", "/"],
+)  # fmt: skip
+def test_what_no_page_asks_for_is_not_there(ask, path):
+    assert ask(f"/gradio_api/{path}").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/upload", "/anything"])
@@ -174,7 +249,7 @@ def test_no_request_is_longer_than_any_needs_to_be(visitors, monkeypatch, path, 
             yield b"x" * 100
 
     async def post(size):
-        transport = httpx2.ASGITransport(app=Gate(reads_all, (), Users(), visitors))
+        transport = httpx2.ASGITransport(app=GradioGate(reads_all, (), Users(), visitors))
         async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.post(path, content=b"x" * size if says_how_much else pieces(size))
 
@@ -187,12 +262,14 @@ def test_no_request_is_longer_than_any_needs_to_be(visitors, monkeypatch, path, 
 
 def test_uploads_do_not_fill_the_disk(visitors, monkeypatch, tmp_path):
     async def post(path):
-        transport = httpx2.ASGITransport(app=Gate(whoever, (), Users(), visitors, str(tmp_path)))
+        transport = httpx2.ASGITransport(app=GradioGate(whoever, (), Users(), visitors, uploads=str(tmp_path)))
         async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return (await client.post(path, content=b"x")).status_code
 
     for free, status in ((2 * LEAST_FREE, 200), (LEAST_FREE, 507), (0, 507)):
-        monkeypatch.setattr("chatglm.web.gate.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr(
+            "chatglm.web.gradio_gate.shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free)
+        )
         assert asyncio.run(post("/gradio_api/upload")) == status
         assert asyncio.run(post("/gradio_api/queue/join")) == 200
 
@@ -236,6 +313,9 @@ def test_forged_values_and_pages_of_others_are_refused(ann, bob):
         next(line for line in stream.iter_lines() if "process_completed" in line)
     with bob.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": ann.page}) as stream:
         assert stream.status_code == 403  # to say that she has left gives him nothing
+    cancel = {"session_hash": ann.page, "fn_index": ann.event("box", "submit"), "event_id": "0"}
+    assert bob.client.post("/gradio_api/cancel", json=cancel).status_code == 404  # nor does he stop her
+    assert bob.client.get(f"/gradio_api/call/send/{ann.page}").status_code == 404
     opens = ann.event("conversations", "input")
     [card] = ann.listed()
     assert ann.run(opens, [card])[0]["success"]

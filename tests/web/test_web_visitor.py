@@ -12,14 +12,13 @@ from web.scripted_page import PacedEngine, answers
 
 from chatglm.chat.saved import load_file
 from chatglm.errors import ChatGLMError, ConversationError, SessionError, ToolError, UsageError
-from chatglm.web.app import visitors_of
 from chatglm.web.by_hand import ByHand
 from chatglm.web.conversations import Conversations
 from chatglm.web.settings import Settings
 from chatglm.web.throttle import Throttle
 from chatglm.web.view import Step, Text
 from chatglm.web.visitor import Visitor
-from chatglm.web.visitors import MOST_PAGES, Visitors
+from chatglm.web.visitors import MOST_PAGES, Visitors, visitors_of
 
 SECONDS = 60  # that long only where something is wrong
 WEATHER = (
@@ -108,6 +107,33 @@ def test_a_damaged_conversation_is_no_reason_to_keep_its_visitor_out(visitor, tm
     with pytest.raises(ConversationError, match="is not JSON"):
         again.open(visitor.conversation)
     ended(again.send("hello"))
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"x": {}}', '{"%s": {"title": 5}}', "\udcff"])
+def test_a_damaged_list_is_put_aside_and_made_anew(tmp_path, pool, caplog, damage):
+    visitor = Visitor(answers(pool), Conversations(tmp_path, "somebody"))
+    for mode, text in (("chat", "hello"), ("tool", "tool"), ("code", "plot")):
+        visitor.new(mode)
+        ended(visitor.send(text))
+    cards = {card.id: (card.title, card.mode) for card in visitor.conversations()}
+    assert sorted(mode for _, mode in cards.values()) == ["chat", "code", "tool"]
+    lost = visitor.kept.path(visitor.conversation)
+    lost.write_text("{")  # a conversation is damaged as well
+    lost.with_suffix(".told.json").unlink()
+    cards[visitor.conversation] = (visitor.conversation, "chat")
+    index, content = visitor.kept.folder / "index.json", damage.replace("%s", visitor.conversation)
+    index.write_bytes(content.encode("utf-8", "surrogateescape"))
+    again = Visitor(visitor.answers, Conversations(tmp_path, "somebody"))
+    again.resume()
+    assert {card.id: (card.title, card.mode) for card in again.conversations()} == cards
+    aside = again.kept.mended()
+    assert (index.with_name(aside)).read_bytes() == content.encode("utf-8", "surrogateescape")
+    assert again.kept.mended() == ""  # told once
+    assert "was damaged" in caplog.text
+    ended(again.send("hello"))
+    assert len(again.conversations()) == 3 + (again.conversation not in cards)
+    again.open(next(name for name, (title, _) in cards.items() if title == "tool"))
+    visitor.close()
 
 
 def test_who_says_nothing_leaves_nothing_on_disk(tmp_path):

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from chatglm.cli import cache, data, evaluating, folders, machine, perplexity, serving, talk, training, web
+from chatglm.cli.options import add_language
 from chatglm.cli.parser import Parser
 from chatglm.cli.streams import Streams
+from chatglm.cli.translate import language_of, translate
 from chatglm.errors import ChatGLMError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -35,11 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None, streams: Streams) -> int:
+    from chatglm.words import choose, printable
+
+    given = [word.removeprefix("\ufeff") for word in (sys.argv[1:] if arguments is None else arguments)]  # of Windows
+    words = choose(language_of(given))
     parser = build_parser()
-    words = sys.argv[1:] if arguments is None else arguments
-    options = parser.parse_args([word.removeprefix("\ufeff") for word in words])  # "$(cat a_file_of_windows.txt)"
+    if words.language == "zh":
+        translate(parser)
+    options = parser.parse_args(given)
     if options.command is None:
         parser.error("a command is missing")
+    options.lang = getattr(options, "lang", None) or options.language  # of the command, or before it
     try:
         status: int = options.handler(options)
         return status
@@ -50,9 +58,8 @@ def _run(arguments: Sequence[str] | None, streams: Streams) -> int:
             raise
         if options.traceback:
             traceback.print_exc()
-        from chatglm.words import printable
-
-        sys.stderr.write(f"chatglm: error: {printable(_told(error))}\n")
+        told = words("program_wrong", message=words.error(printable(_told(error))))
+        sys.stderr.write(f"{told}\n")
         return getattr(error, "exit_status", 1)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -69,6 +76,7 @@ def build_parser() -> Parser:
     """The whole command line; docs/cli.md is generated from it."""
     parser = Parser(prog="chatglm", description="Run ChatGLM3-6B and ChatGLM2-6B on today's PyTorch and transformers.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    add_language(parser, dest="language")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for add in (
         talk.add_chat,

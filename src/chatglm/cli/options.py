@@ -101,9 +101,9 @@ def add_conversation(command: Parser) -> None:
     add_language(group)
 
 
-def add_language(target: Any) -> None:
+def add_language(target: Any, **more: Any) -> None:
     target.add_argument(
-        "--lang", choices=("en", "zh"), help="language of the program's own messages (default: the locale)"
+        "--lang", choices=("en", "zh"), **more, help="language of the program's own messages (default: the locale)"
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 class Parser(argparse.ArgumentParser):
     """An argument parser that takes no abbreviations and says what an unknown option might have meant."""
 
+    language = "en"  # of what it says
+
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
@@ -33,7 +35,11 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"unknown value {value!r}{hint}")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\nSee: {self.prog} --help\n")
+        from chatglm.words import choose
+
+        words = choose(self.language)
+        told = words("command_wrong", program=self.prog, message=words.error(message))
+        self.exit(2, f"{told}\n")
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

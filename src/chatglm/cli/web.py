@@ -30,6 +30,9 @@ def add_web(commands: Any) -> None:
     group.add_argument("--auth-file", metavar="FILE", help="who may come in: lines of name:password")
     group = command.add_argument_group("the page")
     group.add_argument(
+        "--ui", choices=("gradio", "streamlit"), default="gradio", help="what draws the page (default: gradio)"
+    )
+    group.add_argument(
         "--tools",
         action="append",
         metavar="WHICH",

@@ -125,7 +125,7 @@ class Chat:
                 self._actions[command.command](command.argument)
             except ChatGLMError as error:
                 self._show_error(error)
-                self.screen.note(str(error))
+                self.screen.note(self.screen.words.error(str(error)))
 
     def _unknown(self, unknown: Unknown) -> None:
         near = self.screen.words("did_you_mean", command=unknown.suggestion) if unknown.suggestion else ""
@@ -279,7 +279,8 @@ class Chat:
                 self.screen.say("may_cut")
             return
         self._show_error(error)
-        self.screen.say("failed_midway" if kept else "failed", error=describe(error), where=self._place())
+        told = self.screen.words.error(describe(error))
+        self.screen.say("failed_midway" if kept else "failed", error=told, where=self._place())
 
     def _place(self) -> str:
         """Where a message is that was given back."""

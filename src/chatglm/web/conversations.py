@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -18,11 +19,14 @@ from typing import Any
 from chatglm.chat.saved import SavedConversation, load_file
 from chatglm.errors import ConversationError
 from chatglm.web.told import Told, told_by
+from chatglm.web.view import Step
 
 MOST = 200  # conversations of one owner
 MOST_BYTES = 32 * 1024 * 1024  # of what a page has told; of more, the pictures are left out
 _TITLE = 60  # characters
 _ID = re.compile(r"[0-9a-f]{16}")
+_KINDS = {"title": str, "mode": str, "changed": float}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,13 @@ class Conversations:
 
     def __init__(self, root: Path, owner: str) -> None:
         self.folder = root / hashlib.sha256(owner.encode()).hexdigest()[:32]
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._aside = ""
+
+    def mended(self) -> str:
+        """Where a damaged list was put aside, and another one made; told once. Empty: none was."""
+        aside, self._aside = self._aside, ""
+        return aside
 
     def cards(self) -> list[Card]:
         """The last changed first."""
@@ -83,8 +93,7 @@ class Conversations:
         if len(text) > MOST_BYTES:
             text = json.dumps([turn.to_json(pictures=False) for turn in told], ensure_ascii=False)
         _write(self._path(name, ".told.json"), text)
-        title = " ".join(told[0].text.split())[:_TITLE] or ", ".join(told[0].files)[:_TITLE]
-        self._note(Card(name, title, mode, time.time()))
+        self._note(Card(name, _title(told), mode, time.time()))
 
     def load(self, name: str) -> tuple[Card, SavedConversation, list[Told]]:
         """A conversation.
@@ -123,13 +132,39 @@ class Conversations:
         return self.folder / f"{name}{ending}"
 
     def _index(self) -> dict[str, dict[str, Any]]:
+        path = self.folder / "index.json"
+        with self._lock:
+            try:
+                return _read_index(path.read_text(encoding="utf-8-sig"))
+            except FileNotFoundError:
+                return {}
+            except OSError as error:
+                raise ConversationError(f"the list {path} cannot be read: {error.strerror}") from None
+            except ValueError as error:
+                return self._mend(path, error)
+
+    def _mend(self, path: Path, why: ValueError) -> dict[str, dict[str, Any]]:
+        """Puts a damaged list aside and makes another one of the conversations that lie there."""
+        aside = path.with_name(f"index.damaged-{secrets.token_hex(4)}.json")
+        index = {file.stem: self._about(file) for file in self.folder.glob("*.json") if _ID.fullmatch(file.stem)}
         try:
-            index: Any = json.loads((self.folder / "index.json").read_text(encoding="utf-8-sig"))
-            return dict(index)
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise ConversationError(f"the list {self.folder / 'index.json'} cannot be read: {error}") from None
+            path.rename(aside)
+        except OSError as error:
+            raise ConversationError(f"{path} is damaged ({why}), and cannot be renamed: {error.strerror}") from None
+        _log.warning("%s was damaged (%s); it is kept as %s, and another one was made", path, why, aside.name)
+        self._aside = aside.name
+        _write(path, json.dumps(index, ensure_ascii=False))
+        return index
+
+    def _about(self, file: Path) -> dict[str, Any]:
+        """What a list says of a conversation, of which only the files are there."""
+        try:
+            told = self._told(file.stem) or told_by(load_file(file).messages)
+        except ConversationError:
+            told = []  # whoever opens it is told
+        steps = [part for turn in told for part in turn.view.parts if isinstance(part, Step)]
+        mode = "code" if any(step.code for step in steps) else "tool" if steps else "chat"
+        return {"title": _title(told) if told else file.stem, "mode": mode, "changed": file.stat().st_mtime}
 
     def _note(self, card: Card) -> None:
         with self._lock:
@@ -146,6 +181,26 @@ class Conversations:
             return []
         except (OSError, ValueError, TypeError) as error:
             raise ConversationError(f"what was told in the conversation {name} cannot be read: {error}") from None
+
+
+def _title(told: Sequence[Told]) -> str:
+    return " ".join(told[0].text.split())[:_TITLE] or ", ".join(told[0].files)[:_TITLE]
+
+
+def _read_index(text: str) -> dict[str, dict[str, Any]]:
+    """What a list says of each conversation.
+
+    Raises:
+        ValueError: it is no list.
+    """
+    index = json.loads(text)
+    if not isinstance(index, dict):
+        raise ValueError(f"it holds {type(index).__name__} and not an object")
+    for name, about in index.items():
+        kinds = {key: type(value) for key, value in about.items()} if isinstance(about, dict) else {}
+        if not _ID.fullmatch(name) or kinds not in (_KINDS, {**_KINDS, "changed": int}):
+            raise ValueError(f"{name!r:.40} is {about!r:.100}; it must hold a title, a mode and when it was changed")
+    return index
 
 
 def new_folder(folder: Path) -> None:

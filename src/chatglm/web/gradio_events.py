@@ -54,8 +54,9 @@ class Events:
             try:
                 updates = handle(visitor, words, *values)
             except ChatGLMError as error:
-                gr.Warning(html.escape(str(error)))
+                gr.Warning(html.escape(words.error(str(error))))
                 updates = self._screen.whole(visitor, words)
+            _tell(visitor, words)
             return {part: updates[part] for part in self.page.begun} if begins else updates
 
         def call_with(request: Any, event: Any, *values: Any) -> Updates:
@@ -95,7 +96,7 @@ class Events:
 
         async def settle(request: Any) -> Updates:
             visitor, words = self._who(request)
-            while visitor.is_busy and not (visitor.turn and visitor.turn.asking):
+            while visitor.is_busy and not visitor.asking:
                 await asyncio.sleep(POLL_SECONDS)
             if (turn := visitor.turn) is not None and turn.is_over:
                 if request.session_hash in turn.settled:
@@ -103,12 +104,13 @@ class Events:
                 turn.settled.add(request.session_hash)
             updates = self._screen.whole(visitor, words)
             _seen(visitor)
+            _tell(visitor, words)
             if visitor.given_back:
                 text, visitor.given_back = visitor.given_back, ""
                 gr.Warning(words("web_given_back"))
                 updates[self.page.box] = self._screen.box(visitor, words, value={"text": text, "files": []})
             if visitor.turn is not None and visitor.turn.error is not None:
-                gr.Warning(html.escape(str(visitor.turn.error)))
+                gr.Warning(html.escape(words.error(str(visitor.turn.error))))
                 visitor.turn.error = None
             return updates
 
@@ -154,14 +156,14 @@ class Events:
         try:
             return self.visitors.get(request.state.visitor, request.session_hash), words
         except ChatGLMError as error:
-            raise gr.Error(html.escape(str(error))) from None
+            raise gr.Error(html.escape(words.error(str(error)))) from None
 
     # turns
 
     def send(self, visitor: Visitor, words: Words, message: Any, system: str, *sliders: float) -> Updates:
         message = message or {}
         text, files = unmarked(str(message.get("text") or "")), message.get("files") or []
-        step = visitor.turn.asking if visitor.turn is not None else None
+        step = visitor.asking
         if step is not None and step.asks == "answer":
             visitor.answer(text)
         else:
@@ -239,9 +241,6 @@ class Events:
     def load(self, visitor: Visitor, words: Words, file: Any) -> Updates:
         try:
             visitor.load(Path(str(file)))
-        except ChatGLMError as error:
-            # Without the path, in which the server's folders stand.
-            raise UsageError(str(error).replace(str(file), Path(str(file)).name)) from None
         finally:
             Path(str(file)).unlink(missing_ok=True)
         return self._opened(visitor, words)
@@ -263,6 +262,14 @@ class Events:
 
         if visitor.mode == "code":
             gr.Info(words("web_code_kept"))
+
+
+def _tell(visitor: Visitor, words: Words) -> None:
+    """What has become of the conversations on disk."""
+    import gradio as gr
+
+    if aside := visitor.kept.mended():
+        gr.Warning(html.escape(words("web_mended", name=aside)))
 
 
 def _seen(visitor: Visitor) -> None:

@@ -10,15 +10,10 @@ from chatglm.web.answering import Local, Remote
 from chatglm.web.gradio_blocks import blocks
 from chatglm.web.gradio_events import Events
 from chatglm.web.settings import RANGES
+from chatglm.web.telling import SLIDERS
 from chatglm.web.visitors import Visitors
 from chatglm.words import LANGUAGES, SENTENCES, Language, Words
 
-SLIDERS = {
-    "temperature": "web_temperature",
-    "top_p": "web_top_p",
-    "repetition_penalty": "web_repetition_penalty",
-    "max_new_tokens": "web_max_new_tokens",
-}
 FORMULAS = [("$$", "$$", True), ("\\[", "\\]", True), ("$", "$", False), ("\\(", "\\)", False)]
 # Nothing that a message holds may leave it or cover the page, whatever a sanitizer has let through.
 CSS = """

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from chatglm.web import gallery
-from chatglm.web.answering import Mode
-from chatglm.web.gradio_draw import PLACE, asked, counter, messages
+from chatglm.web.gradio_draw import asked, messages
 from chatglm.web.no_html import literal
+from chatglm.web.routes import conversation_address
+from chatglm.web.telling import card_title, counter, mode_title
 from chatglm.web.visitor import Visitor
 from chatglm.words import Words
 
-MODE_SIGNS: dict[Mode, str] = {"chat": "💬", "tool": "🛠️", "code": "🧑‍💻"}
-MODE_WORDS: dict[Mode, str] = {"chat": "web_chat", "tool": "web_tool", "code": "web_code"}
 Updates = dict[Any, Any]
 
 
@@ -32,10 +31,10 @@ class Screen:
         import gradio as gr
 
         page, busy = self.page, visitor.is_busy
-        step = visitor.turn.asking if busy and visitor.turn is not None else None
+        step = visitor.asking
         consent = step is not None and step.asks == "consent"
         examples = [{"text": text} for text in self.prompts(visitor, words)] if not visitor.told else None
-        cards = [(f"{MODE_SIGNS[_mode(card.mode)]} {card.title}", card.id) for card in visitor.conversations()]
+        cards = [(card_title(card), card.id) for card in visitor.conversations()]
         names = ", ".join(literal(tool.name) for tool in page.answers.tools)
         return {
             page.chat: gr.Chatbot(messages(visitor, words), examples=examples),
@@ -45,7 +44,7 @@ class Screen:
             page.counter: "" if busy else counter(visitor, words),
             page.mode: gr.Radio(self._modes(words), value=visitor.mode, interactive=not busy),
             page.conversations: gr.Radio(cards, value=visitor.conversation, interactive=not busy),
-            page.take_along: f"[⬇ {words('web_take_along')}]({PLACE}/conversation)" if visitor.conversation else "",
+            page.take_along: f"[⬇ {words('web_take_along')}]({conversation_address()})" if visitor.conversation else "",
             page.tools: words("web_tools_here", names=names) if names else words("web_tools_none"),
         }
 
@@ -53,7 +52,7 @@ class Screen:
         import gradio as gr
 
         busy = visitor.is_busy
-        step = visitor.turn.asking if busy and visitor.turn is not None else None
+        step = visitor.asking
         waits = step is not None and step.asks == "answer"
         hint = words("web_result", name=step.name) if waits and step is not None else words("web_write")
         return gr.MultimodalTextbox(
@@ -71,14 +70,10 @@ class Screen:
         return gallery.prompts(visitor.mode, words.language, embedded=self.embedded)
 
     def _modes(self, words: Words) -> list[tuple[str, str]]:
-        return [(f"{MODE_SIGNS[mode]} {words(MODE_WORDS[mode])}", mode) for mode in self.page.answers.modes]
+        return [(mode_title(mode, words), mode) for mode in self.page.answers.modes]
 
 
 def _shown(visible: bool) -> Any:
     import gradio as gr
 
     return gr.Column(visible=visible)
-
-
-def _mode(name: str) -> Mode:
-    return next((mode for mode in MODE_SIGNS if mode == name), "chat")

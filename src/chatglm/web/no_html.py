@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 _INFO = re.compile(r"[\w+#.-]{1,20}")
 _OPENS = re.compile(r"( *)(?:(`{3,})([^`]*)|(~{3,})(.*))")
@@ -23,27 +24,43 @@ _DRAWN_FENCE = re.compile(r"(`{3,}|~{3,})(\s*(?:mermaid|html-preview|svg))", re.
 _MARK = "\u2060"  # word joiner: has no width, and no meaning for a model
 
 
+@dataclass(frozen=True)
+class Code:
+    """A fence: the code in it, without the blanks that stood before the fence, and its language."""
+
+    text: str
+    language: str
+
+
+def divided(text: str) -> list[str | Code]:
+    """The text as what stands outside fences, as it is, and the fences, in order. Control characters are gone."""
+    parts: list[str | Code] = []
+    said: list[str] = []
+    lines = iter(plain(text).split("\n"))
+    for line in lines:
+        opens = _OPENS.fullmatch(line)
+        if opens is None:
+            said.append(line)
+            continue
+        parts += ["\n".join(said), Code(_inside(lines, opens), _language((opens[3] or opens[5] or "").strip()))]
+        said = []
+    return [part for part in (*parts, "\n".join(said)) if isinstance(part, Code) or part.strip()]
+
+
 def no_html(text: str) -> list[str]:
     """The text as pieces of Markdown without HTML, without pictures of other hosts, and without drawn fences.
 
     Each fence is a piece of its own, and each is to be shown by itself: a formula that is open at the end of one would
     take the fence after it for its own, and what stands in that for Markdown.
     """
-    pieces: list[str] = []
-    said: list[str] = []
-    lines = iter(plain(text).split("\n"))
-    for line in lines:
-        opens = _OPENS.fullmatch(line)
-        if opens is None:
-            said.append(_outside(line))
-            continue
-        pieces += ["\n".join(said), fenced(_inside(lines, opens), _language((opens[3] or opens[5] or "").strip()))]
-        said = []
-    return [piece for piece in (*pieces, "\n".join(said)) if piece.strip()]
+    return [
+        fenced(part.text, part.language) if isinstance(part, Code) else "\n".join(map(_outside, part.split("\n")))
+        for part in divided(text)
+    ]
 
 
 def _inside(lines: Iterator[str], opens: re.Match[str]) -> str:
-    """The code up to where the fence ends, without the blanks that stood before the fence."""
+    """The code up to where the fence ends."""
     indent, fence, code = len(opens[1]), opens[2] or opens[4], list[str]()
     for line in lines:
         if line.strip().startswith(fence) and not line.strip().strip(fence[0]):

@@ -17,11 +17,14 @@ from chatglm.errors import MissingExtraError, SandboxError, UsageError
 from chatglm.listening import LOOPBACK, known_hosts, listening, web_server
 from chatglm.web.answering import Local, Remote
 from chatglm.web.conversations import default_folder
+from chatglm.web.gate import MOST_BYTES
 from chatglm.web.users import Users
 from chatglm.words import Words, choose, printable
 
 EMBEDDED = "tiny-glm"
 DEFAULT_TOOLS = ("calculator,current_time",)  # which reach nothing outside
+# The extra that each page needs, and what it is told by.
+_UIS = {"gradio": ("web", ("gradio", "fastapi", "uvicorn")), "streamlit": ("streamlit", ("streamlit", "yaml"))}
 # What a model that is loaded elsewhere cannot be told from here.
 _ELSEWHERE = (
     "hub", "device", "dtype", "quantize", "adapter", "prefix", "rope_ratio_meaning", "no_cache", "tools", "tier",
@@ -35,7 +38,7 @@ def start_web(options: argparse.Namespace) -> int:
         ChatGLMError: an option's value, a port that is taken, packages that are missing, a model that cannot be loaded.
     """
     words = choose(options.lang)
-    _need_packages()
+    _need_packages(options.ui)
     _check(options)
     users = Users.read(options.auth_file) if options.auth_file else Users()
     if options.host not in LOOPBACK and not users.asked_for:
@@ -45,9 +48,7 @@ def start_web(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         listener = stack.enter_context(listening(options.host, options.port))  # a taken port is said at once
         answers = _answers(options, words, stack)
-        from chatglm.web.app import build_app
-
-        app = build_app(
+        app = _builder(options.ui)(
             answers,
             folder,
             hosts=known_hosts(options.host, options.allow_host or ()),
@@ -58,12 +59,18 @@ def start_web(options: argparse.Namespace) -> int:
         host, port = listener.getsockname()[:2]
         listener.listen()  # whoever reads the address may come at once
         _note(words("web_ready", model=answers.name, url=f"http://{f'[{host}]' if ':' in host else host}:{port}/"))
-        serve(app, listener)
+        serve(app, listener, sockets=options.ui == "streamlit")
     return 0
 
 
-def serve(app: Any, listener: Any) -> None:
-    """Answers on a socket until SIGINT or SIGTERM."""
+def serve(app: Any, listener: Any, *, sockets: bool = False) -> None:
+    """Answers on a socket until SIGINT or SIGTERM.
+
+    Args:
+        app: of ASGI.
+        listener: it is bound.
+        sockets: whether the page has a WebSocket.
+    """
     import uvicorn
 
     config = uvicorn.Config(
@@ -72,7 +79,8 @@ def serve(app: Any, listener: Any) -> None:
         access_log=False,
         server_header=False,
         lifespan="on",
-        ws="none",
+        ws="websockets-sansio" if sockets else "none",
+        ws_max_size=MOST_BYTES,
         timeout_graceful_shutdown=1,  # an open page holds two connections for as long as it is there
     )
     server = web_server(config)
@@ -156,12 +164,29 @@ def _pool(options: argparse.Namespace, words: Words, stack: ExitStack) -> Any:
     return pool
 
 
-def _need_packages() -> None:
+def _builder(ui: str) -> Any:
+    """What makes the app."""
+    if ui == "streamlit":
+        from chatglm.web import streamlit_app
+
+        return streamlit_app.build_app
+    from chatglm.web import gradio_app
+
+    return gradio_app.build_app
+
+
+def _need_packages(ui: str) -> None:
     from importlib.util import find_spec
 
-    for package in ("gradio", "fastapi", "uvicorn"):  # found, not imported: that takes seconds
+    if ui == "streamlit" and sys.version_info < (3, 11):
+        raise UsageError(
+            f"--ui streamlit needs Python 3.11 or later, and pip install 'chatglm[streamlit]' there; this is "
+            f"{sys.version_info.major}.{sys.version_info.minor}, where --ui gradio works"
+        )
+    extra, needed = _UIS[ui]
+    for package in needed:  # found, not imported: that takes seconds
         if find_spec(package) is None:
-            raise MissingExtraError(package, "web", "chatglm web")
+            raise MissingExtraError(package, extra, "chatglm web" if ui == "gradio" else f"chatglm web --ui {ui}")
 
 
 def _note(text: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -78,15 +79,33 @@ class RunningTurn:
 
         Ends when the turn is over, or waits for the visitor.
         """
-        seen = self.view.version
-        yield
-        while not (self.is_over or self.asking):
-            if self.view.version != seen and not (pause := throttle.wait(self._length())):
-                seen = self.view.version
-                yield
+        for pause in self._pauses(throttle):
+            if pause:
+                await asyncio.sleep(pause)
             else:
-                await asyncio.sleep(min(POLL_SECONDS, pause) if self.view.version != seen else POLL_SECONDS)
-        yield
+                yield
+
+    def blocking_news(self, throttle: Throttle) -> Iterator[None]:
+        """The same as `news`, for who has a thread."""
+        for pause in self._pauses(throttle):
+            if pause:
+                time.sleep(pause)
+            else:
+                yield
+
+    def _pauses(self, throttle: Throttle) -> Iterator[float]:
+        """Seconds to wait, one after another; 0: it is time to draw."""
+        seen = self.view.version
+        yield 0
+        while not (self.is_over or self.asking):
+            if self.view.version == seen:
+                yield POLL_SECONDS
+            elif pause := throttle.wait(self._length()):
+                yield min(POLL_SECONDS, pause)
+            else:
+                seen = self.view.version
+                yield 0
+        yield 0
 
     def _length(self) -> int:
         last = self.view.parts[-1] if self.view.parts else None

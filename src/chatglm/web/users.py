@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Mapping
+import ipaddress
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from chatglm.errors import ConfigError
 
-WRONG_SECONDS = 1.0  # that a wrong password costs, one after another
+MOST_WRONG = 10  # passwords that may be wrong at once, of one address for one name
+WRONG_SECONDS = 1.0  # after which one more may be
+MOST_GUESSERS = 10_000  # of whom is known that they were wrong
 _LEAST_PASSWORD = 8
+
+
+class TooManyWrongError(Exception):
+    """Too many passwords were wrong: none is looked at for a while.
+
+    Attributes:
+        seconds: for how long.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 class Users:
@@ -21,11 +38,13 @@ class Users:
 
     Args:
         passwords: by name; none: everybody may see the page.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, passwords: Mapping[str, str] | None = None) -> None:
-        self._hashes = {name: _hash(name, password) for name, password in (passwords or {}).items()}
-        self._wrong = asyncio.Lock()
+    def __init__(self, passwords: Mapping[str, str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._hashes = {name: self._hash(name, password) for name, password in (passwords or {}).items()}
+        self._guesses = _Guesses(clock)
 
     @classmethod
     def read(cls, file: str | Path) -> Users:
@@ -58,18 +77,77 @@ class Users:
     def asked_for(self) -> bool:
         return bool(self._hashes)
 
-    async def check(self, authorization: str) -> str | None:
-        """The user that an Authorization header names; None: nobody, which takes a while if it was tried."""
+    def check(self, authorization: str, address: str = "", ticket: str = "") -> str | None:
+        """The user that an Authorization header names, or where there is none, a ticket; None: nobody.
+
+        Nobody waits here, however many try: whoever was wrong too often is sent away before the password is looked
+        at. That is counted for each address and name apart, so that who tries many does not lock others out.
+
+        Args:
+            authorization: the header.
+            address: of whoever asks.
+            ticket: as `ticket` has made it for somebody who was let in before.
+
+        Raises:
+            TooManyWrongError: too many passwords were wrong.
+        """
+        known = self._holder(ticket)
+        if not authorization:
+            return known
         name, password = _pair(authorization)
         if name is None:
             return None
-        known = self._hashes.get(name, b"")
-        given = _hash(name, password)
-        if hmac.compare_digest(known, given):
+        guesser = f"{_network(address)} {name if name in self._hashes else ''}"
+        if known != name:
+            self._guesses.check(guesser)
+        if hmac.compare_digest(self._hashes.get(name, b""), self._hash(name, password)):
             return name
-        async with self._wrong:  # one after another, however many try
-            await asyncio.sleep(WRONG_SECONDS)
+        self._guesses.add(guesser)
         return None
+
+    def ticket(self, name: str) -> str:
+        """What shows, as long as this program runs, that somebody has been let in: for what takes no password."""
+        return f"{name.encode().hex()}.{self._hash('ticket', name).hex()}"
+
+    def _holder(self, ticket: str) -> str | None:
+        given = ticket.encode()
+        return next((name for name in self._hashes if hmac.compare_digest(self.ticket(name).encode(), given)), None)
+
+    def _hash(self, name: str, value: str) -> bytes:
+        return hmac.digest(self._secret, f"{name}:{value}".encode(), hashlib.sha256)
+
+
+class _Guesses:
+    """Who was wrong, and until when it counts: each wrong password counts for a while, one after another."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._until, self._lock = clock, dict[str, float](), threading.Lock()
+
+    def check(self, guesser: str) -> None:
+        allowed = (MOST_WRONG - 1) * WRONG_SECONDS
+        with self._lock:
+            over = self._until.get(guesser, 0.0) - self._clock() - allowed
+        if over > 0:
+            raise TooManyWrongError(over)
+
+    def add(self, guesser: str) -> None:
+        with self._lock:
+            now = self._clock()
+            until = max(self._until.pop(guesser, 0.0), now) + WRONG_SECONDS
+            if len(self._until) >= MOST_GUESSERS:
+                self._until = {other: end for other, end in self._until.items() if end > now}
+            if len(self._until) >= MOST_GUESSERS:
+                del self._until[next(iter(self._until))]  # who was wrong longest ago
+            self._until[guesser] = until
+
+
+def _network(address: str) -> str:
+    """Those who have an IPv6 address have 2 ** 64 of them."""
+    try:
+        whole = ipaddress.ip_address(address)
+    except ValueError:  # a socket of another kind
+        return address
+    return str(ipaddress.ip_network((whole, 64), strict=False)) if whole.version == 6 else address
 
 
 def _pair(authorization: str) -> tuple[str | None, str]:
@@ -81,7 +159,3 @@ def _pair(authorization: str) -> tuple[str | None, str]:
     except (binascii.Error, UnicodeDecodeError):
         return None, ""
     return (name, password) if colon else (None, "")
-
-
-def _hash(name: str, password: str) -> bytes:
-    return hashlib.sha256(f"{name}:{password}".encode()).digest()

@@ -6,20 +6,21 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from chatglm.agent.prompts import own_text
 from chatglm.agent.uploads import check_upload_name
 from chatglm.chat.message import Role
 from chatglm.chat.saved import SavedConversation, load_file
-from chatglm.errors import ConversationError, SessionError, UsageError
+from chatglm.errors import ChatGLMError, ConversationError, SessionError, UsageError
 from chatglm.web.answering import Local, Mode, Remote
 from chatglm.web.by_hand import ByHand
 from chatglm.web.conversations import Card, Conversations
 from chatglm.web.running import RunningTurn
 from chatglm.web.settings import Settings
 from chatglm.web.told import Told, told_by
-from chatglm.web.view import Part, Picture, View
+from chatglm.web.view import Part, Picture, Step, View
 
 MOST_MESSAGE = 1_000_000  # characters
 MOST_FILES = 10  # of one message
@@ -56,6 +57,11 @@ class Visitor:
     @property
     def is_busy(self) -> bool:
         return self.turn is not None and not self.turn.is_over
+
+    @property
+    def asking(self) -> Step | None:
+        """The step at which the turn waits for the visitor: for leave to make a call, or for its result."""
+        return self.turn.asking if self.turn is not None else None
 
     def send(self, text: str, files: Sequence[tuple[str, bytes]] = (), settings: Settings | None = None) -> RunningTurn:
         """Says something; the turn goes on by itself.
@@ -206,13 +212,16 @@ class Visitor:
                 self.new()
             self.kept.delete(name)
 
-    def load(self, path: Any) -> None:
+    def load(self, path: Path) -> None:
         """Begins a conversation with what a file holds that any chat has saved.
 
         Raises:
             ChatGLMError: in the midst of a turn; the file holds none.
         """
-        saved = load_file(path)
+        try:
+            saved = load_file(path)
+        except ChatGLMError as error:  # without the path, in which the server's folders stand
+            raise ConversationError(str(error).replace(str(path), Path(path).name)) from None
         with self._lock:
             self.new()
             self.told = told_by(saved.messages)
@@ -252,8 +261,10 @@ class Visitor:
     # what a page reads
 
     def parts(self, number: int) -> Sequence[Part]:
-        """What there is to see of a turn."""
-        turn, told = self.turn, self.told[number]
+        """What there is to see of a turn; nothing of one that was taken back a moment ago."""
+        turn, told = self.turn, next(iter(self.told[number : number + 1]), None)
+        if told is None:
+            return ()
         return turn.parts() if turn is not None and turn.told is told and not turn.is_over else told.view.parts
 
     def picture(self, turn: int, number: int) -> Picture:
@@ -319,8 +330,8 @@ class Visitor:
             if len(content) > MOST_FILE_BYTES:
                 raise UsageError(f"the file {name!r} has {len(content)} bytes; it may have {MOST_FILE_BYTES}")
 
-    def _asked(self, what: str) -> Any:
-        step = self.turn.asking if self.turn is not None else None
+    def _asked(self, what: str) -> Step:
+        step = self.asking
         if step is None or step.asks != what:
             raise SessionError("nothing waits for this answer any more")
         return step

@@ -8,8 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from chatglm.errors import SessionError
+from chatglm.web.answering import Local, Remote
+from chatglm.web.conversations import Conversations, new_folder
 from chatglm.web.visitor import Visitor
 
 PARKED_SECONDS = 60.0  # a page that is loaded again finds what it had
@@ -175,3 +178,19 @@ def _close(visitor: Visitor) -> None:
         visitor.close()
     except Exception:
         _log.exception("a visitor could not be ended")  # the others must be looked after all the same
+
+
+def visitors_of(answers: Local | Remote, folder: Path, *, parked: float = PARKED_SECONDS) -> Visitors:
+    """The visitors of a server whose conversations lie in a folder; `parked` as `Visitors` has it.
+
+    Raises:
+        ConversationError: the folder cannot be made.
+    """
+    new_folder(folder)
+
+    def make(key: str) -> Visitor:
+        visitor = Visitor(answers, Conversations(folder, key))
+        visitor.resume()
+        return visitor
+
+    return Visitors(make, parked=parked)
