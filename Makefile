@@ -50,10 +50,9 @@ chat: $(run_ready)
 	@$(VENV)/bin/chatglm chat $(if $(MODEL),--model '$(MODEL)') $(ARGS) || status=$$?; \
 	[ "$${status:-0}" -eq 130 ] || exit "$${status:-0}"  # leaving with Ctrl-C is no failure of make
 
-# A worker for each processor, but no more than four: each imports torch, and some tests need a GB. All tests of a file
-# go to one worker, for they share what they prepare.
+# tests/conftest.py says how many workers there are and who gets what. What one has compiled the next one need not.
 test: $(dev_ready)
-	$(python) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(python) -m pytest -n logical --no-loadscope-reorder $(ARGS)
 
 check: $(dev_ready)
 	$(python) -m ruff format --check .
