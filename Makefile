@@ -21,6 +21,8 @@ python := $(VENV)/bin/python
 install := $(python) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 compile := PYTHONDONTWRITEBYTECODE= $(python) -c
 imports := chatglm.official.chat, chatglm.loading, chatglm.engine.engine, chatglm.agent.session, chatglm.terminal.editor
+# A sandbox's guest may write nothing: what it imports would be compiled at every start.
+dev_imports := peft, pytest, hypothesis, gradio, openai, anthropic, IPython.core.interactiveshell, matplotlib.pyplot, pandas
 # What an installation is made of: the kernels are compiled by it.
 sources := pyproject.toml constraints.txt scripts/venv.sh hatch_build.py $(wildcard native/*.py native/*/*.h native/src/*.cpp)
 run_ready := $(VENV)/.ready-run
@@ -43,7 +45,7 @@ $(dev_ready): $(sources)
 	@PYTHON="$(PYTHON)" sh scripts/venv.sh $(VENV)
 	@echo "make: installing chatglm[dev] into $(VENV) (PyTorch is large: a few minutes on a slow line)" >&2
 	@$(install) -e '.[dev]'
-	@$(compile) "import $(imports), peft, pytest, hypothesis, gradio"
+	@$(compile) "import $(imports), $(dev_imports)"
 	@touch $(run_ready) $@
 
 chat: $(run_ready)

@@ -131,7 +131,7 @@ def test_programs_print_what_is_said(kind: str, sandbox: Sandbox) -> None:
 def test_mistakes_fail_as_is_said(sandbox: Sandbox) -> None:
     rng = random.Random(8)
     for _ in range(12):
-        sandbox.restart()
+        sandbox.run("%reset -f")
         broken, error = mistake(make_program(True, "train", rng).code, 1, rng)
         assert sandbox.run(broken).text() == error
 

@@ -119,6 +119,8 @@ transformers
 transformer-that-swallows loop-runner module-of-the-shell traps module-of-the-variables stream stream-flush
 channel-receives-nothing channel-leads-nowhere repair json-decoder threading time sys-path-gone meta-path-gone
 builtins-emptied print-gone tracing mask soft-limit files-forbidden exit-in-a-thread-later excepthook tracebacks
+no-attributes no-callbacks callback-that-leaves no-history displayhook errors-swallowed module-emptied channel json
+outputs-no-dictionary signal-function sys-emptied descriptors-forbidden
 """.split()
 
 
