@@ -78,7 +78,8 @@ def pytest_configure(config):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """Of `-n logical`. One more than processors: many tests wait for a program that works, or for its end."""
-    return min((os.cpu_count() or 1) + 1, 5)
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here + 1, 5)
 
 
 def pytest_collection_modifyitems(items):
