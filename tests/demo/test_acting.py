@@ -132,7 +132,8 @@ def test_mistakes_fail_as_is_said(sandbox: Sandbox) -> None:
     rng = random.Random(8)
     for _ in range(12):
         sandbox.run("%reset -f")
-        broken, error = mistake(make_program(True, "train", rng).code, 1, rng)
+        before = sandbox.run("len(In) - 1").result  # the cell's own number
+        broken, error = mistake(make_program(True, "train", rng).code, int(before or 0) + 1, rng)
         assert sandbox.run(broken).text() == error
 
 
