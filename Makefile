@@ -23,6 +23,8 @@ python := $(VENV)/bin/python
 install := $(python) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 compile := PYTHONDONTWRITEBYTECODE= $(python) -c
 imports := chatglm.official.chat, chatglm.loading, chatglm.engine.engine, chatglm.agent.session, chatglm.terminal.editor
+# A sandbox's guest may write nothing: what it imports would be compiled at every start.
+dev_imports := peft, pytest, hypothesis, gradio, openai, anthropic, IPython.core.interactiveshell, matplotlib.pyplot, pandas
 # What an installation is made of: the kernels are compiled by it.
 sources := pyproject.toml constraints.txt scripts/venv.sh hatch_build.py $(wildcard native/*.py native/*/*.h native/src/*.cpp)
 run_ready := $(VENV)/.ready-run
@@ -45,17 +47,16 @@ $(dev_ready): $(sources)
 	@PYTHON="$(PYTHON)" sh scripts/venv.sh $(VENV)
 	@echo "make: installing chatglm[dev] into $(VENV) (PyTorch is large: a few minutes on a slow line)" >&2
 	@$(install) -e '.[dev]'
-	@$(compile) "import $(imports), peft, pytest, hypothesis, gradio"
+	@$(compile) "import $(imports), $(dev_imports)"
 	@touch $(run_ready) $@
 
 chat: $(run_ready)
 	@$(VENV)/bin/chatglm chat $(if $(MODEL),--model '$(MODEL)') $(ARGS) || status=$$?; \
 	[ "$${status:-0}" -eq 130 ] || exit "$${status:-0}"  # leaving with Ctrl-C is no failure of make
 
-# A worker for each processor, but no more than four: each imports torch, and some tests need a GB. All tests of a file
-# go to one worker, for they share what they prepare.
+# tests/conftest.py says how many workers there are and who gets what. What one has compiled the next one need not.
 test: $(dev_ready)
-	$(python) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(python) -m pytest -n logical --no-loadscope-reorder $(ARGS)
 
 # Schemathesis wants an older jsonschema_rs than this package: it lives beside, and meets the server over HTTP only.
 fuzz-api: $(dev_ready)

@@ -40,10 +40,6 @@ def test_an_answer_needs_no_transformers():
     assert not loaded & {"transformers", "huggingface_hub", "tokenizers", "sympy", "triton"}
 
 
-def test_heavy_modules_would_be_seen():
-    assert modules_after("import chatglm; chatglm.ChatGLMConfig") >= {"torch", "transformers"}
-
-
 def test_every_public_name_can_be_had():
     for name in chatglm.__all__:
         assert getattr(chatglm, name) is not None
@@ -100,4 +96,4 @@ def test_whatever_is_imported_first_our_classes_are_registered(first: str) -> No
         "from chatglm.model.config import ChatGLMConfig; "
         "assert ChatGLMConfig in AutoModel._model_mapping"
     )
-    subprocess.run([sys.executable, "-c", check], check=True)
+    assert modules_after(check) >= {"torch", "transformers"}  # and heavy modules would be seen, further up

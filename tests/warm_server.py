@@ -22,7 +22,13 @@ import threading
 import types
 
 LARGE = ("transformers.generation", "transformers.modeling_utils", "transformers.tokenization_utils_base")
-LARGE += ("transformers.models.auto", "prompt_toolkit")
+LARGE += (
+    "transformers.models.auto",
+    "prompt_toolkit",
+    "fastapi",
+    "uvicorn.protocols.http.h11_impl",
+    "uvicorn.lifespan.on",
+)
 STDIN, STDOUT, STDERR = 0, 1, 2
 INTERRUPTED = -signal.SIGINT
 

@@ -131,8 +131,9 @@ def test_programs_print_what_is_said(kind: str, sandbox: Sandbox) -> None:
 def test_mistakes_fail_as_is_said(sandbox: Sandbox) -> None:
     rng = random.Random(8)
     for _ in range(12):
-        sandbox.restart()
-        broken, error = mistake(make_program(True, "train", rng).code, 1, rng)
+        sandbox.run("%reset -f")
+        before = sandbox.run("len(In) - 1").result  # the cell's own number
+        broken, error = mistake(make_program(True, "train", rng).code, int(before or 0) + 1, rng)
         assert sandbox.run(broken).text() == error
 
 

@@ -175,9 +175,9 @@ def test_an_engine_on_these_kernels_answers_as_the_reference(
     )  # fmt: skip
     model = ChatGLMForConditionalGeneration(config).eval().to(device)
     monkeypatch.setitem(fillings._table, "triton", replace(fillings._table["triton"], unsuited=None))
-    prompts, params = [[1, 2], list(range(20)), [7] * 9], SamplingParams(temperature=0, max_tokens=5)
+    prompts, params = [[1, 2], list(range(12)), [7] * 5], SamplingParams(temperature=0, max_tokens=4)
     expected = Engine(model, EngineConfig(attention="reference", kv_dtype=kv_dtype)).generate(prompts, params)
-    for settings in ({"max_batch_tokens": 9}, {"run_ahead": True, "block_size": 4}):
+    for settings in ({"max_batch_tokens": 7}, {"run_ahead": True, "block_size": 4}):
         engine = Engine(model, EngineConfig(attention="triton", kv_dtype=kv_dtype, **settings))
         assert engine.generate(prompts, params) == expected
 

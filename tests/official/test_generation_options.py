@@ -68,21 +68,32 @@ def test_closing_a_stream_of_drafts_ends_it(full: tuple[Any, Any]) -> None:
     assert model.chat(tokenizer, QUESTION, **GREEDY)[0].startswith("法国的首都")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def configured(full: tuple[Any, Any]) -> Any:
     """Answers of a model with a generation_config of its own."""
     model, tokenizer = full
-    before = copy.deepcopy(model.generation_config)
 
     def answers(fields: dict[str, Any], **options: Any) -> list[Any]:
+        before = copy.deepcopy(model.generation_config)
         model.generation_config = GenerationConfig(**fields)
-        options = {"max_new_tokens": 16, **options}
-        *_, streamed = model.stream_chat(tokenizer, QUESTION, **options)
-        assert model.generation_config.to_diff_dict() == GenerationConfig(**fields).to_diff_dict()
-        return [model.chat(tokenizer, QUESTION, **options), streamed]
+        try:
+            options = {"max_new_tokens": 16, **options}
+            *_, streamed = model.stream_chat(tokenizer, QUESTION, **options)
+            assert model.generation_config.to_diff_dict() == GenerationConfig(**fields).to_diff_dict()
+            return [model.chat(tokenizer, QUESTION, **options), streamed]
+        finally:
+            model.generation_config = before
 
-    yield answers
-    model.generation_config = before
+    return answers
+
+
+WAYS: list[dict[str, Any]] = [{"do_sample": False}, {"seed": 1, "logits_processor": SAME}]  # the engine, generate()
+
+
+@pytest.fixture(scope="module")
+def plain(configured: Any) -> list[Any]:
+    """What is answered both ways without any field."""
+    return [configured({}, **way) for way in WAYS]
 
 
 # What a chat says itself, or what has no meaning in one text: these fields change nothing.
@@ -100,9 +111,8 @@ CHATS_OWN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", CHATS_OWN, ids=lambda fields: "-".join(fields))
-def test_what_a_chat_says_itself_wins(configured: Any, fields: dict[str, Any]) -> None:
-    for how in ({"do_sample": False}, {"seed": 1, "logits_processor": SAME}):  # by the engine, by generate()
-        assert configured(fields, **how) == configured({}, **how)
+def test_what_a_chat_says_itself_wins(configured: Any, plain: list[Any], fields: dict[str, Any]) -> None:
+    assert [configured(fields, **way) for way in WAYS] == plain
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -120,9 +130,9 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", CHANGES, ids=lambda fields: "-".join(fields))
-def test_other_fields_are_honoured_on_both_ways(configured: Any, fields: dict[str, Any]) -> None:
+def test_other_fields_are_honoured_on_both_ways(configured: Any, plain: list[Any], fields: dict[str, Any]) -> None:
     found = configured(fields, do_sample=False)
-    assert found != configured({}, do_sample=False)
+    assert found != plain[0]
     assert found == configured(fields, do_sample=False, logits_processor=SAME)
     assert found == configured({}, do_sample=False, **fields), "as an argument it says the same"
 

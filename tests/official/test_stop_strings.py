@@ -29,17 +29,17 @@ def answer(pair: tuple[Any, Any], **options: Any) -> tuple[str, str, Answer]:
 )
 def test_every_stop_in_an_answer_ends_it_there(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
     text, _, _ = answer(pair)
-    for start in range(1, len(text) - 1):
-        for length in (1, 3):
-            stop = text[start : start + length]
-            if stop.strip() != stop:
-                continue
-            cut, reason, reply = answer(pair, stop_strings=[stop, "zzz"], **options)
-            expected = text[: text.index(stop)].rstrip()
-            assert (cut, reason) == (expected, "stop")
-            messages = reply.messages()
-            assert (messages[-1].content if messages else "") == expected
-            assert not messages or messages[-1].ids is None  # the ids hold what was cut off
+    stops = {text[start : start + (1, 3)[start % 2]] for start in range(1, len(text) - 1)}
+    assert len(stops) > 10
+    for stop in stops:
+        if stop.strip() != stop:
+            continue
+        cut, reason, reply = answer(pair, stop_strings=[stop, "zzz"], **options)
+        expected = text[: text.index(stop)].rstrip()
+        assert (cut, reason) == (expected, "stop")
+        messages = reply.messages()
+        assert (messages[-1].content if messages else "") == expected
+        assert not messages or messages[-1].ids is None  # the ids hold what was cut off
 
 
 def test_a_conversation_goes_on_after_a_stop(pair: tuple[Any, Any]) -> None:

@@ -247,8 +247,8 @@ def test_a_transcript_keeps_order_beginning_and_end(pieces, limit):
         transcript.add(kind, text)
     whole = clean("".join(text for _, text in pieces))
     kept = "".join(output.text for output in transcript.outputs())
-    if transcript.num_lost:
-        assert sum(len(text) for _, text in pieces) - transcript.num_lost <= limit
+    if transcript._lost:
+        assert sum(len(text) for _, text in pieces) - transcript._lost <= limit
         assert "left out" in kept
     elif all(kind == "stdout" for kind, _ in pieces):
         assert kept == whole

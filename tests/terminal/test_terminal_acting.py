@@ -351,15 +351,6 @@ def test_wrong_tasks(arguments, error, message):
         task_door.start_task(parsed("agent", *arguments), lambda options: pytest.fail("a model was loaded"))
 
 
-def test_every_command_that_runs_code_says_where(capsys):
-    from chatglm import cli
-
-    assert cli.main(["doctor"]) == 0
-    output = capsys.readouterr().out
-    assert "sandbox bubblewrap: " in output
-    assert "torch " in output
-
-
 def test_json_lines_for_other_programs(monkeypatch, capsys):
     from chatglm import cli
 

@@ -80,9 +80,11 @@ class Visit:
     # what a visitor does
 
     def write(self, text):
+        """Writes and sends a message; what begins with it has emptied the box then, and will not do so later."""
         box = self.page.locator("#box textarea")
         box.fill(text)
         box.press("Enter")
+        self.until("document.querySelector('#box textarea').value === ''")
 
     def say(self, text, answer):
         """Sends a message, and waits for a piece of what is answered and the end."""
@@ -108,6 +110,7 @@ class Visit:
         self.page.locator("#chat .message", has_text=text).first.wait_for()
 
     def is_over(self):
+        self.page.wait_for_selector("#counter :text('token')")  # what it has cost
         self.page.wait_for_selector("#box .submit-button")
         self.page.wait_for_selector("#box .stop-button", state="detached")
 

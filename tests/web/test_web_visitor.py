@@ -14,6 +14,7 @@ from chatglm.chat.saved import load_file
 from chatglm.errors import ChatGLMError, ConversationError, SessionError, ToolError, UsageError
 from chatglm.web.by_hand import ByHand
 from chatglm.web.conversations import Conversations
+from chatglm.web.gradio_events import _coming, _seen
 from chatglm.web.settings import Settings
 from chatglm.web.throttle import Throttle
 from chatglm.web.view import Step, Text
@@ -258,6 +259,20 @@ def test_tools_by_hand(visitor):
     visitor.set_tools("")
     ended(visitor.send("hello"))
     assert len(visitor.told) == 3
+
+
+def test_a_question_is_shown_once_and_at_once(visitor, monkeypatch):
+    """However soon a turn asks: what begins to draw it then does not take it for one that has been shown."""
+    monkeypatch.setattr("chatglm.web.gradio_events.BEGIN_SECONDS", 0.1)
+    visitor.new("tool")
+    turn = visitor.send("danger")
+    wait_for(lambda: turn.asking)
+    assert asyncio.run(_coming(visitor)) is turn
+    _seen(visitor)
+    assert asyncio.run(_coming(visitor)) is None
+    visitor.consent(True)
+    assert asyncio.run(_coming(visitor)) is turn
+    ended(turn)
 
 
 def test_a_call_that_outlives_its_turn_takes_no_answer_away(visitor, monkeypatch):

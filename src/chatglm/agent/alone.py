@@ -1,4 +1,4 @@
-"""One at a time: whoever works on a session while somebody else does is told so, and nobody waits."""
+"""What every session is: a conversation, which one at a time works on. Others are told so, and nobody waits."""
 
 import threading
 import weakref
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from chatglm.agent.conversation import Conversation
+from chatglm.chat.message import Message, check_encodable
 from chatglm.errors import SessionError
 
 _Self = TypeVar("_Self", bound="TakesTurns")
@@ -60,10 +62,53 @@ class OneAtATime:
 
 
 class TakesTurns:
-    """Has one turn or change at a time, can be stopped from any thread, and closed; a context manager."""
+    """Keeps a conversation that has one turn or change at a time; is stopped from any thread; a context manager."""
+
+    _said: Conversation
 
     def __init__(self) -> None:
         self._stop, self._turns = threading.Event(), OneAtATime()
+
+    @property
+    def history(self) -> list[Message]:
+        """All messages of finished turns, the system message first."""
+        return self._said.after_system(self._said.messages)
+
+    @property
+    def system(self) -> str | None:
+        """The user's own words in the system message; None where there are none."""
+        return self._said.own
+
+    def set_system(self, text: str | None) -> None:
+        """Give the system message other words of one's own; None: the official ones, where there are tools or code.
+
+        Raises:
+            SessionError: with ChatGLM2, which knows no system message; or in the midst of a turn.
+        """
+        check_encodable(text or "", "the system prompt")
+        with self._alone():
+            self._said.reword(text)
+
+    def clear(self) -> None:
+        """Forget everything that was said; the system message stays, and so does what the interpreter holds."""
+        with self._alone():
+            self._keep([])
+
+    def undo(self) -> str:
+        """Take back the last message and everything that answered it; returns its text.
+
+        Raises:
+            SessionError: nothing was said yet, or the session is in the midst of a turn.
+        """
+        with self._alone():
+            start = self._said.last_turn()
+            question = self._said.messages[start]
+            self._keep(self._said.messages[:start])
+        return question.content
+
+    def _keep(self, messages: list[Message]) -> None:
+        """Goes on with these messages."""
+        self._said.messages = messages
 
     def stop(self) -> None:
         """End the turn that is going on, from any thread; what was said so far stays. Does nothing between turns."""

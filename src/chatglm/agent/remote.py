@@ -94,38 +94,6 @@ class RemoteSession(TakesTurns):
 
     # the conversation
 
-    @property
-    def history(self) -> list[Message]:
-        """All messages of finished turns, the system message first."""
-        return self._said.after_system(self._said.messages)
-
-    @property
-    def system(self) -> str | None:
-        return self._said.own
-
-    def set_system(self, text: str | None) -> None:
-        """Give the conversation another system prompt; None: none."""
-        check_encodable(text or "", "the system prompt")
-        with self._alone():
-            self._said.reword(text)
-
-    def clear(self) -> None:
-        """Forget everything that was said; the system prompt stays."""
-        with self._alone():
-            self._said.messages, self._tokens = [], 0
-
-    def undo(self) -> str:
-        """Take back the last message and its answer; returns its text.
-
-        Raises:
-            SessionError: nothing was said yet.
-        """
-        with self._alone():
-            start = self._said.last_turn()
-            question = self._said.messages[start]
-            self._said.messages = self._said.messages[:start]
-        return question.content
-
     def count_tokens(self) -> int:
         """Tokens of the conversation as the server has told them with its last answer."""
         return self._tokens if self._said.messages else 0

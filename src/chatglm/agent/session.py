@@ -239,43 +239,13 @@ class Session(TakesTurns):
 
     # the conversation
 
-    @property
-    def history(self) -> list[Message]:
-        """All messages of finished turns, the system message first."""
-        return self._said.after_system(self._said.messages)
-
-    @property
-    def system(self) -> str | None:
-        """The user's own words in the system message; None where there are none."""
-        return self._said.own
-
     def set_system(self, text: str | None) -> None:
-        """Give the system message other words of one's own; None: the official ones, where there are tools or code.
-
-        Raises:
-            SessionError: with ChatGLM2, which knows no system message; or in the midst of a turn.
-        """
-        check_encodable(text or "", "the system prompt")
         check_version(self.tokenizer, text or None, self.actions.tools, self.sandbox)
-        with self._alone():
-            self._said.reword(text)
+        super().set_system(text)
 
-    def clear(self) -> None:
-        """Forget everything that was said; the system message stays, and so does what the interpreter holds."""
-        with self._alone():
-            self._said.messages, self.window.left_out = [], 0
-
-    def undo(self) -> str:
-        """Take back the last message and everything that answered it; returns its text.
-
-        Raises:
-            SessionError: nothing was said yet, or the session is in the midst of a turn.
-        """
-        with self._alone():
-            start = self._said.last_turn()
-            question = self._said.messages[start]
-            self._said.messages, self.window.left_out = self._said.messages[:start], 0
-        return question.content
+    def _keep(self, messages: list[Message]) -> None:
+        super()._keep(messages)
+        self.window.left_out = 0
 
     def count_tokens(self) -> int:
         """Tokens of the conversation as the model reads it, up to where its next answer begins; 0 while it is empty."""

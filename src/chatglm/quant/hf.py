@@ -29,6 +29,23 @@ if TYPE_CHECKING:
 METHOD = "chatglm_rowwise"
 
 
+class _Leaving(HfQuantizer):
+    """Takes itself off the model once the weights are in."""
+
+    def leave(self, model: "PreTrainedModel") -> None:
+        for module in model.modules():
+            if isinstance(getattr(module, "config", None), type(model.config)):
+                module.config.__dict__.pop("_is_quantized", None)
+        self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+
 @register_quantization_config(METHOD)
 class RowwiseConfig(QuantizationConfigMixin):
     """Pass as `quantization_config=` to read a folder whose `config.json` has `quantization_bit` 4 or 8.
@@ -44,7 +61,7 @@ class RowwiseConfig(QuantizationConfigMixin):
 
 
 @register_quantizer(METHOD)
-class RowwiseQuantizer(HfQuantizer):
+class RowwiseQuantizer(_Leaving):
     """Puts layers of official storage into the empty model; packs them and leaves once the weights are in."""
 
     quantization_config: RowwiseConfig
@@ -54,18 +71,8 @@ class RowwiseQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: "PreTrainedModel", **_: Any) -> "PreTrainedModel":
         pack_rowwise(model)
-        for module in model.modules():
-            if isinstance(getattr(module, "config", None), type(model.config)):
-                module.config.__dict__.pop("_is_quantized", None)
-        self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        self.leave(model)
         return model
-
-    def is_serializable(self) -> bool:
-        return True
-
-    @property
-    def is_trainable(self) -> bool:
-        return True
 
 
 @register_quantization_config(PACKED_METHOD)
@@ -109,7 +116,7 @@ class PackedConfig(QuantizationConfigMixin):
 
 
 @register_quantizer(PACKED_METHOD)
-class PackedQuantizer(HfQuantizer):
+class PackedQuantizer(_Leaving):
     """Puts packed layers into the empty model, and leaves once the weights are in."""
 
     quantization_config: PackedConfig
@@ -123,15 +130,6 @@ class PackedQuantizer(HfQuantizer):
                 module.check()
             if isinstance(module, PackedLinear) and self.quantization_config.stored_dtype is not None:
                 module.scale_dtype = self.quantization_config.stored_dtype
-            if isinstance(getattr(module, "config", None), type(model.config)):
-                module.config.__dict__.pop("_is_quantized", None)
-        self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        self.leave(model)
         record(model, self.quantization_config.scheme)
         return model
-
-    def is_serializable(self) -> bool:
-        return True
-
-    @property
-    def is_trainable(self) -> bool:
-        return True

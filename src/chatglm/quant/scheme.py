@@ -89,13 +89,6 @@ class QuantScheme:
         """Whether official INT8 / INT4 files can hold it."""
         return self == OFFICIAL[self.bits]
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits a weight of the linear layers takes, scales and zero points included; those of whole rows not."""
-        if self.group_size is None:
-            return self.bits
-        return self.bits + (16 if self.symmetric else 24) / self.group_size
-
     def skips(self, name: str) -> bool:
         """Whether the layer of this name is to be left as it is."""
         return any(fnmatchcase(name, pattern) for pattern in self.skip)

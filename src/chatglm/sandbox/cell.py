@@ -17,6 +17,7 @@ from .text import Transcript, clean, png_or_jpeg
 
 _WATCH_SECONDS = 0.05
 _MAX_NOTICES = 20
+_MAX_STRAY_ENDS = 20  # of other cells; a guest that sends more does not read what it is asked
 _MISSING_GLYPH = re.compile(r"Glyph \d+ .{0,80}missing from")
 _OPAQUE = re.compile(r"<[\w.]+ object(?: at 0x[0-9a-f]+)?>")  # what says nothing, where another form says something
 _NO_FONT = (
@@ -43,6 +44,7 @@ class Cell:
     _pending: memoryview = field(default_factory=lambda: memoryview(b""))
     _traffic: int = 0
     _num_images: int = 0
+    _num_stray_ends: int = 0
     _left_out_images: dict[str, int] = field(default_factory=dict)  # why, and how many for that reason
     _deadline: float = 0.0
     _token: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -151,7 +153,8 @@ class Cell:
     def _take_end(self, frame: dict[str, Any]) -> None:
         """The end of this cell. An earlier number is a forged message that came late: no cell's end, and harmless."""
         number = frame.get("id")
-        if not isinstance(number, int) or number > self.number:
+        self._num_stray_ends += number != self.number
+        if not isinstance(number, int) or number > self.number or self._num_stray_ends > _MAX_STRAY_ENDS:
             raise GuestLost("protocol", "an answer to a question nobody asked")
         if number == self.number and not self._ended:
             self._ended, self.success = True, frame.get("ok") is True

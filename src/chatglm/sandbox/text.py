@@ -122,11 +122,6 @@ class Transcript:
         elif oldest.image is not None:
             self._middle.append(Output(oldest.kind, "", oldest.image))
 
-    @property
-    def num_lost(self) -> int:
-        """Characters left out."""
-        return self._lost
-
     def outputs(self) -> tuple[Output, ...]:
         """Everything kept, cleaned, with a marker where something is missing."""
         marker = f"\n... [{self._lost} characters left out] ...\n"

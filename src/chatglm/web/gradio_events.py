@@ -275,14 +275,14 @@ def _tell(visitor: Visitor, words: Words) -> None:
 def _seen(visitor: Visitor) -> None:
     """Everything was drawn that there is."""
     if visitor.turn is not None:
-        visitor.turn.is_drawn = visitor.turn.is_over
+        visitor.turn.is_drawn, visitor.turn.shown = visitor.turn.is_over, visitor.turn.asking
 
 
 async def _coming(visitor: Visitor) -> RunningTurn | None:
     """The turn that begins or goes on at this moment; None: it was refused."""
     for _ in range(round(BEGIN_SECONDS / POLL_SECONDS)):
         turn = visitor.turn
-        if turn is not None and not turn.is_drawn and not turn.asking:
+        if turn is not None and not turn.is_drawn and (turn.asking is None or turn.asking is not turn.shown):
             return turn
         await asyncio.sleep(POLL_SECONDS)
     return None

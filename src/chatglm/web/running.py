@@ -31,6 +31,7 @@ class RunningTurn:
     Attributes:
         error: what has broken it off.
         is_drawn: whether a page has shown its end.
+        shown: the question to the visitor that a page has shown last.
         settled: the pages that have shown all that changes with its end.
     """
 
@@ -38,6 +39,7 @@ class RunningTurn:
         self.told, self.view = told, view
         self.error: Exception | None = None
         self.is_drawn = False
+        self.shown: Step | None = None
         self.settled: set[str] = set()
         self._events, self._over, self._ended = events, over, threading.Event()
         self._lock = threading.Lock()
