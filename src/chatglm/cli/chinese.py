@@ -290,8 +290,19 @@ CHINESE: dict[str, str] = {
     "go on with the run in DIR as if it had not stopped; its settings are known": (
         "像没有中断一样继续 DIR 中的运行；其设置已记录"
     ),
-    "columns of question, answer and earlier turns, such as content,summary": (
-        "问题、回答和历史对话所在的列，例如 content,summary"
+    "columns of question, answer and earlier turns, such as content,summary; of pairs question, preferred answer, "
+    "other answer and earlier turns; of text and label": (
+        "问题、回答和历史对话所在的列，例如 content,summary；偏好对则是问题、较好的回答、另一个回答和历史对话；分类则是文本和标签"
+    ),
+    "what is learned: answers, or to give texts their labels (default: answers)": (
+        "学习什么：answers 为回答，或者给文本打标签（默认：answers）"
+    ),
+    "what rows hold: answers, pairs for dpo, texts with labels (default: answers)": (
+        "每行是什么：回答、dpo 的偏好对、带标签的文本（默认：answers）"
+    ),
+    "of dpo: how dear it is to leave the base (default: 0.1)": "dpo 的 beta：偏离基座的代价（默认：0.1）",
+    "folder or hub name of a sentence-transformers model, for embeddings under its own name": (
+        "sentence-transformers 模型的文件夹或 hub 名称，以其自己的名称提供向量"
     ),
     "leave out rows that cannot be used": "跳过不能使用的行",
     "updates": "更新次数",
@@ -316,10 +327,12 @@ CHINESE: dict[str, str] = {
     "less memory, a third more time": "节省内存，时间增加三分之一",
     "begin even where memory seems too small": "即使内存看来不足也开始",
     "CPU threads": "CPU 线程数",
-    "what is trained (default: lora)": "训练什么（默认：lora）",
+    "what is trained (default: lora); dpo: a LoRA on pairs of answers": (
+        "训练什么（默认：lora）；dpo：在偏好对上训练 LoRA"
+    ),
     "of LoRA (default: 8)": "LoRA 的秩（默认：8）",
     "of LoRA; alpha / rank is its factor (default: 32)": "LoRA 的 alpha；系数为 alpha / rank（默认：32）",
-    "of LoRA (default: 0.1)": "LoRA 的 dropout（默认：0.1）",
+    "of LoRA (default: 0.1, for dpo 0)": "LoRA 的 dropout（默认：0.1，dpo 为 0）",
     "linear layers that get LoRA (default: query_key_value)": "使用 LoRA 的线性层（默认：query_key_value）",
     "of P-Tuning v2 (default: 128)": "P-Tuning v2 的前缀长度（默认：128）",
     "P-Tuning v2 with a projection": "带投影的 P-Tuning v2",
