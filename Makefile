@@ -54,7 +54,7 @@ chat: $(run_ready)
 
 # tests/conftest.py says how many workers there are and who gets what. What one has compiled the next one need not.
 test: $(dev_ready)
-	PYTHONDONTWRITEBYTECODE= $(python) -m pytest -n logical --no-loadscope-reorder $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(python) -m pytest -n logical $(ARGS)
 
 check: $(dev_ready)
 	$(python) -m ruff format --check .
