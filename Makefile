@@ -56,7 +56,7 @@ chat: $(run_ready)
 
 # tests/conftest.py says how many workers there are and who gets what. What one has compiled the next one need not.
 test: $(dev_ready)
-	PYTHONDONTWRITEBYTECODE= $(python) -m pytest -n logical --no-loadscope-reorder $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(python) -m pytest -n logical $(ARGS)
 
 # Schemathesis wants an older jsonschema_rs than this package: it lives beside, and meets the server over HTTP only.
 fuzz-api: $(dev_ready)

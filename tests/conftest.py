@@ -90,7 +90,11 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """All tests of a file go to one worker, for they share what they prepare; those of a page share an app."""
+    if config.getoption("dist") != "load":  # somebody has asked for another way
+        return None
     from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # the order is that above: many tests are not long ones
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid):
@@ -113,16 +117,12 @@ def python():
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, open(life) as stdin:
                 listener.bind(path)
                 listener.listen(50)
-                _started.append(
-                    subprocess.Popen(
-                        [sys.executable, here / "warm_server.py", str(listener.fileno())],
-                        stdin=stdin,
-                        pass_fds=[listener.fileno()],
-                        start_new_session=True,  # Ctrl-C in the terminal of the tests is not for it
-                        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # forks need a process without threads
-                    )
+                server = subprocess.Popen(
+                    [sys.executable, here / "warm_server.py", str(listener.fileno())],
+                    stdin=stdin,
+                    pass_fds=[listener.fileno()],
+                    start_new_session=True,  # Ctrl-C in the terminal of the tests is not for it
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # forks need a process without threads
                 )
+                server.returncode = 0  # nobody waits for it: it ends when all tests are over
     return [sys.executable, "-I", "-S", str(here / "warm_client.py"), path]
-
-
-_started = []  # is ended by others

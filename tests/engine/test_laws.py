@@ -53,7 +53,8 @@ def params_of(case: dict[str, Any], length: int) -> SamplingParams:
     )
 
 
-@pytest.mark.parametrize("attention", ["reference", "sdpa"])
+# That the readable form is the same on every shape is seen in test_attention.py, and below.
+@pytest.mark.parametrize("attention", [pytest.param("reference", marks=pytest.mark.slow), "sdpa"])
 @pytest.mark.parametrize("case", GREEDY, ids=lambda case: case["name"])
 def test_paged_equals_the_official_code(model: Any, case: dict[str, Any], attention: str) -> None:
     engine = Engine(model, EngineConfig(attention=attention))

@@ -138,7 +138,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("vocabulary", [12, 1001, 2048, 16_384, 65_024])
+@pytest.mark.parametrize("vocabulary", [12, 1001, 2048, 16_384, pytest.param(65_024, marks=pytest.mark.slow)])
 def test_drawn_tokens_are_those_of_warp_and_walk(vocabulary: int) -> None:
     """By the most likely ones, by a histogram, or by walking through all: the token is the same, also among equals."""
     generator, dice = torch.Generator().manual_seed(5), random.Random(vocabulary)

@@ -18,7 +18,7 @@ from chatglm.demo.encoding import Encoder, Example
 from chatglm.errors import ConfigError
 from chatglm.model.network import ChatGLMForConditionalGeneration
 from chatglm.quant import packing
-from chatglm.quant.calibrate import Calibration, calibrate, calibrate_layers, cut, quantize_calibrated
+from chatglm.quant.calibrate import Calibration, calibrate_layers, cut, quantize_calibrated
 from chatglm.quant.model import quantize_model
 from chatglm.quant.packed import PackedLinear
 from chatglm.quant.packed_embedding import PackedEmbedding
@@ -26,6 +26,13 @@ from chatglm.quant.rounding import restore, round_weight
 from chatglm.quant.scheme import QuantScheme
 
 SCHEMES = ("int4", "int4-g128", "int4-asym", "int4-rowwise", "int8", "int8-g32")
+
+
+def calibrate(
+    model: nn.Module, ids: Any, scheme: QuantScheme, method: Any = "gptq", progress: Any = None, **options: Any
+) -> dict[str, Any]:
+    """The numbers of all layers at once."""
+    return dict(calibrate_layers(model, ids, scheme, Calibration(method, **options), progress))
 
 
 def random_case(seed: int, rows: int = 24, columns: int = 100, samples: int = 400) -> tuple[Tensor, Tensor]:
@@ -220,7 +227,7 @@ def test_what_cannot_be_calibrated(small: Any) -> None:
     with pytest.raises(ConfigError, match="needs text"):
         calibrate(small, None, scheme)
     with pytest.raises(ConfigError, match="no rounding method"):
-        calibrate(small, None, scheme, "other")  # type: ignore[arg-type]
+        calibrate(small, None, scheme, "other")
     with pytest.raises(ConfigError, match="nothing to quantize"):
         calibrate(nn.Sequential(nn.Linear(2, 2)), None, scheme, "mse")
     quantized = quantize_model(copy.deepcopy(small), scheme)

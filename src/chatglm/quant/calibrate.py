@@ -73,31 +73,6 @@ def cut(
     return [torch.tensor([*prefix, *token_ids[start : start + room]]) for start in starts]
 
 
-def calibrate(
-    model: nn.Module,
-    token_ids: Sequence[Tensor] | None,
-    scheme: QuantScheme,
-    method: Method = "gptq",
-    *,
-    progress: Progress | None = None,
-    **options: Any,
-) -> dict[str, Numbers]:
-    """Rounded numbers for every linear layer of the model that the scheme makes smaller, by name.
-
-    The model is the same afterwards. Whole numbers take a byte each: for a large model use `quantize_calibrated`,
-    which keeps them packed, or `calibrate_layers`, which gives one layer after the other.
-
-    Args:
-        model: full weights, official module names.
-        token_ids: sequences of ids (see `cut`); None for the methods that need none.
-        options: as of `Calibration`.
-
-    Raises:
-        ConfigError: nothing to quantize, no text, a model that is quantized already, values that do not go together.
-    """
-    return dict(calibrate_layers(model, token_ids, scheme, Calibration(method, **options), progress))
-
-
 def quantize_calibrated(
     model: nn.Module,
     token_ids: Sequence[Tensor] | None,
@@ -107,9 +82,17 @@ def quantize_calibrated(
     progress: Progress | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Replace the linears by calibrated PackedLinear modules, in place, layer by layer; arguments as `calibrate`.
+    """Replace the linears by calibrated PackedLinear modules, in place, layer by layer.
 
     The embedding follows `scheme.embedding_bits`, rounded to nearest.
+
+    Args:
+        model: full weights, official module names.
+        token_ids: sequences of ids (see `cut`); None for the methods that need none.
+        options: as of `Calibration`.
+
+    Raises:
+        ConfigError: nothing to quantize, no text, a model that is quantized already, values that do not go together.
     """
     scheme = effective_scheme(model, scheme)
     refuse_quantized(model, scheme)

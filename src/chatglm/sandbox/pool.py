@@ -4,7 +4,6 @@ import queue
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
-from types import TracebackType
 
 from chatglm.errors import SandboxError
 
@@ -46,9 +45,7 @@ class SandboxPool:
     def __enter__(self) -> "SandboxPool":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def take(self, timeout: float = 60.0) -> Sandbox:
