@@ -381,7 +381,7 @@ void merge_as(const chatglm_cache &cache, const chatglm_batch &batch, const Quer
 }
 
 inline int vectors_for(int64_t rows) {
-    const int64_t needed = divide_up(rows, lanes);
+    const int64_t needed = rows == 0 ? 1 : divide_up(rows, lanes);  // of a request with nothing new too: it divides
     return static_cast<int>(smaller(needed, attention_vectors));
 }
 
