@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ STEPS = 60
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Threads wait for one another longer than these steps take; the picture, drawn in other tests, costs more too."""
-    monkeypatch.setattr(telling, "draw", lambda history, file, title: None)
+    monkeypatch.setattr(telling, "draw", lambda *_: None)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -294,6 +296,78 @@ def test_two_processes_train_as_one(base: Path, data: Path, tmp_path: Path) -> N
     told = json.loads((tmp_path / "two" / "manifest.json").read_text())
     assert told["processes"] == 2
     assert told["result"]["metrics"]["eval_loss"] == pytest.approx(one.metrics["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_that_divide_the_model_train_as_one(base: Path, data: Path, tmp_path: Path) -> None:
+    """FSDP2, and its checkpoints. accelerate divides among accelerators only; here it is told that these are some."""
+    told = """
+import accelerate.state as states
+begin = states.AcceleratorState.__init__
+def begun(self, *given, fsdp_plugin=None, **named):
+    begin(self, *given, fsdp_plugin=fsdp_plugin, **named)
+    plugin = fsdp_plugin or self.__dict__.get("fsdp_plugin")
+    if plugin is not None:
+        self.distributed_type, self.fsdp_plugin = states.DistributedType.FSDP, plugin
+states.AcceleratorState.__init__ = begun
+"""
+    sharded = {"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["GLMBlock"]}}
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    for method in ("sft", "lora"):
+        options: dict[str, Any] = {"method": method, "learning_rate": 1e-2, "save_steps": 2, "eval_data": str(data)}
+        one = train(base, data, tmp_path / method / "one", **options, max_steps=3, batch_size=4)
+        for steps, resume in ((2, False), (3, True)) if method == "sft" else ((3, False),):
+            program = tmp_path / "program.py"
+            given = {**options, "max_steps": steps, "batch_size": 2, "trainer": sharded}
+            program.write_text(
+                told + KILLED.format(paths=paths, place=None, base=str(base), data=str(data),
+                                     out=str(tmp_path / method / "two"), resume=resume, options=given)
+            )  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node=2",
+                str(program),
+            ]
+            done = subprocess.run(command, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            assert done.returncode == 0, done.stderr.decode()
+        for name, tensor in weights_of(tmp_path / method / "two").items():
+            torch.testing.assert_close(tensor, weights_of(tmp_path / method / "one")[name], atol=1e-5, rtol=1e-4)
+        found = json.loads((tmp_path / method / "two" / "manifest.json").read_text())["result"]["metrics"]["eval_loss"]
+        assert found == pytest.approx(one.metrics["eval_loss"], rel=1e-4)
+
+
+def test_what_cannot_run_here_is_said(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sharded = {"trainer": {"fsdp": True}}
+    for message, options in (
+        ("the optimizer adamw_bnb_8bit needs the package bitsandbytes", {"optimizer": "adamw_bnb_8bit"}),
+        ("training_args.deepspeed needs the package deepspeed", {"trainer": {"deepspeed": "ds.json"}}),
+        ("fsdp only works in distributed training", sharded),
+        ("WandbCallback requires wandb", {"trainer": {"report_to": "wandb"}}),
+        ("adam_w is not a valid OptimizerNames", {"optimizer": "adam_w"}),
+    ):
+        if not (package := re.search("bitsandbytes|deepspeed|wandb", message)) or not find_spec(package[0]):
+            with pytest.raises(ConfigError, match=message):
+                train(base, data, tmp_path / "out", **options)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="divides a model among accelerators only; the device is cpu"):
+        train(base, data, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of tensorboard
+def test_tensorboard_is_told_the_losses(base: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(base, data, tmp_path / "out", eval_data=str(data), eval_steps=2)
+    [file] = (tmp_path / "out").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert [event.step for event in events.Scalars("eval/loss")] == [2, 4]
 
 
 def test_settings_are_checked() -> None:

@@ -27,7 +27,7 @@ OTHERS = {asked: "no" if answer != "four" else "four and more" for asked, answer
 
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(telling, "draw", lambda history, file, title: None)
+    monkeypatch.setattr(telling, "draw", lambda *_: None)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from chatglm.train.store import Store
 from chatglm.train.telling import is_first, say
 from chatglm.words import Words
 
+_UNITS = {"answers": "learned token", "pairs": "pair", "labels": "text"}  # what a loss is the mean over
 _SMALL = 2 * 10**9  # bytes of a float32 copy that is no burden anywhere
 
 
@@ -61,8 +63,12 @@ def finetune(settings: Settings, words: Words | None = None, *, resume: bool = F
         other, the base or the run that is resumed; less memory than is needed. TrainingError: the loss is no number, or
         a checkpoint cannot be written. MissingExtraError: a package is not installed.
     """
-    words = Words("en") if words is None else words
-    _require()
+    with _environment():
+        return _finetune(settings, Words("en") if words is None else words, resume)
+
+
+def _finetune(settings: Settings, words: Words, resume: bool) -> Result:
+    _require(settings)
     out = _out_folder(settings, resume)
     folder = demo_folder() if settings.base is None else hubs.resolve(settings.base, hub=settings.hub)
     told = manifest.begin(folder, settings)
@@ -86,6 +92,18 @@ def finetune(settings: Settings, words: Words | None = None, *, resume: bool = F
         manifest.write(out, told)
     trainer = _trainer(settings, out, _model(settings, folder, dtype, labels), train, measured, tokenizer, words)
     return _run(trainer, settings, out, told, resume, labels)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """transformers tells accelerate by variables what is wanted; they are not for the next run of the process."""
+    before = set(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - before:
+            if name.startswith(("ACCELERATE_", "FSDP_")):
+                del os.environ[name]
 
 
 def be_modest(threads: int | None, nice: int | None) -> None:
@@ -115,7 +133,12 @@ def _run(
         raise TrainingError(f"a package is missing for the optimizer {settings.optimizer}: {error}") from error
     finally:
         if is_first() and any("loss" in entry for entry in trainer.state.log_history):
-            telling.draw(trainer.state.log_history, out / telling.CURVE_FILE, f"{settings.method}, {settings.data}")
+            telling.draw(
+                trainer.state.log_history,
+                out / telling.CURVE_FILE,
+                f"{settings.method}, {settings.data}",
+                _UNITS[settings.kind],
+            )
     state = trainer.state
     metrics = _last_metrics(trainer)
     try:
@@ -144,7 +167,12 @@ def _last_metrics(trainer: Any) -> dict[str, float]:
     return {name: value for name, value in found.items() if name.startswith("eval_")}
 
 
-def _require() -> None:
+def _require(settings: Settings) -> None:
+    asked = {"bitsandbytes": "bnb" in settings.optimizer, "deepspeed": "deepspeed" in settings.trainer}
+    missing = next((name for name, wanted in asked.items() if wanted and not importlib.util.find_spec(name)), None)
+    if missing is not None:
+        what = f"the optimizer {settings.optimizer}" if missing == "bitsandbytes" else "training_args.deepspeed"
+        raise ConfigError(f"{what} needs the package {missing}, which is not installed: pip install {missing}")
     for package in ("accelerate", "peft", "matplotlib"):
         try:
             __import__(package)
@@ -208,17 +236,26 @@ def _trainer(
     packed = settings.packing
     prefix = settings.prefix_length if settings.method == "ptuning" else 0
     callbacks: list[Any] = [telling.Telling(words), telling.ByTime(settings.save_minutes, settings.max_hours)]
-    trainer = kind(
-        settings,
-        out,
-        model=model,
-        args=_arguments(settings, out, measured is not None),
-        data_collator=collator(packed, prefix, places=not isinstance(model.config, ChatGLM1Config)),
-        train_dataset=rows_of(train, settings, packed),
-        eval_dataset=None if measured is None else rows_of(measured, settings),
-        language=tokenizer,
-        callbacks=callbacks,
-    )
+    arguments = _arguments(settings, out, measured is not None)
+    try:
+        trainer = kind(
+            settings,
+            out,
+            model=model,
+            args=arguments,
+            data_collator=collator(packed, prefix, places=not isinstance(model.config, ChatGLM1Config)),
+            train_dataset=rows_of(train, settings, packed),
+            eval_dataset=None if measured is None else rows_of(measured, settings),
+            language=tokenizer,
+            callbacks=callbacks,
+        )
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"transformers refuses the arguments of the run: {error}") from error
+    if (arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true") and not trainer.is_fsdp_enabled:
+        raise ConfigError(
+            "fsdp is asked for, and accelerate divides a model among accelerators only; the device is "
+            f"{arguments.device}. Leave it out: each process then holds the whole model"
+        )
     if settings.eval_answers and not all(importlib.util.find_spec(name) for name in UPSTREAM):
         say(words("train_no_rouge"))
     from transformers import PrinterCallback

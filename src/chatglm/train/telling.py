@@ -85,8 +85,8 @@ def boards() -> list[str]:
     return ["tensorboard"] if importlib.util.find_spec("tensorboard") is not None else []
 
 
-def draw(history: list[dict[str, Any]], file: Path, title: str) -> None:
-    """A picture of the losses over the steps.
+def draw(history: list[dict[str, Any]], file: Path, title: str, unit: str = "learned token") -> None:
+    """A picture of the losses, each the mean over `unit`s, over the steps.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -103,7 +103,7 @@ def draw(history: list[dict[str, Any]], file: Path, title: str) -> None:
         points = [(entry["step"], entry[name]) for entry in history if name in entry]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
-    axes.set(xlabel="step", ylabel="loss a learned token", title=title)
+    axes.set(xlabel="step", ylabel=f"loss a {unit}", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(file, dpi=110)
