@@ -4,6 +4,7 @@
     python benchmarks/serve.py --step 20      # the network is a stub that takes so many ms a step
     python benchmarks/serve.py --soak 180     # 64 streams for so many seconds: errors, mixed texts, memory, gaps
     python benchmarks/serve.py --leave 1000   # so many clients that leave at random: what they leave behind
+    python benchmarks/serve.py --start 7      # from the command to ready, so many times, beside importing the libraries
 
 Every client asks one question after another and reads a stream to its end. Server, engine and load run on the same
 processors, each in a process of its own; each figure is the median of the rounds, which take turns. The stub lets other
@@ -323,6 +324,57 @@ async def _leave(served: Served, options: argparse.Namespace) -> None:
     await asyncio.gather(*(client(chosen.expovariate(2)) for _ in range(options.leave)))
 
 
+LIBRARIES = "import torch, transformers"
+FRAMEWORK = "import fastapi, uvicorn"
+RESOLUTION = os.sysconf("SC_CLK_TCK")
+
+
+def start(options: argparse.Namespace) -> None:
+    """The start of `chatglm serve`, and in turn with it what its libraries take alone."""
+    serve = [sys.executable, "-m", "chatglm", "serve", *([options.model] if options.model else []), "--port", "0"]
+    ways = {
+        "python -c 'import torch, transformers'": [sys.executable, "-c", LIBRARIES],
+        "the same and 'import fastapi, uvicorn'": [sys.executable, "-c", f"{LIBRARIES}; {FRAMEWORK}"],
+        "chatglm.load()": [sys.executable, "-c", "import chatglm; chatglm.load()"],
+        "chatglm serve, to ready": serve,
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    for command in ways.values():  # compiles what is not compiled
+        _started(command, environment)
+    found = {name: list[tuple[float, float]]() for name in ways}
+    for _ in range(options.start):
+        for name, command in ways.items():
+            found[name].append(_started(command, environment))
+    base = None
+    for name, times in found.items():
+        processor, wall = (statistics.median(column) for column in zip(*times, strict=True))
+        base = base or (processor, wall)
+        print(
+            f"{name:<40} {processor:5.2f} s of a processor ({processor / base[0]:.2f} x), {wall:6.2f} s by the clock "
+            f"({wall / base[1]:.2f} x)"
+        )
+
+
+def _started(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds of a processor and of the clock: to the end, or until a server is ready."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    address = next(filter(None, (re.search(r"answers at (http://\S+)/v1", line) for line in process.stderr)), None)
+    if address is None:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{command} has failed")
+        return used.ru_utime + used.ru_stime, time.perf_counter() - begun
+    with urllib.request.urlopen(f"{address[1]}/ready"):
+        wall = time.perf_counter() - begun
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    process.kill()
+    process.wait()
+    return (int(fields[11]) + int(fields[12])) / RESOLUTION, wall
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="", help="folder (default: the embedded model)")
@@ -334,13 +386,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--soak", type=int, default=0, metavar="S")
     parser.add_argument("--leave", type=int, default=0, metavar="N")
+    parser.add_argument("--start", type=int, default=0, metavar="N")
     parser.add_argument("--child", choices=("engine", "server"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         be_engine(options) if options.child == "engine" else be_server(options)
         return
     print(hardware())
-    (soak if options.soak else leave if options.leave else overhead)(options)
+    ways = {"soak": soak, "leave": leave, "start": start}
+    next((way for name, way in ways.items() if getattr(options, name)), overhead)(options)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections import deque
 
-SECONDS = 120
+SECONDS = 300  # a machine may be busy; nothing waits so long on one that is not
 
 
 class RunningServer:
