@@ -249,6 +249,19 @@ class Session(TakesTurns):
         """The user's own words in the system message; None where there are none."""
         return self._said.own
 
+    def set_sandbox(self, sandbox: Any) -> None:
+        """Lets code be run from now on, in an open `chatglm.sandbox.Sandbox`, which stays the caller's.
+
+        Raises:
+            SessionError: the session has an interpreter, or is in the midst of a turn; the model knows none.
+        """
+        if self.sandbox is not None:
+            raise SessionError("this session has a code interpreter already; open another session for another one")
+        check_version(self.tokenizer, self.system, self.actions.tools, sandbox)
+        with self._alone():
+            self.actions.sandbox = sandbox
+            self._options = self._options | {"sandbox": sandbox}
+
     def set_system(self, text: str | None) -> None:
         """Give the system message other words of one's own; None: the official ones, where there are tools or code.
 
