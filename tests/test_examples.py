@@ -11,6 +11,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "examples"
 STARTERS = {
     "cli_demo.py": "chat",
     "web_demo_gradio.py": "web",
+    "web_demo_streamlit.py": "web",
     "composite_demo/main.py": "web",
 }  # go on until they are left
 EXAMPLES = sorted(path for path in FOLDER.glob("*.py") if path.name not in STARTERS)

@@ -46,11 +46,13 @@ SENTENCES: dict[str, tuple[str, str]] = {
 /tokens         how much of the model's context the conversation takes
 /help           show this
 /tools          list the tools the model may use
+/code           let the model run Python from now on, isolated
 /set NAME VALUE change how answers are sampled; /set shows it
 /model NAME     go on with another model, a folder or hub name
 /adapter FOLDER go on with an adapter, LoRA or P-Tuning; - without
 /cut            leave out the oldest turns when the context is full
 /stats          write the speed of each answer, or no longer
+/theme COLOURS  dark, light or none; /theme shows which
 /exit           leave; so do the words exit, quit, stop and Ctrl-D
 
 Several lines:  Alt-Enter (or Escape, then Enter) begins a new line;
@@ -72,11 +74,13 @@ A message that begins with a slash: begin it with two, //like this.""",
 /tokens         对话占用了模型上下文的多少
 /help           显示本帮助
 /tools          列出模型可以使用的工具
+/code           允许模型从现在起运行 Python（隔离）
 /set 名称 值    更改采样设置；/set 显示设置
 /model 名称     换一个模型（文件夹或 hub 名称）继续
 /adapter 文件夹 加上适配器（LoRA 或 P-Tuning）继续；- 表示不加
 /cut            上下文已满时省略最早的对话
 /stats          显示或不再显示每次回答的速度
+/theme 配色     dark、light 或 none；/theme 显示当前配色
 /exit           退出；输入 exit、quit、stop 或按 Ctrl-D 也可以
 
 多行输入：Alt-Enter（或先按 Esc 再按回车）换行；行末写反斜杠 \\ 再按回车也是换行；
@@ -176,8 +180,8 @@ What came so far stays in the conversation.""",
         "模型没有工具。启动时请加 --tools 或 --code。",
     ),
     "has_code": (
-        "interpreter  runs Python (--code)",
-        "interpreter  运行 Python（--code）",
+        "interpreter  runs Python",
+        "interpreter  运行 Python",
     ),
     "statistics_on": (
         "The speed of each answer is written from now on.",
@@ -279,8 +283,12 @@ What came so far stays in the conversation.""",
         "{command} 后面不应有内容，却看到 {argument!r}。没有执行任何操作。",
     ),
     "needs_code": (
-        "{command} needs the code interpreter; start with --code.",
-        "{command} 需要代码解释器；启动时请加 --code。",
+        "{command} needs the code interpreter; /code switches it on.",
+        "{command} 需要代码解释器；用 /code 打开。",
+    ),
+    "theme_is": (
+        "The theme is {name}; there are {all}.",
+        "当前配色是 {name}；可用：{all}。",
     ),
     "uploaded": (
         "{name} ({size} bytes) is at /mnt/data/{name}; your next message tells the model.",
@@ -786,6 +794,7 @@ ERRORS: tuple[tuple[str, str], ...] = (
     ("{file}: Permission denied", "{file}：没有权限"),
     ("{file}: No space left on device", "{file}：磁盘已满"),
     # a page or a chat
+    ("there is no theme {name}; there are {all}", "没有配色 {name}；可用：{all}"),
     ("an answer is being written; wait for its end, or stop it", "正在生成回答；请等它结束，或先停止"),
     ("the message is empty; write something", "消息是空的；请输入内容"),
     ("files are for the code interpreter; choose that mode first", "文件用于代码解释器；请先选择该模式"),

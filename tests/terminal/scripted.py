@@ -47,9 +47,20 @@ def model(*script, context=100_000, version="chatglm3"):
     return ScriptedEngine(*steps, context=context), ByteTokenizer(version)
 
 
-def chat(*script, language="en", context=100_000, seed=None, tools=(), sandbox=None, folder=".", ask=None, **options):
+def chat(
+    *script,
+    language="en",
+    context=100_000,
+    version="chatglm3",
+    seed=None,
+    tools=(),
+    sandbox=None,
+    folder=".",
+    ask=None,
+    **options,
+):
     """The interactive program over such a model; what it writes is in `program.screen.stream`."""
-    engine, tokenizer = model(*script, context=context)
+    engine, tokenizer = model(*script, context=context, version=version)
     bench = Workbench(tools, sandbox, folder)
     screen = Screen(io.StringIO(), Words(language), color=False, bench=bench)
     session = Session(

@@ -367,3 +367,37 @@ def test_json_lines_for_other_programs(monkeypatch, capsys):
         pytest.skip(capsys.readouterr().err)
     out.seek(0)
     assert json.loads(out.read())["result"] == "42"
+
+
+# switched on in the midst of a conversation
+
+
+def test_code_is_switched_on_later(monkeypatch):
+    fake = FakeSandbox(Result("ok", (Output("stdout", "4\n"),), ()))
+    monkeypatch.setattr("chatglm.sandbox.open_sandbox", lambda tier: _Opened(fake))
+    program = chat("hello", code("print(2 + 2)"), "It is 4.")
+    program.handle("hi")
+    assert "interpreter" not in program.session.history[0].content
+    program.handle("/files")
+    assert "/code switches it on" in program.screen.stream.getvalue()
+    program.handle("/code")
+    program.handle("/code")  # again: it says so, and opens no other
+    assert program.screen.stream.getvalue().count("interpreter  runs Python") == 2
+    program.handle("2 + 2?")
+    assert fake.ran == ["print(2 + 2)"]
+    assert program.session.history[-1].content == "It is 4."
+    program.handle("/files")
+    assert "There are no files" in program.screen.stream.getvalue()
+    assert not fake.closed
+    program.bench._opened.close()
+    assert fake.closed
+
+
+def test_a_model_without_code_says_so_and_nothing_stays_open(monkeypatch):
+    fake = FakeSandbox()
+    monkeypatch.setattr("chatglm.sandbox.open_sandbox", lambda tier: _Opened(fake))
+    program = chat("hello", version="chatglm2")
+    program.handle("/code")
+    assert "ChatGLM2 was given a code interpreter" in program.screen.stream.getvalue()
+    assert fake.closed
+    assert (program.bench.sandbox, program.session.sandbox) == (None, None)

@@ -88,6 +88,46 @@ def test_ctrl_c_stops_the_answer_and_not_the_program_on_a_dumb_terminal(open_cha
     assert terminal.wait_for_end() == 0
 
 
+@pytest.mark.slow
+def test_code_and_colours_are_switched_on_later_in_chinese(open_chat, tmp_path):
+    (tmp_path / "数据.csv").write_text("1,2")
+    terminal = open_chat("--greedy", "--lang", "zh", COLORFGBG="0;15", NO_COLOR="")
+    words = Words("zh")
+    terminal.wait_for("已就绪")
+    terminal.wait_for("> ")
+    terminal.type("/theme" + ENTER)
+    terminal.wait_for(words("theme_is", name="light", all="dark, light, none"))
+    terminal.wait_for("> ")
+    terminal.type("/files" + ENTER)
+    terminal.wait_for("用 /code 打开")
+    terminal.wait_for("> ")
+    terminal.type("/code" + ENTER)
+    terminal.wait_for(words("has_code"))
+    terminal.wait_for("> ")
+    terminal.type(f"/upload {tmp_path}/数据.csv" + ENTER)  # into a real interpreter
+    terminal.wait_for("/mnt/data/数据.csv")
+    terminal.wait_for("> ")
+    terminal.type("/files" + ENTER)
+    terminal.wait_for("数据.csv  3")
+    terminal.wait_for("> ")
+    terminal.type("/theme none" + ENTER)
+    terminal.wait_for(words("theme_is", name="none", all="dark, light, none"))
+    terminal.wait_for("> ")
+    terminal.type("/adapter /nowhere" + ENTER)
+    terminal.wait_for("本机没有文件夹 '/nowhere'")
+    terminal.wait_for("> ")
+    terminal.type(CTRL_D)
+    assert terminal.wait_for_end() == 0
+
+
+@pytest.mark.slow
+def test_help_speaks_the_language_of_the_locale(open_chat):
+    terminal = open_chat("--help", LC_ALL="", LANG="zh_CN.UTF-8")
+    terminal.wait_for("用法：")
+    terminal.wait_for("系统提示")
+    assert terminal.wait_for_end() == 0
+
+
 def test_a_piped_prompt_gives_the_answer_and_nothing_else(python):
     result = subprocess.run(
         [*python, *CHAT, "--greedy"],

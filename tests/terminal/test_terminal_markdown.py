@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from chatglm.terminal.markdown import Blocks, Drawing, wrapped
+from chatglm.terminal.theme import THEMES
 from chatglm.words import SENTENCES, Words
 
 PIECES = [
@@ -36,7 +37,7 @@ def blocks_of(text: str, size: int) -> list[str]:
 
 def drawn(text: str, size: int = 4, **options: object) -> str:
     stream = io.StringIO()
-    drawing = Drawing(stream, **{"width": 60, "color": False, **options})
+    drawing = Drawing(stream, **{"width": 60, "theme": THEMES["none"], **options})
     for at in range(0, len(text), size):
         drawing.text(text[at : at + size])
     drawing.end()
@@ -93,7 +94,7 @@ def test_the_line_being_written_is_seen_at_once_and_gone_afterwards() -> None:
 
 def test_code_and_results_stand_in_frames() -> None:
     stream = io.StringIO()
-    drawing = Drawing(stream, width=40, color=False)
+    drawing = Drawing(stream, width=40, theme=THEMES["none"])
     drawing.writing("print(")
     drawing.code("interpreter", "print('[bold]')", "python")
     drawing.result("interpreter: ok", "[bold]\n中文")

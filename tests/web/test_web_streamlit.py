@@ -283,7 +283,7 @@ def test_a_chat(visit):
     ann.reads("You said: <b>second</b> & a<b")
     ann.reload()
     ann.reads("You said: <b>second</b>")
-    page.click(".st-key-conversation label >> nth=1")
+    page.click(".st-key-conversation label:has(input) >> nth=1")
     ann.reads("You said: edited")
     with page.expect_download() as download:
         page.click("text=⬇ Download")

@@ -239,6 +239,19 @@ class Session(TakesTurns):
 
     # the conversation
 
+    def set_sandbox(self, sandbox: Any) -> None:
+        """Lets code be run from now on, in an open `chatglm.sandbox.Sandbox`, which stays the caller's.
+
+        Raises:
+            SessionError: the session has an interpreter, or is in the midst of a turn; the model knows none.
+        """
+        if self.sandbox is not None:
+            raise SessionError("this session has a code interpreter already; open another session for another one")
+        check_version(self.tokenizer, self.system, self.actions.tools, sandbox)
+        with self._alone():
+            self.actions.sandbox = sandbox
+            self._options = self._options | {"sandbox": sandbox}
+
     def set_system(self, text: str | None) -> None:
         check_version(self.tokenizer, text or None, self.actions.tools, self.sandbox)
         super().set_system(text)

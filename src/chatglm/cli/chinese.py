@@ -73,6 +73,9 @@ CHINESE: dict[str, str] = {
     "go on with a conversation written by /save": "继续用 /save 保存的对话",
     "write tokens per second to standard error": "把每秒 token 数写到标准错误",
     "plain text only (also: the variable NO_COLOR)": "只用纯文本（也可设置环境变量 NO_COLOR）",
+    "colours for a dark or a light window, or none (default: what the terminal tells of itself, or dark)": (
+        "深色或浅色窗口的配色，或不用颜色（默认：按终端自报的背景，否则 dark）"
+    ),
     "language of the program's own messages (default: the locale)": "程序自身消息的语言（默认：按区域设置）",
     "tools and code": "工具与代码",
     "a .py file with functions marked by tool (it is run with your rights; FILE.py:NAME takes one of them), a .json file "

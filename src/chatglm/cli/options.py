@@ -98,6 +98,11 @@ def add_conversation(command: Parser) -> None:
     group.add_argument("--load", metavar="FILE", help="go on with a conversation written by /save")
     group.add_argument("--stats", action="store_true", help="write tokens per second to standard error")
     group.add_argument("--no-color", action="store_true", help="plain text only (also: the variable NO_COLOR)")
+    group.add_argument(
+        "--theme",
+        choices=("dark", "light", "none"),
+        help="colours for a dark or a light window, or none (default: what the terminal tells of itself, or dark)",
+    )
     add_language(group)
 
 

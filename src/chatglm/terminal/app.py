@@ -15,6 +15,7 @@ from chatglm.terminal.commands import COMMANDS, Do, Unknown, read_line
 from chatglm.terminal.keyboard import typing_hidden
 from chatglm.terminal.screen import Screen
 from chatglm.terminal.settings import Settings
+from chatglm.terminal.theme import THEMES, theme_of
 from chatglm.terminal.turn import describe, interrupts_ignored, show_turn, statistics_line
 from chatglm.words import printable
 
@@ -72,6 +73,8 @@ class Chat:
             "/files": self._files,
             "/get": self._get,
             "/tools": self._tools,
+            "/code": self._code,
+            "/theme": self._theme,
             "/set": self._set,
             "/model": lambda name: self._reopen(model=name, adapter=None),
             "/adapter": lambda folder: self._reopen(adapter=None if folder == "-" else folder),
@@ -205,6 +208,24 @@ class Chat:
         lines += [self.screen.words("has_code")] if self.session.sandbox is not None else []
         none = "acts_elsewhere" if hasattr(self.session, "options") else "no_tools"
         self.screen.note("\n".join(lines) or self.screen.words(none))
+
+    def _code(self, _: str) -> None:
+        if hasattr(self.session, "options"):
+            self.screen.say("acts_elsewhere")
+            return
+        if self.session.sandbox is None:
+            self.bench.open_code()
+            try:
+                self.session.set_sandbox(self.bench.sandbox)
+            except ChatGLMError:
+                self.bench.close_code()
+                raise
+        self.screen.say("has_code")
+
+    def _theme(self, name: str) -> None:
+        if name:
+            self.screen.wear(theme_of(name))
+        self.screen.say("theme_is", name=self.screen.theme.name, all=", ".join(THEMES))
 
     def _set(self, text: str) -> None:
         name, _, value = text.partition(" ")

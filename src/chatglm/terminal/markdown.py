@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TextIO
 
+from chatglm.terminal.theme import THEMES, Theme
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -73,12 +75,12 @@ class Drawing:
 
     Args:
         stream: the terminal.
-        color: whether it shows colours.
+        theme: its colours.
         width: columns; None: as many as it has when something is drawn.
     """
 
-    def __init__(self, stream: TextIO, *, color: bool = True, width: int | None = None) -> None:
-        self._stream, self._color, self._width = stream, color, width
+    def __init__(self, stream: TextIO, *, theme: Theme = THEMES["dark"], width: int | None = None) -> None:
+        self._stream, self.theme, self._width = stream, theme, width
         self._blocks = Blocks()
         self._drawn = False  # whether a block of this text stands above
         self._tail_shown = False
@@ -87,11 +89,13 @@ class Drawing:
     def console(self) -> Console:
         """Made anew each time, so that it has the width the window has now."""
         from rich.console import Console
+        from rich.theme import Theme as Styles
 
+        color = self.theme.has_color
         return Console(
-            file=self._stream, force_terminal=True, no_color=not self._color, width=self._width,
-            color_system="auto" if self._color else None, highlight=False, markup=False, emoji=False,
-            legacy_windows=False,
+            file=self._stream, force_terminal=True, no_color=not color, width=self._width,
+            color_system="auto" if color else None, highlight=False, markup=False, emoji=False,
+            legacy_windows=False, theme=Styles(dict(self.theme.styles)),
         )  # fmt: skip
 
     def text(self, text: str) -> None:
@@ -115,15 +119,14 @@ class Drawing:
         """Code or a call in a frame."""
         from rich.syntax import Syntax
 
-        self._frame(
-            title, Syntax(code, language, theme="ansi_dark", word_wrap=True, background_color="default"), "cyan"
-        )
+        inside = Syntax(code, language, theme=self.theme.code, word_wrap=True, background_color="default")
+        self._frame(title, inside, self.theme.call)
 
     def result(self, title: str, text: str) -> None:
         """What came of a call or of code, in a frame."""
         from rich.text import Text
 
-        self._frame(title, Text(text.rstrip("\n")), "bright_black")
+        self._frame(title, Text(text.rstrip("\n")), self.theme.result)
 
     def _frame(self, title: str, inside: RenderableType, style: str) -> None:
         from rich.panel import Panel
@@ -137,7 +140,7 @@ class Drawing:
         console = self.console
         if self._drawn:
             console.print()
-        console.print(_markdown(block))
+        console.print(_markdown(block, self.theme.code))
         self._drawn = True
 
     def _show_tail(self, line: str) -> None:
@@ -157,12 +160,12 @@ class Drawing:
             self._tail_shown = False
 
 
-def _markdown(block: str) -> Any:
+def _markdown(block: str, code_theme: str) -> Any:
     """As rich draws it, but what looks like HTML is text, and lines end where the model has ended them."""
     from markdown_it import MarkdownIt
     from rich.markdown import Markdown
 
-    drawn = Markdown("", code_theme="ansi_dark", hyperlinks=False)
+    drawn = Markdown("", code_theme=code_theme, hyperlinks=False)
     drawn.parsed = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"]).parse(block)
     for token in (inner for outer in drawn.parsed for inner in outer.children or ()):
         if token.type == "softbreak":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from chatglm.chat.message import CodeDone, TextDelta, ToolCall, ToolCallDelta, ToolCallDone
+from chatglm.terminal.theme import THEMES, Theme
 from chatglm.words import Words, printable
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ class Screen:
     wraps: bool = False
     _line_open: bool = field(default=False, init=False)
     _open_call: int = field(default=0, init=False)
+    _worn: Theme | None = field(default=None, init=False)
+
+    @property
+    def theme(self) -> Theme:
+        """Its colours."""
+        return self._worn or (self.drawing.theme if self.drawing else THEMES["dark" if self.color else "none"])
+
+    def wear(self, theme: Theme) -> None:
+        """Other colours from now on."""
+        self._worn, self.color = theme, theme.has_color
+        if self.drawing is not None:
+            self.drawing.theme = theme
 
     def show(self, event: object) -> None:
         """One event, as soon as it comes; of those that show nothing, nothing."""

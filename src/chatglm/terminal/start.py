@@ -21,6 +21,7 @@ from chatglm.terminal.markdown import Drawing
 from chatglm.terminal.opening import EMBEDDED, Load, Wishes, load_model, open_session, wishes_of
 from chatglm.terminal.remote import check_remote, open_remote
 from chatglm.terminal.screen import Screen
+from chatglm.terminal.theme import Theme, theme_of
 from chatglm.terminal.turn import describe, show_turn, statistics_line
 from chatglm.terminal.workbench import Workbench, open_workbench
 from chatglm.words import Words, choose
@@ -42,6 +43,7 @@ def start(options: argparse.Namespace, load: Load = load_model) -> int:
     """
     wishes = wishes_of(options)
     check_remote(options)
+    theme_of(options.theme, options.no_color)
     saved = load_file(Path(options.load)) if options.load else None
     prompt = _prompt(options.prompt, choose(options.lang))
     if prompt is None and not sys.stdout.isatty():
@@ -63,6 +65,10 @@ class _Opening:
     @property
     def words(self) -> Words:
         return choose(self.options.lang)
+
+    @property
+    def theme(self) -> Theme:
+        return theme_of(self.options.theme, self.options.no_color)
 
     @property
     def model(self) -> str:
@@ -165,7 +171,7 @@ def _one_answer(opening: _Opening, load: Load, prompt: str) -> int:
     output = tolerant(sys.stdout)
     screen = Screen(output, words, steer=sys.stdout.isatty(), color=False, bench=opening.bench, aside=aside)
     if _draws(opening.options):
-        screen.drawing = Drawing(output, color=_wants_color(opening.options))
+        screen.drawing = Drawing(output, theme=opening.theme)
     if sys.stderr.isatty():
         aside.say("loading", model=opening.model)
     session, _ = opening.session(load, screen, asks=False)
@@ -211,10 +217,10 @@ def tolerant(stream: TextIO) -> TextIO:
 
 
 def _interactive(opening: _Opening, load: Load) -> int:
-    options, color = opening.options, _wants_color(opening.options)
-    screen = Screen(tolerant(sys.stdout), opening.words, color=color, bench=opening.bench)
+    options, theme = opening.options, opening.theme
+    screen = Screen(tolerant(sys.stdout), opening.words, color=theme.has_color, bench=opening.bench)
     if _draws(options):
-        screen.drawing, screen.wraps = Drawing(screen.stream, color=color), True
+        screen.drawing, screen.wraps = Drawing(screen.stream, theme=theme), True
     screen.say("loading", model=opening.model)
     with typing_hidden():
         session, same_vocabulary = opening.session(load, screen, asks=True)
@@ -246,7 +252,3 @@ def _run(chat: Chat, screen: Screen) -> None:
     if error is not None:
         screen.say("no_history_file", error=error)
     chat.run(Editor(history, color=screen.color))
-
-
-def _wants_color(options: argparse.Namespace) -> bool:
-    return not (options.no_color or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb")

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,30 @@ if TYPE_CHECKING:
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Workbench:
     """The tools and the interpreter of one conversation, and a folder."""
 
     tools: Sequence[Tool] = ()
     sandbox: Any = None
     folder: Path = Path(".")
+    _opened: ExitStack = field(default_factory=ExitStack, repr=False)  # what ends with it
+
+    def open_code(self) -> None:
+        """Opens an interpreter in the midst of a conversation.
+
+        Raises:
+            ChatGLMError: code cannot be isolated here.
+        """
+        from chatglm.sandbox import open_sandbox
+
+        self.sandbox = self._opened.enter_context(open_sandbox("auto"))
+        self.sandbox.warm_up()
+
+    def close_code(self) -> None:
+        """Ends the interpreter."""
+        self.sandbox.close()
+        self.sandbox = None
 
     def fetch(self, name: str) -> Path:
         """Save one of the interpreter's files; where it is now."""
@@ -70,7 +87,7 @@ def open_workbench(options: argparse.Namespace) -> Iterator[Workbench]:
         tools = _tools(options.tools, sandbox) if options.tools else []
         if sandbox is not None:
             sandbox.warm_up()  # while the model is loaded and the first answer is written
-        yield Workbench(tools, sandbox, Path(options.output or "."))
+        yield Workbench(tools, sandbox, Path(options.output or "."), stack)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from chatglm.web import telling
 from chatglm.web.no_html import Code, divided, literal
@@ -16,10 +16,10 @@ from chatglm.words import Words
 
 @dataclass(frozen=True)
 class Fold:
-    """A step: open while it goes on, closed when it is over."""
+    """A step: open while it goes on or waits for the visitor, closed when it is over."""
 
     label: str
-    is_over: bool
+    state: Literal["running", "waits", "complete"]
     codes: tuple[Code, ...]
 
 
@@ -47,7 +47,13 @@ def typed(text: str) -> list[Piece]:
 def draw(piece: Piece, where: Any) -> None:
     """Draws a piece in a container of Streamlit, or in the place of an element."""
     if isinstance(piece, Fold):
-        with where.status(piece.label, expanded=not piece.is_over, state="complete" if piece.is_over else "running"):
+        is_open = piece.state != "complete"
+        waits = piece.state == "waits"  # a status would look complete as soon as the script has ended
+        with (
+            where.expander(piece.label, True)
+            if waits
+            else where.status(piece.label, expanded=is_open, state=piece.state)
+        ):
             import streamlit
 
             for code in piece.codes:
@@ -98,7 +104,7 @@ def _pieces(part: Part, turn: int, words: Words) -> list[Piece]:
 def _fold(step: Step, words: Words) -> Fold:
     label, codes = literal(telling.title(step, words)), [Code(*telling.written(step))]
     if step.result is None:
-        return Fold(label, False, tuple(codes))
+        return Fold(label, "running" if step.asks is None else "waits", tuple(codes))
     codes.append(Code(telling.result(step, words), ""))
     ended = words.ending(step.result.status)
-    return Fold(f"{label} · {literal(ended)} ({step.result.seconds:.2f} s)", True, tuple(codes))
+    return Fold(f"{label} · {literal(ended)} ({step.result.seconds:.2f} s)", "complete", tuple(codes))
