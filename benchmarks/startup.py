@@ -1,42 +1,132 @@
-"""How long the start takes: `import chatglm`, `chatglm --help`, and the first answer of the embedded model.
+"""What starting costs: imports, help, one answer of the embedded model from the shell, and a server until it is ready.
 
     python benchmarks/startup.py [RUNS]
 
-Each line is the best and the median of RUNS fresh processes (default 7; the slow first answer: 3).
+Each line is the median of RUNS fresh processes (default 5), taken in turn so that a busy machine is busy for all of
+them: seconds of processor time (user and system, which a neighbour changes less), seconds by the clock, and the ratio
+of the processor times to `import torch`, below which nothing can get. The last line is the time until something is
+written to a terminal. Compile the sources first, as an installation does: python -m compileall -q src
 """
 
+import argparse
 import os
 import platform
+import pty
+import select
+import socket
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from http.client import HTTPConnection
+from pathlib import Path
+
+PYTHON = sys.executable
+CHATGLM = [PYTHON, "-m", "chatglm"]
+ANSWER = [*CHATGLM, "chat", "你好", "--greedy"]
+Cost = tuple[float, float]  # processor seconds, seconds by the clock
 
 
-def seconds(command: list[str]) -> float:
-    """Wall time of one process."""
+def used(process: "subprocess.Popen[bytes]", began: float) -> Cost:
+    """What a process has cost, once it has ended; the system counts children that were waited for."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - began
+
+
+def command(*words: str) -> Cost:
+    """One process from start to end."""
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    cost = used(subprocess.Popen(words, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL), began)
+    return cost
 
 
-def measure(name: str, command: list[str], runs: int, goal: str = "") -> None:
-    """Print one line of the table."""
-    times = [seconds(command) for _ in range(runs)]
-    print(f"{name:<34} best {min(times):6.3f} s   median {statistics.median(times):6.3f} s   {goal}")
+def server() -> Cost:
+    """`chatglm serve` until it says that it is healthy: its processor time until then."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [*CHATGLM, "serve", "--port", str(port)]
+    began = time.perf_counter()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not _healthy(port):
+        if process.poll() is not None:
+            raise SystemExit(f"{' '.join(words)} has ended with exit status {process.returncode}")
+        time.sleep(0.02)
+    ready = time.perf_counter() - began
+    ticks = [int(value) for value in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]]
+    process.terminate()
+    process.wait()
+    return sum(ticks) / os.sysconf("SC_CLK_TCK"), ready
+
+
+def _healthy(port: int) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def first_sign() -> float:
+    """Seconds by the clock until one answer has written anything to a terminal."""
+    ours, theirs = pty.openpty()
+    began = time.perf_counter()
+    process = subprocess.Popen(ANSWER, stdin=theirs, stdout=theirs, stderr=theirs)
+    select.select([ours], [], [])
+    seconds = time.perf_counter() - began
+    process.kill()
+    process.wait()
+    os.close(ours)
+    os.close(theirs)
+    return seconds
+
+
+CASES: dict[str, Callable[[], Cost]] = {
+    "python -c pass": lambda: command(PYTHON, "-c", "pass"),
+    "import torch": lambda: command(PYTHON, "-c", "import torch"),
+    "import torch, transformers": lambda: command(PYTHON, "-c", "import torch, transformers"),
+    "import AutoModel, AutoTokenizer": lambda: command(
+        PYTHON, "-c", "from transformers import AutoModel, AutoTokenizer"
+    ),
+    "import chatglm": lambda: command(PYTHON, "-c", "import chatglm"),
+    "chatglm --help": lambda: command(*CHATGLM, "--help"),
+    'chatglm chat "你好" --greedy': lambda: command(*ANSWER),
+    "chatglm.load() in Python": lambda: command(PYTHON, "-c", "import chatglm; chatglm.load()"),
+    "chatglm serve, until ready": server,
+}
+
+
+def hardware() -> str:
+    """One line: processor, cores, how busy it is."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    model = names[0] if names else platform.machine()
+    return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}"
 
 
 def main() -> None:
     """Print the table."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}")
-    python = [sys.executable]
-    measure("python -c pass", [*python, "-c", "pass"], runs)
-    measure("import chatglm", [*python, "-c", "import chatglm"], runs, "goal 0.15 s")
-    measure("chatglm --help", [*python, "-m", "chatglm", "--help"], runs, "goal 0.40 s")
-    measure("import chatglm.terminal.start", [*python, "-c", "import chatglm.terminal.start"], runs)
-    measure("import chatglm and AutoModel", [*python, "-c", "import chatglm; from transformers import AutoModel"], 3)
-    measure("chatglm chat PROMPT (embedded)", [*python, "-m", "chatglm", "chat", "你好", "--greedy"], 3)
+    parser = argparse.ArgumentParser(description="what starting costs")
+    parser.add_argument("runs", type=int, nargs="?", default=5)
+    runs = parser.parse_args().runs
+    print(hardware())
+    costs: dict[str, list[Cost]] = {name: [] for name in CASES}
+    signs = []
+    for _ in range(runs):
+        for name, run in CASES.items():
+            costs[name].append(run())
+        signs.append(first_sign())
+    processor = {name: statistics.median(cpu for cpu, _ in found) for name, found in costs.items()}
+    print(f"{'':<34}{'processor s':>12}{'clock s':>10}{'x torch':>10}")
+    for name, found in costs.items():
+        clock, ratio = statistics.median(wall for _, wall in found), processor[name] / processor["import torch"]
+        print(f"{name:<34}{processor[name]:>12.2f}{clock:>10.2f}{ratio:>10.2f}")
+    print(f"{'first sign on a terminal':<34}{'':>12}{statistics.median(signs):>10.2f}")
 
 
 if __name__ == "__main__":

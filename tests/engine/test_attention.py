@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatglm.engine import attention
 from chatglm.engine.attention import attend_reference, attend_sdpa
 from chatglm.engine.cache import KVCache
 
@@ -39,3 +40,13 @@ def test_the_cache_returns_what_was_written(quantized: bool) -> None:
     bound = key.abs().max() / 254 if quantized else 0.0
     for actual, expected in zip(read, (key, value), strict=True):
         torch.testing.assert_close(actual, expected, atol=float(bound) * 1.6, rtol=0)
+
+
+@pytest.mark.parametrize(("num_new", "length"), [(5, 5), (3, 20)])
+def test_prompts_on_a_gpu_read_keys_where_they_lie(num_new: int, length: int) -> None:
+    """With the mask said in words, and without a copy of the keys for every head."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(num_new, 8, 16), torch.randn(length, 2, 16), torch.randn(length, 2, 16)
+    mask = attention._ends_at_the_last(num_new, length)
+    found = attention._attend_grouped(query, key, value, mask, 0.25)
+    torch.testing.assert_close(found, attention.attend_reference(query, [(key, value)], 0.25), atol=1e-5, rtol=1e-5)

@@ -3,13 +3,16 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
 import pytest
 import torch
 
+from chatglm.engine import memory
 from chatglm.engine.adapters import LowRank
+from chatglm.engine.cache import KVCache
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
 from chatglm.engine.memory import _left_to_the_container, free_memory
@@ -375,3 +378,48 @@ def test_an_engine_says_what_it_is_made_of(model: Any) -> None:
         Engine("chatglm3-6b")
     with pytest.raises(RequestError, match=r"config is a dict; it must be an EngineConfig.*engine_for"):
         Engine(model, {"max_running": 3})  # type: ignore[arg-type]
+
+
+def on_a_gpu(model: Any, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """What sizing looks at, of a model on a GPU that nobody needs to have."""
+    return SimpleNamespace(
+        config=model.config, device=torch.device("cuda"), dtype=dtype, named_parameters=model.named_parameters
+    )
+
+
+@pytest.mark.parametrize("free", [2**31, 16 * 2**30, 80 * 2**30])
+def test_on_a_gpu_the_cache_leaves_room_for_the_largest_step(
+    model: Any, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    there = on_a_gpu(model)
+    tokens = memory.tokens_of_a_step(there)
+    assert 512 <= tokens <= 8192
+    found = memory.num_blocks(there, 16, None, 10**12, torch.bfloat16, (tokens, 64))
+    taken = found * 16 * KVCache.bytes_per_token(*memory.cache_shape(there), torch.bfloat16)
+    assert taken + memory.step_memory(there, tokens, 64) < free
+    assert memory.step_memory(there, 2 * tokens, 64) > memory.step_memory(there, tokens, 64)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**6)
+    with pytest.raises(RequestError, match="kv_memory allows 0 bytes"):
+        memory.num_blocks(there, 16, None, 10**12, torch.bfloat16, (tokens, 64))
+
+
+def test_a_device_that_is_gone_ends_everything_at_once(model: Any) -> None:
+    """Every call to a GPU fails after one that went wrong: no step can go better, so no other is tried."""
+    engine = Engine(model, EngineConfig(block_size=4, max_running=1))
+    requests = [engine.submit([1, 2, 3], replace(GREEDY, max_tokens=9)) for _ in range(3)]
+    engine.step()
+    steps = []
+
+    def lost(*_: Any) -> Any:
+        steps.append(1)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    engine.runner.run = engine.runner.check_device = lost  # type: ignore[method-assign]
+    engine.step()
+    assert len(steps) == 2, "one step, and one look at the device"
+    assert [request.finish_reason for request in requests] == ["error"] * 3
+    assert "illegal memory access" in str(engine.failed)
+    for call in (lambda: engine.submit([1]), engine.warm_up):
+        with pytest.raises(GenerationError, match="has failed"):
+            call()

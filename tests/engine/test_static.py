@@ -10,6 +10,7 @@ import torch
 from constraints import Counting
 
 from chatglm.engine import runner as runner_module
+from chatglm.engine import static
 from chatglm.engine.cache import KVCache, PagedBatch
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.engine import Engine
@@ -338,6 +339,36 @@ def test_compiled_steps_are_one_graph(model: Any, monkeypatch: pytest.MonkeyPatc
     assert answers == Engine(model).generate([[1, 2], [3, 4, 5]], PARAMS[0])
     assert engine.generate([[7, 8]], PARAMS[0]) == Engine(model).generate([[7, 8]], PARAMS[0])
     assert len(batches) == 2, "one for each batch size, however long the texts grow"
+
+
+def test_after_warming_up_nothing_is_recorded_any_more(model: Any) -> None:
+    engine = engine_of(model, "recorded", block_size=4, max_running=5)
+    decoder = engine.runner.static
+    assert decoder is not None
+    recorded = []
+    decoder.record = lambda run: recorded.append(run) or Recorded(run)  # type: ignore[func-returns-value]
+    before = engine.stats()
+    engine.warm_up()
+    assert sorted(decoder.graphs) == decoder.sizes == [1, 2, 4, 5]
+    assert len(recorded) == 4
+    assert engine.stats() == before, "it was for nobody"
+    prompts = [[1, 2], [3, 4, 5], [6]]
+    assert engine.generate(prompts, PARAMS[0]) == Engine(model).generate(prompts, PARAMS[0])
+    assert len(recorded) == 4
+    engine.check_integrity()
+
+
+def test_engines_do_not_share_the_memory_of_their_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Graph:
+        def __init__(self, run: Any, pool: Any) -> None:
+            self.given, self.graph = pool, self
+            self.pool = lambda: "pool of " + str(pool or id(self))
+
+    monkeypatch.setattr(static, "CudaGraph", Graph)
+    first, second = static.CudaGraphs(), static.CudaGraphs()
+    assert first(lambda: None).given is None
+    assert first(lambda: None).given is not None
+    assert second(lambda: None).given is None
 
 
 @pytest.mark.gpu

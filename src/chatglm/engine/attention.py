@@ -80,16 +80,23 @@ def _attend_one_in_parts(query: Tensor, parts: Parts, scaling: float) -> Tensor:
 
 
 def _attend_many(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """A piece of a prompt: the heads of a group share their keys."""
-    num_new, num_heads, head_dim = query.shape
-    length, num_groups, _ = key.shape
-    if query.is_cuda:
-        return _attend_many_on_gpu(query, key, value, scaling)
-    rows = num_heads // num_groups
-    mask = None
-    if length > num_new:
+    """A piece of a prompt."""
+    num_new, length = query.shape[0], key.shape[0]
+    mask: Any = None
+    if length > num_new and query.is_cuda:
+        mask = _ends_at_the_last(num_new, length)
+    elif length > num_new:
         mask = torch.ones(num_new, length, dtype=torch.bool, device=query.device).tril(length - num_new)
-    key, value = (part.transpose(0, 1)[:, None].expand(-1, rows, -1, -1) for part in (key, value))  # stride 0
+    return _attend_grouped(query, key, value, mask, scaling)
+
+
+def _attend_grouped(query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float) -> Tensor:
+    """The heads of a group share their keys, which lie there once: groups are the batch, and heads a stride of 0.
+    Without a `mask` it is causal."""
+    num_new, num_heads, head_dim = query.shape
+    num_groups = key.shape[1]
+    rows = num_heads // num_groups
+    key, value = (part.transpose(0, 1)[:, None].expand(-1, rows, -1, -1) for part in (key, value))
     out = nn.functional.scaled_dot_product_attention(
         query.view(num_new, num_groups, rows, head_dim).permute(1, 2, 0, 3),  # [G, rows, S, D]
         key,
@@ -101,16 +108,11 @@ def _attend_many(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> T
     return out.permute(2, 0, 1, 3).reshape(num_new, num_heads, head_dim)
 
 
-def _attend_many_on_gpu(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Through FlashAttention: it takes no mask tensor, but knows a causal mask that ends in the lower right corner."""
+def _ends_at_the_last(num_new: int, length: int) -> Any:
+    """A causal mask that ends in the lower right corner, said in words: FlashAttention takes no mask tensor."""
     from torch.nn.attention.bias import causal_lower_right
 
-    length, rows = key.shape[0], query.shape[1] // key.shape[1]
-    query = query.transpose(0, 1)[None]  # [1, H, S, D]
-    key, value = (part.transpose(0, 1).repeat_interleave(rows, dim=0)[None] for part in (key, value))
-    bias: Any = causal_lower_right(query.shape[2], length)
-    out: Tensor = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling)
-    return out[0].transpose(0, 1)
+    return causal_lower_right(num_new, length)
 
 
 def each_alone(attend: AttendOne) -> Attend:

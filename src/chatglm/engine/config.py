@@ -19,12 +19,14 @@ class EngineConfig:
         stop_token_ids: end every answer unless the request says `ignore_eos`; None: those the model's generation
             configuration or configuration names.
         block_size: tokens per cache block.
-        kv_memory: bytes for keys and values (None: a quarter of free memory, nine tenths on a GPU).
+        kv_memory: bytes for keys and values (None: a quarter of free memory; on a GPU nearly all that a step of the
+            largest shape leaves).
         kv_dtype: "model"; "float16", "bfloat16", "float32": converted when written and when read; or "int8": half the
             memory of fp16 for a small loss (docs/architecture.md has it measured).
-        max_batch_tokens: tokens per step; a longer prompt is run in pieces of this size.
+        max_batch_tokens: tokens per step; a longer prompt is run in pieces of this size. None: 512 on a CPU; on a GPU
+            as many as keep its matrix units busy and fit beside the weights, up to 8192.
         max_prompt_tokens: tokens of prompts in a step in which others are being answered, lest a long prompt holds
-            them up; None: 64 on a CPU, where 512 may take seconds, and max_batch_tokens on a GPU.
+            them up; None: 64 on a CPU, where 512 may take seconds, and 2048 on a GPU.
         max_running: requests generating at once.
         prefix_cache: find again what was computed for an earlier text with the same beginning.
         attention: which paged attention (see `fillings.py`); "auto": the best one there is for this cache.
@@ -42,7 +44,7 @@ class EngineConfig:
     block_size: int = 16
     kv_memory: int | None = None
     kv_dtype: str = "model"
-    max_batch_tokens: int = 512
+    max_batch_tokens: int | None = None
     max_prompt_tokens: int | None = None
     max_running: int = 64
     prefix_cache: bool = True
@@ -54,10 +56,10 @@ class EngineConfig:
     run_ahead: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "max_batch_tokens", "max_running"):
+        for name in ("block_size", "max_running"):
             if not whole(getattr(self, name), 1):
                 raise RequestError(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1")
-        for name in ("num_tokens", "kv_memory", "max_prompt_tokens"):
+        for name in ("num_tokens", "kv_memory", "max_prompt_tokens", "max_batch_tokens"):
             if getattr(self, name) is not None and not whole(getattr(self, name), 1):
                 raise RequestError(
                     f"{name} is {getattr(self, name)!r}; it must be None or a whole number of at least 1"

@@ -19,7 +19,7 @@ from chatglm.engine.interface import answers_of
 from chatglm.engine.ledger import Ledger
 from chatglm.engine.loop import StepLoop
 from chatglm.engine.mailbox import Mailboxes
-from chatglm.engine.memory import num_blocks
+from chatglm.engine.memory import num_blocks, tokens_of_a_step
 from chatglm.engine.purpose import POOLS, Pool, likelihoods, pooled
 from chatglm.engine.request import Output, Request, SamplingParams, Sink, Status, token_ids_of, whole
 from chatglm.engine.results import Completion, Score, Stats
@@ -29,8 +29,9 @@ from chatglm.engine.scheduler import Scheduler
 from chatglm.engine.scoring import embed, score_many
 from chatglm.engine.stopping import Decoder, StopStrings
 from chatglm.engine.threads import StepThreads, products_are_native
-from chatglm.errors import RequestError
+from chatglm.errors import GenerationError, RequestError
 
+WARM_LENGTHS = (2, 16, 64, 512)  # of prompts: kernels choose their shapes by the number of tokens
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +59,7 @@ class Engine:
     ) -> None:
         parts.check(model, config)
         self.config = config = parts.config_for(model, config)
+        batch_tokens = config.max_batch_tokens or tokens_of_a_step(model)
         self.model, self.new_decoder = model, new_decoder
         self.token_texts = lru_cache(maxsize=1)(lambda: TokenTexts(token_texts())) if token_texts else None
         self.context = int(model.config.max_position_embeddings)
@@ -65,16 +67,18 @@ class Engine:
         self.stop_token_ids = frozenset(parts.stop_ids_of(model) if known is None else token_ids_of(known))
         stored = stored_dtype(config.kv_dtype, model.dtype)
         most = self.context * config.max_running
-        blocks = num_blocks(model, config.block_size, config.kv_memory, most, stored)
+        blocks = num_blocks(
+            model, config.block_size, config.kv_memory, most, stored, (batch_tokens, config.max_running)
+        )
         self.blocks = BlockManager(blocks, config.block_size, config.prefix_cache)
         self.sampler = Sampler(config.num_tokens)
         cache = parts.new_cache(model, blocks, config.block_size, stored)
         self.runner = ModelRunner(model, cache, config.block_size, self.sampler, config.attention)
         self.drafter = Drafter(parts.draft_model_for(self.runner, draft_model, blocks, config))
-        max_running = min(config.max_running, config.max_batch_tokens)
-        for_prompts = config.max_prompt_tokens or (64 if self.runner.device.type == "cpu" else None)
+        max_running = min(config.max_running, batch_tokens)
+        for_prompts = config.max_prompt_tokens or (64 if self.runner.device.type == "cpu" else min(2048, batch_tokens))
         self.scheduler = Scheduler(
-            self.blocks, config.max_batch_tokens, max_running, self.drafter, for_prompts, parts.whole_prompts(model)
+            self.blocks, batch_tokens, max_running, self.drafter, for_prompts, parts.whole_prompts(model)
         )
         self.ahead = parts.run_ahead_for(self.runner, self.scheduler, config, self.context)
         threads = StepThreads(config.num_threads, products_are_native(model))
@@ -159,6 +163,25 @@ class Engine:
         Also done by `with engine:`. Needed by `astream`, and where many threads read.
         """
         self.loop.start()
+        return self
+
+    def warm_up(self) -> "Engine":
+        """Let everything that compiles, tunes itself or is recorded when it first runs do so now, not in the first
+        requests: every size of decode step, and prompts of several lengths. Minutes on a GPU, moments on a CPU.
+
+        Raises:
+            GenerationError: the engine has failed, or does so now.
+        """
+        most = min(self.scheduler.max_batch_tokens, self.context - 2)
+        lengths = sorted({min(length, most) for length in (most, *WARM_LENGTHS)}, reverse=True)
+
+        def run() -> None:
+            with self.runner.on_device():
+                self.runner.warm_up(self.blocks, lengths)
+
+        if self.failed is not None:
+            raise GenerationError(f"the engine has failed and cannot be warmed up: {self.failed!r}")
+        self.loop.turns.ask(run)
         return self
 
     def close(self) -> None:

@@ -57,15 +57,15 @@ def _heads_here(model: Any, heads: int) -> int:
     return heads * int(shard.shape[0]) // int(weights[0].shape[0])
 
 
-def num_blocks(model: Any, block_size: int, limit: int | None, most_tokens: int, stored: torch.dtype) -> int:
-    """Blocks that fit into `limit` bytes (None: a quarter of the free memory, nine tenths on a GPU).
+def num_blocks(
+    model: Any, block_size: int, limit: int | None, most_tokens: int, stored: torch.dtype, step: tuple[int | None, int]
+) -> int:
+    """Blocks that fit into `limit` bytes (None: a quarter of the free memory; on a GPU all but a reserve).
 
-    `stored` is the cache's dtype. Never more than `most_tokens` tokens could use. On a GPU what is free now has the
-    weights taken off already.
+    `stored` is the cache's dtype; `step` the tokens and the requests of the largest step, which the reserve is for.
+    Never more than `most_tokens` tokens could use. On a GPU what is free now has the weights taken off already.
     """
-    device: torch.device = model.device
-    share = 0.9 if device.type == "cuda" else 0.25
-    allowed = limit if limit is not None else int(free_memory(device) * share)
+    allowed = limit if limit is not None else _allowed(model, step[0] or 1, step[1])
     per_block = KVCache.bytes_per_token(*cache_shape(model), stored) * block_size
     fitting = min(allowed // per_block, -(-most_tokens // block_size))
     if fitting < 1:
@@ -73,6 +73,42 @@ def num_blocks(model: Any, block_size: int, limit: int | None, most_tokens: int,
             f"kv_memory allows {allowed} bytes; one block of {block_size} tokens takes {per_block} bytes for this model"
         )
     return int(fitting)
+
+
+def _allowed(model: Any, tokens: int, requests: int) -> int:
+    free = free_memory(model.device)
+    if model.device.type != "cuda":
+        return free // 4
+    return max(0, int(free * _OF_FREE) - step_memory(model, tokens, requests))
+
+
+def step_memory(model: Any, tokens: int, requests: int) -> int:
+    """Bytes that a step takes on a GPU beside weights and cache, from above: what a layer holds at its widest, logits
+    and what the sampler makes of them, and room for what tunes itself by trying (kernels, libraries, recordings)."""
+    config, size = model.config, torch.empty((), dtype=model.dtype).element_size()
+    heads = config.num_attention_heads * config.head_dim
+    layer = 4 * config.hidden_size + 3 * heads + 3 * config.intermediate_size  # the gate, its activation, the product
+    layer += 4 * config.hidden_size  # norms compute in float32
+    logits = requests * config.vocab_size * (size + 4 * _SCORES)
+    return int(tokens * layer * size + logits + _TUNING)
+
+
+def tokens_of_a_step(model: Any) -> int:
+    """How many tokens a step should take when nobody says: on a CPU few, so that nobody waits; on a GPU as many as a
+    tenth of the memory that is free holds the activations of, and no more than keep it busy."""
+    if model.device.type != "cuda":
+        return 512
+    free, tokens = free_memory(model.device), _MOST_STEP
+    while tokens > 512 and step_memory(model, tokens, 0) - _TUNING > free * _FOR_ACTIVATIONS:
+        tokens //= 2
+    return tokens
+
+
+_OF_FREE = 0.97  # what an allocator cannot give any more, in pieces too small
+_TUNING = 768 * 2**20
+_SCORES = 5  # float32 rows the sampler may hold for each row of logits: scores, sorted, probabilities, sums, noise
+_MOST_STEP = 8192
+_FOR_ACTIVATIONS = 0.1
 
 
 def context_memory(model: Any) -> int:

@@ -11,7 +11,7 @@ from chatglm.engine.ahead import RunAhead
 from chatglm.engine.cache import KVCache
 from chatglm.engine.config import EngineConfig
 from chatglm.engine.draft import DraftModel
-from chatglm.engine.memory import cache_shape
+from chatglm.engine.memory import cache_shape, tokens_of_a_step
 from chatglm.engine.runner import ModelRunner
 from chatglm.engine.scheduler import Scheduler
 from chatglm.errors import RequestError
@@ -42,6 +42,8 @@ def config_for(model: Any, config: EngineConfig | None) -> EngineConfig:
         RequestError: it asks for that.
     """
     config = config or EngineConfig()
+    batch_tokens = config.max_batch_tokens or tokens_of_a_step(model)
+    config = replace(config, max_batch_tokens=batch_tokens)
     if not whole_prompts(model):
         return config
     asked = [name for name in ("static_decode", "compile", "run_ahead") if getattr(config, name)]
@@ -49,7 +51,7 @@ def config_for(model: Any, config: EngineConfig | None) -> EngineConfig:
     if asked:
         raise RequestError(f"{', '.join(asked)} cannot be used with ChatGLM-6B: its prompts see themselves both ways")
     most = int(model.config.max_position_embeddings) + config.max_running
-    tokens = max(most, config.max_batch_tokens)
+    tokens = max(most, batch_tokens)
     changed: dict[str, Any] = {"max_batch_tokens": tokens, "max_prompt_tokens": tokens, "attention": "prefix_lm"}
     return replace(config, prefix_cache=False, static_decode=False, **changed)
 

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from chatglm.engine import attention, fillings, native_attention, triton_attention  # noqa: F401  # they register themselves
 from chatglm.engine.adapters import AdapterSet
+from chatglm.engine.blocks import BlockManager
 from chatglm.engine.cache import KVCache, PagedBatch, PagedSequence
 from chatglm.engine.layout import Layouts
 from chatglm.engine.purpose import Purpose
-from chatglm.engine.request import Request
+from chatglm.engine.request import Request, SamplingParams
 from chatglm.engine.rows import Context, Row
 from chatglm.engine.sampling import Sampled, Sampler
 from chatglm.engine.scheduler import Piece
 from chatglm.engine.scoring import AT_ONCE, judged
-from chatglm.engine.static import CudaGraph, StaticDecoder
+from chatglm.engine.static import CudaGraphs, StaticDecoder
 from chatglm.engine.warping import on_device
 from chatglm.errors import RequestError
 
@@ -56,7 +57,7 @@ class ModelRunner:
         if self.filling.decode is None:
             raise RequestError(f"attention {self.filling.name!r} has no form for static_decode; choose another")
         forward: Callable[..., Tensor] = _compiled(self._network) if compiled else self._network
-        record = CudaGraph if capture and self.device.type == "cuda" else None
+        record = CudaGraphs() if capture and self.device.type == "cuda" else None
         nothing = torch.zeros(0, dtype=torch.int32, device=self.device)
         batch = PagedBatch(self.cache, nothing, (), nothing, nothing, nothing, self.block_size, self.prefix)
 
@@ -96,6 +97,18 @@ class ModelRunner:
             logits = self._logits(pieces, rows)
         sampled = iter(self.sampler.sample(logits, flat) if flat else [])
         return [[next(sampled) for _ in piece_rows] for piece_rows in rows]
+
+    @torch.inference_mode()
+    def warm_up(self, blocks: BlockManager, lengths: Sequence[int]) -> None:
+        """Run every size of decode step, and prompts of some lengths, for nobody: what is compiled, tuned or recorded
+        when it first runs then is. Free blocks are used and given back; prompts that find none are left out."""
+        if self.static is not None:
+            self.static.warm_up()
+        for length in lengths:
+            nobody = Request([0] * length, SamplingParams(max_tokens=2, seed=0), frozenset())
+            if blocks.num_free * blocks.block_size > length and blocks.extend(nobody, length):
+                self.run([Piece(nobody, length)])
+            blocks.free(nobody)
 
     def decodes(self, pieces: Sequence[Piece]) -> bool:
         """Whether a step is one for fixed shapes: one token for each request, no drafts, no adapters."""

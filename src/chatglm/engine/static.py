@@ -26,12 +26,23 @@ class Graph(Protocol):
         """Run it on what the buffers hold now; the logits, overwritten by the next replay."""
 
 
+class CudaGraphs:
+    """Records steps of one engine: they share a pool of memory, since only one of them runs at a time. The steps of
+    another engine may run meanwhile, and have theirs."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, run: Callable[[], Tensor]) -> "CudaGraph":
+        graph = CudaGraph(run, self._pool)
+        self._pool = graph.graph.pool()
+        return graph
+
+
 class CudaGraph:
-    """A step recorded by CUDA; all share one pool of memory, since only one runs at a time."""
+    """A step recorded by CUDA, in a pool of memory or, with None, in a new one."""
 
-    _pool: Any = None
-
-    def __init__(self, run: Callable[[], Tensor]) -> None:
+    def __init__(self, run: Callable[[], Tensor], pool: Any = None) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries and kernels set themselves up; that cannot be recorded
@@ -40,9 +51,8 @@ class CudaGraph:
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile; by default that would spoil the recording.
-        with torch.cuda.graph(self.graph, pool=CudaGraph._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.output = run()
-        CudaGraph._pool = self.graph.pool()
 
     def replay(self) -> Tensor:
         self.graph.replay()
@@ -105,6 +115,17 @@ class StaticDecoder:
             return self._step(size, width)[:count]
         self.num_replays += 1
         return graph.replay()[:count]
+
+    def warm_up(self) -> None:
+        """Record (or run) a step of padding rows of every size, the largest first: the others find its memory there."""
+        for size in reversed(self.sizes):
+            self.slots[:size].fill_(self.model_batch.cache.num_slots)
+            self.lengths[:size].zero_()
+            self.positions[:, :size].zero_()
+            if self.record is not None and size not in self.graphs:
+                self._record(size)
+            if size not in self.graphs:
+                self._step(size, self.tables.shape[1] if self.compiled else 1)
 
     def _fill(self, ids: Tensor, positions: Tensor, batch: PagedBatch, count: int, size: int) -> None:
         width = batch.block_tables.shape[1]

@@ -223,7 +223,10 @@ def loaded_engine(options: argparse.Namespace) -> tuple[Any, Any]:
 
     model, tokenizer = load_for_engine(options)
     memory = None if options.cache_memory is None else round(options.cache_memory * 1e9)
-    return engine_for(model, tokenizer, max_running=options.max_batch, kv_memory=memory), tokenizer
+    engine = engine_for(model, tokenizer, max_running=options.max_batch, kv_memory=memory)
+    if model.device.type != "cpu":  # there the first requests would wait for compilers and tuning
+        engine.warm_up()
+    return engine, tokenizer
 
 
 def _vllm(options: argparse.Namespace) -> tuple[Any, Any]:
