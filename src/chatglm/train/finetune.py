@@ -88,9 +88,9 @@ def _finetune(settings: Settings, words: Words, resume: bool) -> Result:
     say(words("train_memory", **needed.parts()))
     fit.check_fit(needed, settings)
     told["memory"] = needed.parts()
+    trainer = _trainer(settings, out, _model(settings, folder, dtype, labels), train, measured, tokenizer, words)
     if not resume and is_first():
         manifest.write(out, told)
-    trainer = _trainer(settings, out, _model(settings, folder, dtype, labels), train, measured, tokenizer, words)
     return _run(trainer, settings, out, told, resume, labels)
 
 
