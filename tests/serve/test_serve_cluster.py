@@ -111,9 +111,10 @@ def batch_of(http, count, tokens):
 
 def finished(http, batch):
     """The batch when it is over, and its answers by their ids."""
-    last = time.monotonic() + 180
+    last = time.monotonic() + 300
     while batch["status"] not in ("completed", "failed"):
         assert time.monotonic() < last
+        time.sleep(0.2)  # asking costs the replicas
         answer = http.get(f"/v1/batches/{batch['id']}")
         batch = answer.json() if answer.status_code == 200 else batch  # while another keeper comes
     lines = http.get(f"/v1/files/{batch['output_file_id']}/content").text.splitlines()
@@ -124,15 +125,16 @@ def finished(http, batch):
 @pytest.mark.parametrize("killed", ["nobody", "replica", "keeper"])
 def test_a_batch_is_answered_whoever_dies(cluster, killed):
     with httpx2.Client(base_url=cluster.url, timeout=60) as http:
-        batch = batch_of(http, 24, 200)
+        batch = batch_of(http, 24, 100)
         while killed != "nobody" and not batch["request_counts"]["completed"]:
+            time.sleep(0.1)
             batch = http.get(f"/v1/batches/{batch['id']}").json()
         if killed != "nobody":
             os.kill(replicas_of(cluster, killed)[0], signal.SIGKILL)
         batch, answers = finished(http, batch)
         assert batch["request_counts"] == {"total": 24, "completed": 24, "failed": 0}
         assert sorted(answers, key=int) == [str(index) for index in range(24)]
-        assert all(answer["usage"]["completion_tokens"] == 200 for answer in answers.values())
+        assert all(answer["usage"]["completion_tokens"] == 100 for answer in answers.values())
 
 
 @pytest.mark.slow
@@ -224,6 +226,35 @@ def test_a_rolling_update_on_a_cluster_refuses_nobody(python, unused_port):
         assert {card["id"] for card in httpx2.get(f"{url}/v1/models").json()["data"]} == {MODEL, "new"}
     finally:
         head.communicate("\n", timeout=60)
+
+
+@pytest.mark.slow
+def test_there_are_more_replicas_while_there_is_work():
+    need_ray()
+    server = RunningServer([sys.executable], "--replicas", "1-2", "--max-batch", "2", "--log-level", "warning")
+    done, statuses = threading.Event(), []
+
+    def ask():
+        while not done.is_set():
+            answer = httpx2.post(f"{server.url}/v1/chat/completions", json=asked("hi", 500), timeout=120)
+            statuses.append(answer.status_code)
+
+    try:
+        assert len(replicas_of(server)) == 1
+        asking = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in asking:
+            thread.start()
+        last = time.monotonic() + 300
+        while len(replicas_of(server)) < 2:
+            assert time.monotonic() < last
+            time.sleep(0.5)
+        done.set()
+        for thread in asking:
+            thread.join(120)
+        assert set(statuses) == {200}
+    finally:
+        done.set()
+        assert server.end() == 0
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ APP = "chatglm"
 REPLICAS_OF_A_FRONT = 2  # half a millisecond of a processor for each piece of an answer that it passes on
 _NO_LIMIT = 100_000  # requests at a front; what is too much is refused by the replicas
 _HEALTH_SECONDS = 5.0
+_PROXY_SECONDS = 60.0
 _BUSY = 0.75  # share of a replica's batch above which there should be another replica
 
 
@@ -176,6 +177,8 @@ def _address(options: argparse.Namespace, port: int) -> dict[str, Any]:
 def _ray() -> tuple[Any, Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own ports take orders from us alone
+    for name in ("READY", "HEALTH"):  # the proxy of a machine that is busy is no dead one
+        os.environ.setdefault(f"RAY_SERVE_PROXY_{name}_CHECK_TIMEOUT_S", str(_PROXY_SECONDS))
     try:
         import ray
         from ray import serve

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,4 +55,5 @@ class Spread:
         body = (await receive())["body"]
         # The key was checked when the batch was made; its name goes with every request.
         asked = asked_of(scope, body, state=scope["state"])
-        await Relayed(self.replicas, asked)(scope, receive, send)
+        # Ray takes all that is asked in the context of a request for a part of it: the request that made the batch.
+        await Context().run(asyncio.ensure_future, Relayed(self.replicas, asked)(scope, receive, send))
