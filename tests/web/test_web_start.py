@@ -36,7 +36,7 @@ SECONDS = 60
         (["--tools", "nonsense"], "no built-in tool"),
         (["--host", "192.0.2.1"], "nothing can listen"),
         (["--port", "99999"], "from 0 to 65535"),
-        (["--ui", "streamlit"], "unknown option --ui"),
+        (["--ui", "tk"], "it must be one of: gradio, streamlit"),
         (["--share"], "unknown option --share"),
     ],
 )
@@ -60,6 +60,17 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["web"]) == 1
     assert "chatglm[web]" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "version_info", (3, 11, 0))
+    assert main(["web", "--ui", "streamlit"]) == 1
+    assert "chatglm[streamlit]" in capsys.readouterr().err
+
+
+def test_streamlit_needs_a_python_that_it_knows(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 4))
+    assert main(["web", "--ui", "streamlit"]) == 2
+    told = capsys.readouterr().err
+    assert "needs Python 3.11 or later" in told
+    assert "chatglm[streamlit]" in told
 
 
 def test_without_isolation_there_is_a_page_without_code(monkeypatch, capsys):

@@ -211,7 +211,7 @@ def test_the_page_by_its_parts(tmp_path, monkeypatch):
     assert page.exception.len == 0
     monkeypatch.setattr(type(streamlit.context), "headers", {KEY: "cookie%3Aeve", PAGE: "2"})
     page.run()  # somebody else has got to know the name of this page
-    assert "belongs to another visitor" in page.error[0].value
+    assert "此页面属于另一位访问者" in page.error[0].value
     assert page.chat_message.len == 0
     visitor.close()
 

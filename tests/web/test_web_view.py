@@ -9,6 +9,7 @@ from chatglm.agent.events import ImageProduced, Notice, Observation, TurnDone
 from chatglm.agent.session import Session
 from chatglm.chat.message import CodeDone, TextDelta, ToolCall, ToolCallDelta, ToolCallDone
 from chatglm.tools import named
+from chatglm.web.routes import picture_address
 from chatglm.web.throttle import SOONEST, Throttle
 from chatglm.web.told import Told, compact, told_by
 from chatglm.web.view import File, Picture, Step, Text, View, code_so_far
@@ -135,3 +136,10 @@ def test_the_number_of_drawings_grows_slower_than_the_answer():
 def test_a_dangerous_tool_is_one():
     assert remove.dangerous
     assert answers().modes == ("chat", "tool")
+
+
+def test_another_picture_at_its_place_has_another_address():
+    """Or a browser would show the one it has there already."""
+    first, second = Picture(0, "image/png", b"one"), Picture(0, "image/png", b"two")
+    assert picture_address(1, first) == picture_address(1, first) != picture_address(1, second)
+    assert picture_address(1, first).startswith("chatglm/picture/1/0?")

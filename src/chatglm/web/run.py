@@ -181,7 +181,7 @@ def _need_packages(ui: str) -> None:
     if ui == "streamlit" and sys.version_info < (3, 11):
         raise UsageError(
             f"--ui streamlit needs Python 3.11 or later, and pip install 'chatglm[streamlit]' there; this is "
-            f"{sys.version_info.major}.{sys.version_info.minor}, where --ui gradio works"
+            f"{'.'.join(map(str, sys.version_info[:2]))}, where --ui gradio works"
         )
     extra, needed = _UIS[ui]
     for package in needed:  # found, not imported: that takes seconds

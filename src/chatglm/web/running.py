@@ -6,7 +6,6 @@ import asyncio
 import copy
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -81,22 +80,14 @@ class RunningTurn:
 
         Ends when the turn is over, or waits for the visitor.
         """
-        for pause in self._pauses(throttle):
+        for pause in self.pauses(throttle):
             if pause:
                 await asyncio.sleep(pause)
             else:
                 yield
 
-    def blocking_news(self, throttle: Throttle) -> Iterator[None]:
-        """The same as `news`, for who has a thread."""
-        for pause in self._pauses(throttle):
-            if pause:
-                time.sleep(pause)
-            else:
-                yield
-
-    def _pauses(self, throttle: Throttle) -> Iterator[float]:
-        """Seconds to wait, one after another; 0: it is time to draw."""
+    def pauses(self, throttle: Throttle) -> Iterator[float]:
+        """The same as `news` for who has a thread: seconds to wait, one after another; 0: it is time to draw."""
         seen = self.view.version
         yield 0
         while not (self.is_over or self.asking):

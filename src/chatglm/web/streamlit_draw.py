@@ -47,21 +47,21 @@ def typed(text: str) -> list[Piece]:
 def draw(piece: Piece, where: Any) -> None:
     """Draws a piece in a container of Streamlit, or in the place of an element."""
     if isinstance(piece, Fold):
-        is_open = piece.state != "complete"
-        waits = piece.state == "waits"  # a status would look complete as soon as the script has ended
-        with (
-            where.expander(piece.label, True)
-            if waits
-            else where.status(piece.label, expanded=is_open, state=piece.state)
-        ):
-            import streamlit
+        import streamlit
 
+        with _folded(piece, where):
             for code in piece.codes:
                 draw(code, streamlit)
     elif isinstance(piece, Code):
         where.code(piece.text, language=piece.language or None)
     else:
         where.markdown(piece)
+
+
+def _folded(piece: Fold, where: Any) -> Any:
+    if piece.state == "waits":  # a status would look complete as soon as the script has ended
+        return where.expander(piece.label, expanded=True)
+    return where.status(piece.label, expanded=piece.state == "running", state=piece.state)
 
 
 class Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from chatglm.errors import ChatGLMError
@@ -76,8 +77,12 @@ class Page:
             self._box(busy, step)
         if busy and turn is not None and step is None and row is not None:
             number = len(visitor.told) - 1
-            for _ in turn.blocking_news(Throttle(self.here.gate.visitors.busy)):
-                self._fill(row, number, turn.told)
+            for pause in turn.pauses(Throttle(self.here.gate.visitors.busy)):
+                if pause:
+                    time.sleep(pause)
+                    st.session_state.get("mode")  # here a script ends that another one has followed
+                else:
+                    self._fill(row, number, turn.told)
             st.rerun()
 
     # at the side
