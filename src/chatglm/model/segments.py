@@ -75,4 +75,4 @@ def _example(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout:
     scores = torch.matmul(rows, key.transpose(1, 2)).unflatten(1, (-1, length))
     hidden = torch.full((length, length), float("-inf"), dtype=scores.dtype).triu(1)
     weights = nn.functional.dropout(torch.softmax(scores + hidden, dim=-1), dropout)
-    return torch.matmul(weights.flatten(1, 2), value).unflatten(1, (-1, length)).flatten(0, 1)
+    return torch.matmul(weights.flatten(1, 2), value).reshape(query.shape)
