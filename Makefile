@@ -20,7 +20,7 @@ python := $(VENV)/bin/python
 # compiled by importing it once, whatever PYTHONDONTWRITEBYTECODE says: without that every start takes seconds longer.
 install := $(python) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 compile := PYTHONDONTWRITEBYTECODE= $(python) -c
-imports := chatglm.official.chat, chatglm.loading, chatglm.engine.engine, chatglm.agent.session, chatglm.terminal.editor
+imports := chatglm.official.chat, chatglm.loading, chatglm.bare_loading, chatglm.engine.engine, chatglm.agent.session, chatglm.terminal.editor
 # What an installation is made of: the kernels are compiled by it.
 sources := pyproject.toml constraints.txt scripts/venv.sh hatch_build.py $(wildcard native/*.py native/*/*.h native/src/*.cpp)
 run_ready := $(VENV)/.ready-run
