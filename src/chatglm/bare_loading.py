@@ -30,13 +30,23 @@ if TYPE_CHECKING:
 _NEED_TRANSFORMERS = ("adapter", "prefix")
 
 
-def load_for_engine(options: Any) -> tuple[Any, Any]:
+def load_for_engine(options: Any, *, bars: bool = True) -> tuple[Any, Any]:
     """The model and the tokenizer that the options of a command line name, for `engine_for` alone.
+
+    Args:
+        options: as for `loading.load_as`.
+        bars: whether transformers may draw a bar while it reads weights.
 
     Raises:
         ChatGLMError: as for `loading.load`.
     """
-    return _load_bare(options) or loading.load_as(options)
+    if (loaded := _load_bare(options)) is not None:
+        return loaded
+    if not bars:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+    return loading.load_as(options)
 
 
 def _load_bare(options: Any) -> tuple[Any, Any] | None:
