@@ -21,7 +21,7 @@ from chatglm.engine.request import SamplingParams
 
 SETTINGS = {
     "an answer that copies": SamplingParams(temperature=0, ignore_eos=True),
-    "one that copies nothing": SamplingParams(seed=1, ignore_eos=True),
+    "one that copies nothing": SamplingParams(temperature=1000, seed=1, ignore_eos=True),
 }
 
 
