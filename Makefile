@@ -22,7 +22,7 @@ python := $(VENV)/bin/python
 # compiled by importing it once, whatever PYTHONDONTWRITEBYTECODE says: without that every start takes seconds longer.
 install := $(python) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 compile := PYTHONDONTWRITEBYTECODE= $(python) -c
-imports := chatglm.official.chat, chatglm.loading, chatglm.engine.engine, chatglm.agent.session, chatglm.terminal.editor
+imports := chatglm.official.chat, chatglm.loading, chatglm.bare_loading, chatglm.engine.engine, chatglm.agent.session, chatglm.terminal.editor
 # A sandbox's guest may write nothing: what it imports would be compiled at every start.
 dev_imports := peft, pytest, hypothesis, gradio, openai, anthropic, IPython.core.interactiveshell, matplotlib.pyplot, pandas
 # What an installation is made of: the kernels are compiled by it.

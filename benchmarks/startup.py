@@ -4,8 +4,8 @@
 
 Each line is the median of RUNS fresh processes (default 5), taken in turn so that a busy machine is busy for all of
 them: seconds of processor time (user and system, which a neighbour changes less), seconds by the clock, and the ratio
-of the processor times to `import torch`, below which nothing can get. The last line is the time until something is
-written to a terminal. Compile the sources first, as an installation does: python -m compileall -q src
+of the processor times to `import torch`, below which nothing can get. Compile the sources first, as an installation
+does: python -m compileall -q src
 """
 
 import argparse
@@ -55,10 +55,16 @@ def server() -> Cost:
             raise SystemExit(f"{' '.join(words)} has ended with exit status {process.returncode}")
         time.sleep(0.02)
     ready = time.perf_counter() - began
-    ticks = [int(value) for value in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]]
+    used_so_far = processor_seconds(process.pid)
     process.terminate()
     process.wait()
-    return sum(ticks) / os.sysconf("SC_CLK_TCK"), ready
+    return used_so_far, ready
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used up to now, in steps of 10 ms."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def _healthy(port: int) -> bool:
@@ -72,18 +78,18 @@ def _healthy(port: int) -> bool:
         connection.close()
 
 
-def first_sign() -> float:
-    """Seconds by the clock until one answer has written anything to a terminal."""
+def first_sign() -> Cost:
+    """One answer, until it has written anything to a terminal."""
     ours, theirs = pty.openpty()
     began = time.perf_counter()
     process = subprocess.Popen(ANSWER, stdin=theirs, stdout=theirs, stderr=theirs)
     select.select([ours], [], [])
-    seconds = time.perf_counter() - began
+    cost = processor_seconds(process.pid), time.perf_counter() - began
     process.kill()
     process.wait()
     os.close(ours)
     os.close(theirs)
-    return seconds
+    return cost
 
 
 CASES: dict[str, Callable[[], Cost]] = {
@@ -96,6 +102,7 @@ CASES: dict[str, Callable[[], Cost]] = {
     "import chatglm": lambda: command(PYTHON, "-c", "import chatglm"),
     "chatglm --help": lambda: command(*CHATGLM, "--help"),
     'chatglm chat "你好" --greedy': lambda: command(*ANSWER),
+    "the same, first sign on a terminal": first_sign,
     "chatglm.load() in Python": lambda: command(PYTHON, "-c", "import chatglm; chatglm.load()"),
     "chatglm serve, until ready": server,
 }
@@ -116,17 +123,14 @@ def main() -> None:
     runs = parser.parse_args().runs
     print(hardware())
     costs: dict[str, list[Cost]] = {name: [] for name in CASES}
-    signs = []
     for _ in range(runs):
         for name, run in CASES.items():
             costs[name].append(run())
-        signs.append(first_sign())
     processor = {name: statistics.median(cpu for cpu, _ in found) for name, found in costs.items()}
-    print(f"{'':<34}{'processor s':>12}{'clock s':>10}{'x torch':>10}")
+    print(f"{'':<36}{'processor s':>12}{'clock s':>10}{'x torch':>10}")
     for name, found in costs.items():
         clock, ratio = statistics.median(wall for _, wall in found), processor[name] / processor["import torch"]
-        print(f"{name:<34}{processor[name]:>12.2f}{clock:>10.2f}{ratio:>10.2f}")
-    print(f"{'first sign on a terminal':<34}{'':>12}{statistics.median(signs):>10.2f}")
+        print(f"{name:<36}{processor[name]:>12.2f}{clock:>10.2f}{ratio:>10.2f}")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,10 @@ def test_the_tokenizers_are_the_same(name: str) -> None:
     text = "ChatGLM 你好，\n  世界 <|user|> 👋 [gMASK]"
     ids = full.encode_text(text)
     assert bare.encode_text(text) == ids
+    for special in (True, False):
+        assert (
+            bare(text, add_special_tokens=special)["input_ids"] == full(text, add_special_tokens=special)["input_ids"]
+        )
     assert bare.render([Message(Role.USER, text)]) == full.render([Message(Role.USER, text)])
     assert (len(bare), bare.stop_ids, bare.chat_specials) == (len(full), full.stop_ids, full.chat_specials)
     assert [bare.surface(i) for i in range(len(full))] == [full.surface(i) for i in range(len(full))]

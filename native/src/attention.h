@@ -13,6 +13,7 @@ namespace {
 
 constexpr int tile_keys = 32;           // keys and values widened at a time
 constexpr int64_t stretch = 1024;       // keys a part attends to, where there are few rows
+constexpr int64_t few_tokens = 16;      // so many of a request: a token and its drafts, which must not change its bits
 constexpr float never = -1e30f;         // a score nobody sees; finite, so that differences stay numbers
 
 inline Floats exponential(Floats x) {
@@ -392,7 +393,8 @@ inline int vectors_for(int64_t rows) {
         default: call((attention_vectors >= 3 ? 3 : attention_vectors)); break; \
     }
 
-// The parts of a step: rows of one request and group in tiles; where a request has but one tile, its keys in stretches.
+// The parts of a step: rows of one request and group in tiles; where a request has few tokens, its keys in stretches.
+// How a row's sum is cut must not depend on the rows beside it: an answer is the same with drafts and without.
 struct Plan {
     const chatglm_batch &batch;
     int64_t heads_of_group, groups, head_dim;
@@ -403,7 +405,8 @@ struct Plan {
     int64_t width(int64_t request) const { return int64_t{vectors_for(rows(request))} * lanes; }
     int64_t tiles(int64_t request) const { return divide_up(rows(request), width(request)); }
     int64_t stretches(int64_t request) const {
-        return tiles(request) == 1 ? divide_up(batch.lengths[request], stretch) : 1;
+        const bool few = tiles(request) == 1 || rows(request) <= few_tokens * heads_of_group;
+        return few ? divide_up(batch.lengths[request], stretch) : 1;
     }
     int64_t parts(int64_t request) const { return rows(request) == 0 ? 0 : groups * tiles(request) * stretches(request); }
     int64_t partial_floats(int64_t request) const {
@@ -423,7 +426,8 @@ struct Plan {
         const int64_t seen = batch.lengths[request] - new_tokens + (p.first_row + p.rows - 1) / heads_of_group + 1;
         p.first_key = pieces == 1 ? 0 : piece * stretch;
         p.last_key = pieces == 1 ? seen : smaller(seen, p.first_key + stretch);
-        p.partial = pieces == 1 ? nullptr : partials + (p.group * pieces + piece) * (2 + head_dim) * width(request);
+        const int64_t place = (tile * groups + p.group) * pieces + piece;
+        p.partial = pieces == 1 ? nullptr : partials + place * (2 + head_dim) * width(request);
         return p;
     }
 };
@@ -455,8 +459,9 @@ void attend(const chatglm_cache &cache, const chatglm_batch &batch, const Querie
     });
     for (int64_t r = 0; r < batch.requests; ++r) {
         const int64_t count = plan.stretches(r);
-        for (int64_t g = 0; count > 1 && plan.rows(r) > 0 && g < plan.groups; ++g) {
-            const Part part = plan.part(r, g, partials + begins[r].partial);
+        for (int64_t i = 0; count > 1 && i < plan.tiles(r) * plan.groups; ++i) {
+            const int64_t first = i / plan.groups * count * plan.groups + i % plan.groups;  // the first stretch of a tile
+            const Part part = plan.part(r, first, partials + begins[r].partial);
 #define CHATGLM_MERGE(NV) merge_as<NV>(cache, batch, queries, part, part.partial, count)
             CHATGLM_BY_VECTORS(vectors_for(plan.rows(r)), CHATGLM_MERGE)
 #undef CHATGLM_MERGE

@@ -30,13 +30,23 @@ if TYPE_CHECKING:
 _NEED_TRANSFORMERS = ("adapter", "prefix")
 
 
-def load_for_engine(options: Any) -> tuple[Any, Any]:
+def load_for_engine(options: Any, *, bars: bool = True) -> tuple[Any, Any]:
     """The model and the tokenizer that the options of a command line name, for `engine_for` alone.
+
+    Args:
+        options: as for `loading.load_as`.
+        bars: whether transformers may draw a bar while it reads weights.
 
     Raises:
         ChatGLMError: as for `loading.load`.
     """
-    return _load_bare(options) or loading.load_as(options)
+    if (loaded := _load_bare(options)) is not None:
+        return loaded
+    if not bars:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+    return loading.load_as(options)
 
 
 def _load_bare(options: Any) -> tuple[Any, Any] | None:
@@ -51,14 +61,17 @@ def _load_bare(options: Any) -> tuple[Any, Any] | None:
     config: Any = PlainConfig.read(folder, **given)
     dtype = loading.choose_dtype(options.dtype, folder, place)
     tokenizer = bare_tokenizer(folder)
-    weights: WeightFolder | None = verify_folder(folder, config)
+    weights = verify_folder(folder, config)
     if options.quantize is not None and scheme_of_config(config) is None:
         scheme = QuantScheme.parse(options.quantize)
         dtype = dtype if options.dtype is not None else loading.beside_quantized(dtype, place)
-        weights = None if options.no_cache else _kept_copy(verify_folder(folder, config), config, scheme)
+        kept = None if options.no_cache else _kept_copy(weights, config, scheme)
+        if kept is None:
+            return None
+        weights = kept
     elif options.quantize is not None:
         return None
-    if tokenizer is None or weights is None or not isinstance(dtype, torch.dtype):
+    if tokenizer is None or not isinstance(dtype, torch.dtype):
         return None
     if place.type == "cpu":
         check_memory(weights, config, dtype, stored_tensors(weights))
@@ -72,9 +85,10 @@ def _load_bare(options: Any) -> tuple[Any, Any] | None:
 
 def _is_plain(settings: dict[str, Any]) -> bool:
     """Whether a configuration is one of full or packed weights and of nothing besides."""
-    method = (settings.get("quantization_config") or {"quant_method": METHOD}).get("quant_method")
+    packed = settings.get("quantization_config")
+    ours = packed is None or (isinstance(packed, dict) and packed.get("quant_method") == METHOD)
     special = settings.get("quantization_bit") or settings.get("pre_seq_len") is not None
-    return FIRST_GENERATION not in settings and not special and method == METHOD
+    return FIRST_GENERATION not in settings and not special and ours
 
 
 def _kept_copy(weights: "WeightFolder", config: Any, scheme: QuantScheme) -> "WeightFolder | None":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatglm.engine.draft import Acceptance, PromptLookup
+from chatglm.engine.draft import Acceptance, Drafter, PromptLookup, cautious
 from chatglm.engine.request import Request, SamplingParams
 
 TEXT = list(range(100, 140))
@@ -80,3 +80,35 @@ def test_wrong_guesses_become_few() -> None:
         pass
     acceptance.update(1, 1)
     assert acceptance.wanted() > 0, "one that is right ends the rest"
+
+
+def test_who_has_not_asked_gets_guesses_where_they_cost_little() -> None:
+    drafter, plain = Drafter(None, by_itself=True), request([103, 104, 105, 106])
+    assert drafter.may_guess(plain, 2)
+    assert drafter(plain, 9) == [107], "one at first"
+    assert not drafter.may_guess(plain, 3)
+    assert not Drafter(None, by_itself=False).may_guess(plain, 1)
+    hooked = Request([1], SamplingParams(hook=lambda ids, logits: None), frozenset())
+    adapted = Request([1], SamplingParams(), frozenset(), "lora")
+    assert not any(drafter.may_guess(one, 1) for one in (hooked, adapted))
+    assert drafter(request([104, 105, 106]), 9) == [], "three tokens that agree are no copy"
+    for draft, may in (("lookup", True), (None, False)):  # who has decided
+        decided = Request([1], SamplingParams(draft=draft), frozenset())
+        assert Drafter(None, by_itself=False).may_guess(decided, 50) is may
+
+
+def test_a_cautious_request_loses_little_and_wins_much() -> None:
+    wrong, steps = cautious(), 300
+    rows = 0
+    for _ in range(steps):
+        wanted = wrong.wanted()
+        rows += wanted
+        if wanted:
+            wrong.update(wanted, 0)
+    assert rows <= 0.05 * steps
+    right, tokens = cautious(), 0
+    for _ in range(20):
+        wanted = right.wanted()
+        right.update(wanted, wanted)
+        tokens += 1 + wanted
+    assert tokens > 4 * 20

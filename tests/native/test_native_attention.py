@@ -1,6 +1,8 @@
 """Paged attention of the kernels against the engine's readable reference."""
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,6 +134,27 @@ def test_every_part_finds_its_request_among_many(level: str) -> None:
     lengths = [new + 5 + (1100 if index % 7 == 3 else 0) for index, new in enumerate(news)]
     with using(level):
         Step(lengths, news, 2, 4, 16, torch.float16, 0).check()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("length", [40, 1030, 2060])
+def test_tokens_beside_it_change_no_bit_of_a_token(level: str, length: int) -> None:
+    """A token and the drafts behind it, in one step or one after another: so answers are the same either way."""
+    step = Step([length], [16], 2, 16, 32, torch.float16, 0)
+    with using(level):
+        together = step.found()
+        for index in (0, 1, 5, 15):
+            alone = copy(step)
+            alone.query, alone.key, alone.value = (
+                states[index : index + 1] for states in (step.query, step.key, step.value)
+            )
+            alone.batch = replace(
+                step.batch,
+                slots=step.batch.slots[index : index + 1],
+                lengths=step.batch.lengths - 15 + index,
+                query_starts=torch.tensor([0, 1], dtype=torch.int32),
+            )
+            assert torch.equal(alone.found()[0], together[index])
 
 
 @pytest.mark.parametrize("level", LEVELS)

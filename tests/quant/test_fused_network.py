@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -210,3 +211,16 @@ def test_copies_are_their_own_and_it_can_be_taken_off() -> None:
     unfuse(model)
     assert NAME not in model.__dict__
     assert relative(logits_of(model), expected) < 2e-2
+
+
+@pytest.mark.parametrize("settings", [GREEDY, SamplingParams(temperature=0.7, seed=5, max_tokens=40, ignore_eos=True)])
+def test_guesses_nobody_asked_for_change_no_token(settings: SamplingParams) -> None:
+    """Long after the beginning, where attention is cut into stretches, too."""
+    model = fused("int4", seq_length=2048)
+    settings = replace(settings, max_tokens=40, ignore_eos=True, logit_bias={5: 12.0, 6: 12.0})
+    copied = [[5, 6, 5, 5, 6] * 6, [5, 6, 6, 5] * 300]
+    engine = Engine(model)
+    found = engine.generate(copied, settings)
+    assert found == Engine(model).generate(copied, replace(settings, draft=None))
+    assert engine.drafter.by_itself
+    assert engine.stats().drafts_proposed > 0

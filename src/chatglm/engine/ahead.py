@@ -79,7 +79,7 @@ class RunAhead:
 
     def suits(self, pieces: Sequence[Piece]) -> bool:
         """Whether a step can be a flight: one token a request, and nobody who will be asked for drafts."""
-        return self.runner.decodes(pieces) and all(piece.request.params.draft is None for piece in pieces)
+        return self.runner.decodes(pieces) and not any(self.scheduler.may_guess(piece.request) for piece in pieces)
 
     def start(self, pieces: Sequence[Piece]) -> Flight:
         """Start a step whose input tokens are known; its errors come when it is read."""

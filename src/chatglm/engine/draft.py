@@ -26,9 +26,11 @@ class Acceptance:
     as long as p^k is not small; so many are made. After a run of steps without a right one, none are for a while.
     """
 
-    def __init__(self, most: int = 15) -> None:
+    def __init__(self, most: int = 15, right: float = 4.5, wrong: float = 1.5, worth: float = 0.25) -> None:
         self.most = most  # with the token they follow 16 rows, which kernels take in whole tiles
-        self.right, self.wrong = 4.5, 1.5  # of late; older steps count less
+        self.right, self.wrong = right, wrong  # of late; older steps count less
+        # Of a guess, to be made: one more row costs about a tenth of a step, and a step yields two or three tokens.
+        self.worth = worth
         self.rest = 0  # steps without guesses
         self.misses = 0  # steps without a right one, one after another
 
@@ -37,7 +39,7 @@ class Acceptance:
             self.rest -= 1
             return 0
         share = self.right / (self.right + self.wrong)
-        return max(1, min(self.most, int(math.log(_WORTH) / math.log(min(share, 0.99)))))
+        return max(1, min(self.most, int(math.log(self.worth) / math.log(min(share, 0.99)))))
 
     def update(self, proposed: int, accepted: int) -> None:
         self.right = _MEMORY * self.right + accepted
@@ -46,7 +48,6 @@ class Acceptance:
         self.rest = min(32, 2**self.misses) if self.misses > 1 else 0
 
 
-_WORTH = 0.25  # one more row costs about a tenth of a step, and a step yields two or three tokens
 _MEMORY = 0.9
 
 
@@ -173,21 +174,50 @@ def _common(left: Sequence[int], right: Sequence[int]) -> int:
     return min(len(left), len(right))
 
 
-class Drafter:
-    """Asks the source each request has chosen, as often as its guesses deserve."""
+def cautious() -> Acceptance:
+    """For a request that has not asked for guesses: one at first, and more only while most come true. On the slowest
+    processors a row costs a third of a step: then a guess that comes true half of the time still pays."""
+    return Acceptance(most=7, right=1.0, wrong=1.0, worth=0.5)
 
-    def __init__(self, draft_model: DraftModel | None) -> None:
-        self.lookup, self.draft_model = PromptLookup(), draft_model
+
+class Drafter:
+    """Asks the source each request has chosen, as often as its guesses deserve.
+
+    Who has left it to the engine (`draft="auto"`) gets guesses from lookups where
+
+    - the native kernels compute all large products, and attention: a row more costs little there, and changes no bit
+      of the others;
+    - at most two answers are being generated: the rows of others use up what a step has to give away;
+    - nothing is asked of Python for each row (a hook, a constraint), and no adapter adds products of its own;
+    - four tokens agree with an earlier place, and most guesses of late came true.
+
+    Args:
+        draft_model: for those who ask it.
+        by_itself: whether the first of these holds.
+    """
+
+    def __init__(self, draft_model: DraftModel | None, by_itself: bool = False) -> None:
+        self.lookup, self.draft_model, self.by_itself = PromptLookup(), draft_model, by_itself
+        self.careful_lookup = PromptLookup(shortest=4, patience=0)
         self.acceptance: WeakKeyDictionary[Request, Acceptance] = WeakKeyDictionary()
         self.num_proposed = 0
         self.num_accepted = 0
 
+    def may_guess(self, request: Request, answering: int = 1) -> bool:
+        """Whether there may be guesses for a request, beside so many that are being answered."""
+        params = request.params
+        if params.draft != "auto":
+            return params.draft is not None
+        plain = params.hook is None and params.constraint is None and request.adapter is None
+        return self.by_itself and plain and answering <= _COMPANY
+
     def __call__(self, request: Request, limit: int) -> list[int]:
-        if request.params.draft is None:
-            return []
-        wanted = min(limit, self.acceptance.setdefault(request, Acceptance()).wanted())
+        auto = request.params.draft == "auto"
+        wanted = min(limit, self.acceptance.setdefault(request, cautious() if auto else Acceptance()).wanted())
         if wanted <= 0:
             return []
+        if auto:
+            return self.careful_lookup.propose(request, wanted)
         if request.params.draft == "lookup":
             return self.lookup.propose(request, wanted)
         if self.draft_model is None:
@@ -209,3 +239,6 @@ class Drafter:
     def forget(self, request: Request) -> None:
         if self.draft_model is not None:
             self.draft_model.forget(request)
+
+
+_COMPANY = 2  # answers at once beside which it still pays to guess

@@ -74,14 +74,15 @@ class Engine:
         self.sampler = Sampler(config.num_tokens)
         cache = parts.new_cache(model, blocks, config.block_size, stored)
         self.runner = ModelRunner(model, cache, config.block_size, self.sampler, config.attention)
-        self.drafter = Drafter(parts.draft_model_for(self.runner, draft_model, blocks, config))
+        native_products, whole_prompts = products_are_native(model), parts.whole_prompts(model)
+        by_itself = native_products and not whole_prompts and self.runner.filling.name == "native"
+        fixed = config.static_decode or config.run_ahead or config.compile  # such steps have no place for guesses
+        self.drafter = Drafter(parts.draft_model_for(self.runner, draft_model, blocks, config), by_itself and not fixed)
         max_running = min(config.max_running, batch_tokens)
         for_prompts = config.max_prompt_tokens or (64 if self.runner.device.type == "cpu" else min(2048, batch_tokens))
-        self.scheduler = Scheduler(
-            self.blocks, batch_tokens, max_running, self.drafter, for_prompts, parts.whole_prompts(model)
-        )
+        self.scheduler = Scheduler(self.blocks, batch_tokens, max_running, self.drafter, for_prompts, whole_prompts)
         self.ahead = parts.run_ahead_for(self.runner, self.scheduler, config, self.context)
-        threads = StepThreads(config.num_threads, products_are_native(model))
+        threads = StepThreads(config.num_threads, native_products)
         self.ledger = Ledger(self.scheduler, self.blocks, self.drafter)
         self.loop = StepLoop(self.scheduler, self.runner, self.ledger, self.ahead, threads)
         self.limits = Limits(

@@ -33,6 +33,9 @@ class LogitsHook(Protocol):
     def __call__(self, output_ids: Sequence[int], logits: Any) -> None: ...
 
 
+_DRAFTS = ("auto", "lookup", "model")
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the tokens of one request are chosen.
@@ -56,7 +59,8 @@ class SamplingParams:
         logprobs: log-probabilities of the chosen token and this many most likely ones.
         prompt_logprobs: the same of the prompt's tokens, from the second on; they are computed for it, not taken from
             the cache. With it `max_tokens` may be 0: nothing is answered then.
-        draft: "lookup" proposes tokens copied from earlier text, "model" asks the draft model, None neither.
+        draft: "lookup" proposes tokens copied from earlier text, "model" asks the draft model, None neither. "auto":
+            the engine looks up where that cannot cost much, see `draft.Drafter`. Answers are the same in all cases.
         hook: changes the logits in any way.
         constraint: makes what says before each token which ones may come, a new one for each request; see `Constraint`.
 
@@ -82,7 +86,7 @@ class SamplingParams:
     max_tokens: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
-    draft: Literal["lookup", "model"] | None = None
+    draft: Literal["auto", "lookup", "model"] | None = "auto"
     hook: LogitsHook | None = None
     constraint: Callable[[], Constraint] | None = None
 
@@ -100,7 +104,7 @@ class SamplingParams:
             and all(_number(bias) and bias < math.inf for bias in self.logit_bias.values()),
             "logit_bias", self.logit_bias, "a number for each token id, -inf to ban one",
         )  # fmt: skip
-        _require(self.draft in (None, "lookup", "model"), "draft", self.draft, 'None, "lookup" or "model"')
+        _require(self.draft in (None, *_DRAFTS), "draft", self.draft, 'None, "auto", "lookup" or "model"')
         for name in ("hook", "constraint"):
             value = getattr(self, name)
             _require(value is None or callable(value), name, value, "None or a function")

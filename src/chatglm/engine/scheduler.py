@@ -10,8 +10,9 @@ tokens are kept and computed again later (mostly found in the prefix cache).
 import bisect
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from chatglm.engine.blocks import BlockKey, BlockManager
 from chatglm.engine.request import Request, Status
@@ -49,6 +50,16 @@ class _Refused:
     next_key: BlockKey | None
 
 
+class Drafts(Protocol):
+    """Where guesses come from; see `draft.Drafter`."""
+
+    def may_guess(self, request: Request, answering: int, /) -> bool:
+        """Whether there may be some, beside so many that are being answered."""
+
+    def __call__(self, request: Request, limit: int, /) -> list[int]:
+        """At most so many."""
+
+
 class Scheduler:
     """Keeps the queues.
 
@@ -66,7 +77,7 @@ class Scheduler:
         blocks: BlockManager,
         max_batch_tokens: int,
         max_running: int,
-        drafter: Callable[[Request, int], list[int]] | None = None,
+        drafter: "Drafts | None" = None,
         max_prompt_tokens: int | None = None,
         whole_prompts: bool = False,
     ) -> None:
@@ -130,9 +141,13 @@ class Scheduler:
             for_prompts -= 0 if answering else piece.num_tokens
         return pieces
 
+    def may_guess(self, request: Request) -> bool:
+        """Whether a request that is being answered may get drafts now."""
+        return self.drafter is not None and self.drafter.may_guess(request, len(self.running))
+
     def _piece(self, request: Request, room: int) -> Piece:
         request.draft_ids = []
-        if request.params.draft is not None and request.num_pending == 1 and self.drafter is not None and room > 1:
+        if self.drafter is not None and request.num_pending == 1 and room > 1 and self.may_guess(request):
             # Nobody is thrown out for a guess.
             most = min(request.max_total - 1, self.blocks.room_for(request))
             limit = min(room - 1, most - len(request.token_ids))

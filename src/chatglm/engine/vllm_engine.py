@@ -193,7 +193,7 @@ class VllmEngine:
             "adapter": adapter is not None,
             "pool (embeddings)": pool is not None,
             "hook": params.hook is not None,
-            "draft": params.draft is not None,
+            "draft": params.draft not in (None, "auto"),
             "bad_words_ids": bool(params.bad_words_ids),
             "a constraint without a grammar": constraint is not None and not hasattr(constraint, "lark"),
         }

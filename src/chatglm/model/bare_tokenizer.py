@@ -29,10 +29,14 @@ _WITHOUT_EFFECT = {
 class BareTokenizer(ChatFormat):
     """Text to ids and back, prompts, and what ends an answer. No batches, no tensors, no tokens added by people.
 
+    `stands_for`: the class of transformers that gives the same ids.
+
     Args:
         vocab_file: a `tokenizer.model`.
         version: "chatglm3" or "chatglm2".
     """
+
+    stands_for = "ChatGLMTokenizer"
 
     def __init__(self, vocab_file: Path, version: str) -> None:
         vocabulary = Vocabulary.from_file(vocab_file, role_tokens=version == "chatglm3")
@@ -51,6 +55,11 @@ class BareTokenizer(ChatFormat):
 
     def _piece(self, token_id: int) -> str:
         return str(self.tokenizer.sp_model.id_to_piece(token_id))
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        """The ids of one text as a network is given them, under transformers' name for them: `input_ids`."""
+        ids = self.encode_text(text)
+        return {"input_ids": [*self.get_prefix_tokens(), *ids] if add_special_tokens else ids}
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str:
         """The text of ids."""

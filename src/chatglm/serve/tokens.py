@@ -62,7 +62,7 @@ def tokenizer_info(service: Service) -> dict[str, Any]:
     """What a program needs to know that has no tokenizer of its own."""
     tokenizer = service.tokenizer
     return {
-        "tokenizer_class": type(tokenizer).__name__,
+        "tokenizer_class": getattr(tokenizer, "stands_for", type(tokenizer).__name__),
         "vocab_size": len(tokenizer),
         "model_max_length": service.context,
         "eos_token": tokenizer.eos_token,

@@ -104,5 +104,5 @@ def load_model(options: argparse.Namespace) -> Loaded:
     from chatglm.bare_loading import load_for_engine
     from chatglm.own_engine import engine_for
 
-    model, tokenizer = load_for_engine(options)
+    model, tokenizer = load_for_engine(options, bars=False)  # bars are for downloads, which take minutes
     return engine_for(model, tokenizer), tokenizer
