@@ -1,5 +1,8 @@
 """lm-evaluation-harness gives every item of the exported tasks the score that `chatglm evaluate` gives it, offline."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from chatglm.evaluate.tasks import named
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
-    for tasks in ("needle", "ceval:two-pass"):
+    for tasks in ("needle", "ceval:two-pass", "bfcl"):
         with pytest.raises(UsageError, match="cannot"):
             export(Plan(named(tasks), DATA), tmp_path)
 
@@ -54,3 +57,18 @@ def test_both_ways_give_every_item_the_same_score(tmp_path: Path) -> None:
     by_item = {(name.rstrip("_0123456789"), key): score for (name, key), score in theirs.items()}
     assert by_item == found
     assert "chatglm_grading" in sys.modules or found
+
+
+@pytest.mark.slow
+def test_lm_eval_itself_knows_the_model_where_tasks_are_named_as_files(tmp_path: Path, python: list[str]) -> None:
+    pytest.importorskip("lm_eval")
+    export(Plan(named("mmlu"), DATA), tmp_path / "tasks")
+    command = [*python, "-m", "lm_eval", "run", "--model", "chatglm", "--model_args", "pretrained=embedded"]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [*command, "--tasks", str(tmp_path / "tasks" / "chatglm_mmlu_letters.yaml"), "--output_path", str(tmp_path)],
+        capture_output=True, check=False, env=offline, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    [file] = tmp_path.rglob("results_*.json")
+    assert 0 <= json.loads(file.read_text())["results"]["chatglm_mmlu_letters"]["score,none"] <= 1

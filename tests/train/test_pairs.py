@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_finetune import ALL, same
+from test_finetune import ALL, KILLED, same, weights_of
 from tiny_runs import ANSWERS, settings, tiny_base, train
 
 import chatglm
@@ -172,6 +175,28 @@ def test_a_run_that_is_resumed_ends_as_one_that_was_not_stopped(
             train(base, data, tmp_path / "stopped", **options)
     train(base, data, tmp_path / "stopped", resume=True, **options)
     assert same(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_quantized_weights_learn_too(base: Path, data: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"method": "dpo", "learning_rate": 1e-2, "max_steps": 2, "eval_data": str(data)}
+    one = train(base, data, tmp_path / "one", batch_size=4, **options)
+    program = tmp_path / "program.py"
+    program.write_text(
+        KILLED.format(
+            paths=[str(Path(__file__).parent), str(Path(__file__).parents[1])], place=None, base=str(base),
+            data=str(data), out=str(tmp_path / "two"), resume=False, options={**options, "batch_size": 2},
+        )
+    )  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    done = subprocess.run(command, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr.decode()
+    for name, tensor in weights_of(tmp_path / "two").items():
+        torch.testing.assert_close(tensor, weights_of(tmp_path / "one")[name], atol=1e-6, rtol=1e-5)
+    told = json.loads((tmp_path / "two" / "manifest.json").read_text())["result"]["metrics"]
+    assert told == pytest.approx(one.metrics, rel=1e-5)
+    packed = train(base, data, tmp_path / "int4", batch_size=8, quantize="int4", **options)
+    assert packed.metrics["eval_loss"] < math.log(2)
 
 
 def test_settings_that_mean_nothing_to_pairs_are_refused() -> None:

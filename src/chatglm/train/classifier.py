@@ -10,7 +10,7 @@ from transformers import logging
 from chatglm import hub as hubs
 from chatglm.errors import CheckpointError, ConfigError
 from chatglm.loading import demo_folder, load_tokenizer, parse_device, progress_bar_if_long
-from chatglm.model.config import ChatGLMConfig
+from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning
 from chatglm.model.family import read_any_config
 from chatglm.model.files import read_json, write_json
 from chatglm.model.network import ChatGLMForSequenceClassification
@@ -24,14 +24,21 @@ _ADAPTER = "adapter_config.json"
 
 
 def new_classifier(
-    folder: Path, labels: Sequence[str], dtype: torch.dtype, device: torch.device, seed: int = 0
+    folder: Path,
+    labels: Sequence[str],
+    dtype: torch.dtype | str,
+    device: torch.device,
+    seed: int = 0,
+    rope_ratio_meaning: RopeRatioMeaning | None = None,
 ) -> ChatGLMForSequenceClassification:
     """The network of a base with a new head, whose weights are drawn by `seed`; full weights, however they are stored.
 
     Raises:
         ConfigError: the base is a ChatGLM-6B. CheckpointError: it is damaged.
     """
-    config = read_any_config(folder)
+    config = read_any_config(
+        folder, **({} if rope_ratio_meaning is None else {"rope_ratio_meaning": rope_ratio_meaning})
+    )
     if not isinstance(config, ChatGLMConfig):
         raise ConfigError(f"{folder} is a ChatGLM-6B, which has no classification head; take a ChatGLM2 or ChatGLM3")
     config.id2label = dict(enumerate(labels))
@@ -54,8 +61,9 @@ def load_classifier(
     folder: str | Path,
     *,
     base: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: torch.device | str | None = None,
+    rope_ratio_meaning: RopeRatioMeaning | None = None,
 ) -> tuple[ChatGLMForSequenceClassification, "ChatGLMTokenizer"]:
     """What `chatglm finetune --task classify` wrote, ready to use; of an adapter it is part of the weights.
 
@@ -63,13 +71,14 @@ def load_classifier(
         folder: an adapter or a whole model.
         base: of an adapter, where it is no longer where it was.
         dtype, device: as for `chatglm.load`.
+        rope_ratio_meaning: of an adapter's base, likewise.
 
     Raises:
         CheckpointError: the folder holds no classifier. HubError: the base is not found.
     """
-    folder, place = Path(folder), parse_device(device)
+    folder, place = hubs.resolve(folder), parse_device(device)
     if not (folder / _ADAPTER).is_file():
-        config = read_any_config(hubs.resolve(folder))
+        config = read_any_config(folder)
         if config.architectures != [ChatGLMForSequenceClassification.__name__]:
             raise CheckpointError(
                 f"{folder} holds {config.architectures}; a {ChatGLMForSequenceClassification.__name__} is needed"
@@ -83,7 +92,7 @@ def load_classifier(
         )
     known = read_json(folder / _ADAPTER).get("base_model_name_or_path") if base is None else base
     where = hubs.resolve(known or demo_folder())
-    network = new_classifier(where, read_labels(folder), dtype, place)
+    network = new_classifier(where, read_labels(folder), dtype, place, rope_ratio_meaning=rope_ratio_meaning)
     with quiet_peft():
         tuned = import_peft("Loading a classifier").PeftModel.from_pretrained(network, str(folder))
         return tuned.merge_and_unload().eval(), load_tokenizer(where)

@@ -213,9 +213,9 @@ def _model(settings: Settings, folder: Path, dtype: torch.dtype, labels: Sequenc
     place = parse_device(settings.device)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", place.index or 0)))
-    if labels:
-        return methods.prepare(new_classifier(folder, labels, dtype, place, settings.seed), settings)
     meaning = settings.rope_ratio_meaning
+    if labels:
+        return methods.prepare(new_classifier(folder, labels, dtype, place, settings.seed, meaning), settings)
     options: dict[str, Any] = {"quantize": settings.scheme, "cache": False, "rope_ratio_meaning": meaning}
     model, _ = load(folder, dtype=dtype, device=place, **options)
     unfuse(model)  # short ways through the layers are for answering

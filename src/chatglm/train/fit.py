@@ -133,7 +133,8 @@ def check_fit(found: Estimate, settings: Settings) -> None:
     advice = [
         *(["--batch-size 1"] if settings.batch_size > 1 else []),
         *(["--gradient-checkpointing"] if not settings.checkpointing else []),
-        *([] if settings.method == "qlora" else ["--method qlora"]),
+        *([] if settings.method == "qlora" or settings.kind != "answers" else ["--method qlora"]),
+        *(["--quantize int4"] if settings.kind == "pairs" and settings.scheme is None else []),
         f"--max-length {max(8, settings.max_length // 2)}",
     ]
     raise ConfigError(

@@ -40,13 +40,14 @@ def label_names(rows: Iterable[Row], columns: LabelColumns) -> list[str]:
         DataError: fewer than two.
     """
     found: set[str] = set()
+    problem = "there is no row"
     for row in rows:
         try:
             found.add(_read(row, columns)[1])
-        except DataError:
-            continue  # told with its place when the rows are read
+        except DataError as error:  # told again, with all others, when the rows are read
+            problem = f"{row.place}: {error}"
     if len(found) < 2:
-        seen = f"only {next(iter(found))!r}" if found else "none"
+        seen = f"only {next(iter(found))!r}" if found else f"none ({problem})"
         raise DataError(f"the labels in column {columns.label!r} are {seen}; there must be two or more")
     numbers = all(name.isdecimal() for name in found)
     return sorted(found, key=lambda name: (int(name), name) if numbers else (0, name))

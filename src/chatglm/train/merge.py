@@ -6,7 +6,7 @@ from typing import Any
 
 from chatglm import hub as hubs
 from chatglm.folders.disk import check_target, new_folder
-from chatglm.loading import default_dtype, demo_folder, load
+from chatglm.loading import demo_folder, load
 from chatglm.model.plain_config import RopeRatioMeaning
 from chatglm.train.classifier import LABELS_FILE, load_classifier
 
@@ -30,7 +30,7 @@ def merge(
     """Write the base with the adapter inside, in the number format the base is stored in; quantized bases in full.
 
     A LoRA is added to the weights, up to their rounding. A P-Tuning prefix cannot be: it is stored beside them, as
-    the official training code did, and belongs to the folder from then on.
+    the official training code did, and belongs to the folder from then on. What gives labels stays a classifier.
 
     Raises:
         CheckpointError: the adapter is not of this base; the target holds a model. HubError: a name leads nowhere.
@@ -40,8 +40,9 @@ def merge(
     check_target(folder, target)
     options: dict[str, Any] = {"dequantize": True, "hub": hub, "rope_ratio_meaning": rope_ratio_meaning}
     if (Path(adapter) / LABELS_FILE).is_file():
-        dtype = default_dtype(folder, "cpu")
-        model, _ = load_classifier(adapter, base=folder, dtype=dtype, device="cpu")
+        model, _ = load_classifier(
+            adapter, base=folder, dtype="auto", device="cpu", rope_ratio_meaning=rope_ratio_meaning
+        )
     else:
         model, _ = load(folder, adapter=adapter, merge_adapter=True, dtype="auto", device="cpu", **options)
     needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
