@@ -102,6 +102,10 @@ def test_what_a_path_does_not_do_is_told_with_what_it_does(http):
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
 
 
+def test_a_folder_whose_name_is_too_long_for_any_is_refused(http, answers):
+    check(http.post("/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": "你" * 3000}), "/", answers)
+
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(place=st.sampled_from(PLACES), value=st.sampled_from(JUNK))
 def test_a_field_that_holds_junk(http, answers, place, value):
