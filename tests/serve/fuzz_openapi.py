@@ -32,8 +32,9 @@ def pinned(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     made = {name: pinned(value) for name, value in part.items()}
-    if "model" in made.get("required", ()) and "model" in made.get("properties", {}):
-        made["properties"]["model"] = {"const": MODEL}
+    needed, fields = made.get("required"), made.get("properties")
+    if isinstance(needed, list) and "model" in needed and isinstance(fields, dict):
+        fields["model"] = {"const": MODEL}
     return made
 
 

@@ -96,47 +96,6 @@ def test_refusals_are_those_of_one_server(cluster):
         assert http.get("/health").json() == {"status": "ok"}
 
 
-def batch_of(http, count, tokens):
-    """A batch of so many rows that has begun."""
-    rows = [
-        {"custom_id": str(index), "method": "POST", "url": "/v1/chat/completions",
-         "body": asked(f"question {index}", tokens)}
-        for index in range(count)
-    ]  # fmt: skip
-    file = {"file": ("rows.jsonl", "\n".join(map(json.dumps, rows)))}
-    sent = http.post("/v1/files", files=file, data={"purpose": "batch"}).json()
-    body = {"input_file_id": sent["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    return http.post("/v1/batches", json=body).json()
-
-
-def finished(http, batch):
-    """The batch when it is over, and its answers by their ids."""
-    last = time.monotonic() + 300
-    while batch["status"] not in ("completed", "failed"):
-        assert time.monotonic() < last
-        time.sleep(0.2)  # asking costs the replicas
-        answer = http.get(f"/v1/batches/{batch['id']}")
-        batch = answer.json() if answer.status_code == 200 else batch  # while another keeper comes
-    lines = http.get(f"/v1/files/{batch['output_file_id']}/content").text.splitlines()
-    return batch, {row["custom_id"]: row["response"]["body"] for row in map(json.loads, lines)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", ["nobody", "replica", "keeper"])
-def test_a_batch_is_answered_whoever_dies(cluster, killed):
-    with httpx2.Client(base_url=cluster.url, timeout=60) as http:
-        batch = batch_of(http, 24, 100)
-        while killed != "nobody" and not batch["request_counts"]["completed"]:
-            time.sleep(0.1)
-            batch = http.get(f"/v1/batches/{batch['id']}").json()
-        if killed != "nobody":
-            os.kill(replicas_of(cluster, killed)[0], signal.SIGKILL)
-        batch, answers = finished(http, batch)
-        assert batch["request_counts"] == {"total": 24, "completed": 24, "failed": 0}
-        assert sorted(answers, key=int) == [str(index) for index in range(24)]
-        assert all(answer["usage"]["completion_tokens"] == 100 for answer in answers.values())
-
-
 @pytest.mark.slow
 def test_conversations_stay_with_their_replica(cluster):
     route = "/v1/agent/conversations"
@@ -147,7 +106,7 @@ def test_conversations_stay_with_their_replica(cluster):
                 said = http.post(f"{route}/{conversation}/messages", json={"text": text})
                 assert said.status_code == 200
                 assert said.text.rstrip().endswith("data: [DONE]")
-            assert len(http.get(f"{route}/{conversation}").json()["messages"]) == 4
+            assert len(http.get(f"{route}/{conversation}").json()["messages"]) == 5  # the system's too
         assert sorted(card["id"] for card in http.get(route).json()["data"]) == sorted(opened)
         assert len({conversation.split("-")[0] for conversation in opened}) == 2  # both have some
         for conversation in opened:
@@ -196,6 +155,47 @@ def test_a_replica_that_is_killed_under_load_loses_no_request_silently(cluster):
         assert time.monotonic() < last
         time.sleep(0.2)
     assert httpx2.post(f"{cluster.url}/v1/chat/completions", json=asked("hi"), timeout=60).status_code == 200
+
+
+def batch_of(http, count, tokens):
+    """A batch of so many rows that has begun."""
+    rows = [
+        {"custom_id": str(index), "method": "POST", "url": "/v1/chat/completions",
+         "body": asked(f"question {index}", tokens)}
+        for index in range(count)
+    ]  # fmt: skip
+    file = {"file": ("rows.jsonl", "\n".join(map(json.dumps, rows)))}
+    sent = http.post("/v1/files", files=file, data={"purpose": "batch"}).json()
+    body = {"input_file_id": sent["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    return http.post("/v1/batches", json=body).json()
+
+
+def finished(http, batch):
+    """The batch when it is over, and its answers by their ids."""
+    last = time.monotonic() + 300
+    while batch["status"] not in ("completed", "failed"):
+        assert time.monotonic() < last
+        time.sleep(0.2)  # asking costs the replicas
+        answer = http.get(f"/v1/batches/{batch['id']}")
+        batch = answer.json() if answer.status_code == 200 else batch  # while another keeper comes
+    lines = http.get(f"/v1/files/{batch['output_file_id']}/content").text.splitlines()
+    return batch, {row["custom_id"]: row["response"]["body"] for row in map(json.loads, lines)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["nobody", "replica", "keeper"])
+def test_a_batch_is_answered_whoever_dies(cluster, killed):
+    with httpx2.Client(base_url=cluster.url, timeout=60) as http:
+        batch = batch_of(http, 24, 100)
+        while killed != "nobody" and not batch["request_counts"]["completed"]:
+            time.sleep(0.1)
+            batch = http.get(f"/v1/batches/{batch['id']}").json()
+        if killed != "nobody":
+            os.kill(replicas_of(cluster, killed)[0], signal.SIGKILL)
+        batch, answers = finished(http, batch)
+        assert batch["request_counts"] == {"total": 24, "completed": 24, "failed": 0}
+        assert sorted(answers, key=int) == [str(index) for index in range(24)]
+        assert all(answer["usage"]["completion_tokens"] == 100 for answer in answers.values())
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import itertools
 
 import httpx2
+import jsonschema_rs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -70,10 +71,24 @@ def http(everything):
         yield one
 
 
-def check(answer, path):
-    """A status that is no failure of the server, and a body in the form of its format."""
+@pytest.fixture(scope="module")
+def answers(http):
+    """What the description says of the answers of each route."""
+    contents = {
+        path: operations["post"]["responses"]["200"]["content"]
+        for path, operations in http.get("/openapi.json").json()["paths"].items()
+        if "post" in operations
+    }
+    schemas = {path: content["application/json"]["schema"] for path, content in contents.items() if path in BODIES}
+    return {path: jsonschema_rs.validator_for(schema) for path, schema in schemas.items()}
+
+
+def check(answer, path, answers):
+    """A status that is no failure of the server, and a body in the form of its format, as it is described."""
     assert answer.status_code < 500, answer.text
     if answer.status_code < 400:
+        if answer.headers["content-type"] == "application/json":
+            answers[path].validate(answer.json())
         return
     error = answer.json()["error"]
     assert error["message"]
@@ -82,20 +97,29 @@ def check(answer, path):
         assert {"message", "type", "param", "code"} == set(error)
 
 
+def test_what_a_path_does_not_do_is_told_with_what_it_does(http):
+    answer = http.put("/v1/files")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+
+
+def test_a_folder_whose_name_is_too_long_for_any_is_refused(http, answers):
+    check(http.post("/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": "你" * 3000}), "/", answers)
+
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(place=st.sampled_from(PLACES), value=st.sampled_from(JUNK))
-def test_a_field_that_holds_junk(http, place, value):
+def test_a_field_that_holds_junk(http, answers, place, value):
     path, field = place
-    check(http.post(path, json=BODIES[path] | {field: value}), path)
+    check(http.post(path, json=BODIES[path] | {field: value}), path, answers)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", BODIES)
-def test_every_field_with_every_junk(http, path):
+def test_every_field_with_every_junk(http, answers, path):
     for field, value in itertools.product(BODIES[path], JUNK):
         needed = {name: BODIES[path][name] for name in ("model", "messages", "input", "prompt") if name in BODIES[path]}
         for body in (needed | {field: value}, {key: item for key, item in BODIES[path].items() if key != field}):
-            check(http.post(path, json=body), path)
+            check(http.post(path, json=body), path, answers)
 
 
 JSON = st.recursive(
@@ -107,14 +131,14 @@ JSON = st.recursive(
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(place=st.sampled_from(PLACES), value=JSON)
-def test_a_field_that_holds_any_json(http, place, value):
+def test_a_field_that_holds_any_json(http, answers, place, value):
     path, field = place
-    check(http.post(path, json=BODIES[path] | {field: value}), path)
+    check(http.post(path, json=BODIES[path] | {field: value}), path, answers)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", BODIES)
-def test_requests_made_from_the_description(http, path):
+def test_requests_made_from_the_description(http, answers, path):
     page = http.get("/openapi.json").json()
     content = page["paths"][path]["post"]["requestBody"]["content"]
 
@@ -122,6 +146,6 @@ def test_requests_made_from_the_description(http, path):
     @given(body=values(content["application/json"]["schema"], page))
     def ask(body):
         answer = http.post(path, json=body | ({"model": MODEL} if "model" in body else {}))
-        check(answer, path)
+        check(answer, path, answers)
 
     ask()

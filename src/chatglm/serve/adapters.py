@@ -92,11 +92,9 @@ def _allowed(path: str, root: Path) -> Path:
     try:
         folder = (root / path).resolve()
         places = [(folder / name).resolve() for name in FILES]
-    except (OSError, ValueError, RuntimeError):
+        below = folder != root and all(place.is_relative_to(root) for place in (folder, *places))
+        if below and folder.is_dir() and any(place.is_file() for place in places[1:]):
+            return folder
+    except (OSError, ValueError, RuntimeError):  # names that no folder can have
         raise refused from None
-    below = all(place.is_relative_to(root) for place in (folder, *places))
-    if folder == root or not below or not folder.is_dir():
-        raise refused
-    if not any(place.is_file() for place in places[1:]):
-        raise refused
-    return folder
+    raise refused

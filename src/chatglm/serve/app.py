@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 from chatglm.errors import ChatGLMError
 from chatglm.serve import (
@@ -233,7 +234,8 @@ def _add_errors(app: FastAPI, server: Server) -> None:
         path = request.url.path
         word = {404: f"there is no {request.method} {path:.200}", 405: f"{path:.200} has no method {request.method}"}
         answer = refusal(ApiError(error.status_code, word.get(error.status_code, str(error.detail))), path)
-        answer.headers.update(error.headers or {})  # which methods there are
+        if error.status_code == 405:
+            answer.headers["Allow"] = ", ".join(_methods(app, request))
         return answer
 
     @app.exception_handler(Gone)
@@ -245,3 +247,9 @@ def _add_errors(app: FastAPI, server: Server) -> None:
         _log.error("a request has failed", exc_info=error)
         failure = ApiError(500, "the server has failed; its log says why", code="internal_error")
         return refusal(failure, request.url.path)
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """What can be asked of a path; a method may have a route of its own."""
+    here = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in here if isinstance(route, Route) for method in route.methods or ()})

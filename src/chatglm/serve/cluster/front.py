@@ -15,6 +15,7 @@ from chatglm.serve.cluster.relay import Relayed, lost, replica_errors
 from chatglm.serve.config import ServerConfig
 from chatglm.serve.errors import ApiError
 from chatglm.serve.files import FORM_BYTES, no_files
+from chatglm.serve.tool_calls import new_id
 
 SESSION_HEADER = "x-session-id"
 KEPT = ("/v1/files", "/v1/batches")
@@ -45,7 +46,9 @@ class Front:
                 self.keys.check(headers.get("authorization"), headers.get("x-api-key"))
             if is_kept and self._keeper is None:
                 raise no_files()
-            asked = asked_of(request.scope, await self._read(request), headers.get(SESSION_HEADER))
+            # A new conversation is one that nobody knows: of replicas alike it goes to the one that has fewer.
+            session = new_id("") if path == CONVERSATIONS else headers.get(SESSION_HEADER)
+            asked = asked_of(request.scope, await self._read(request), session)
             if path == CONVERSATIONS and request.method == "GET" and self.config.agent:
                 return await self._everywhere(asked)
             return Relayed(self._keeper if is_kept else self._replicas, asked)
