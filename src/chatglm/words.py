@@ -805,7 +805,7 @@ def _errors() -> tuple[tuple[re.Pattern[str], str], ...]:
 
 def _pattern(english: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", english)
-    wanted = {"word": r"\S+"}  # of others anything
+    wanted = {"word": r"(?!there )\S+"}  # of others anything
     filled = [
         re.escape(part) if place % 2 == 0 else f"(?P<{part}>{wanted.get(part, '.+?')})"
         for place, part in enumerate(parts)
