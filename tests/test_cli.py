@@ -17,6 +17,11 @@ from chatglm.errors import CheckpointError
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def slow(*values):
+    """What imports torch."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def run(capsys, *arguments):
     """Exit status, standard output and standard error of one command line."""
     try:
@@ -83,8 +88,8 @@ def test_no_line_of_chinese_is_wider_than_its_terminal(columns):
         (["--lang", "zh"], "缺少命令"),
         (["--lang", "zh", "convert", "a", "b"], "缺少参数：--to"),
         (["--lang", "zh", "chat", "--hub"], "参数 --hub 后面需要一个值"),
-        (["--lang", "zh", "chat", "--model", "/nowhere", "hi"], "本机没有文件夹 '/nowhere'"),
-        (["--lang", "zh", "info", "{tmp}"], "中没有 config.json；它是空文件夹"),
+        slow(["--lang", "zh", "chat", "--model", "/nowhere", "hi"], "本机没有文件夹 '/nowhere'"),
+        slow(["--lang", "zh", "info", "{tmp}"], "中没有 config.json；它是空文件夹"),
         (["--lang", "zh", "chat", "--tools", "nonsense", "hi"], "没有内置工具 'nonsense'"),
         (["--lang", "zh", "chat", "--tools", "x.py", "hi"], "没有文件 'x.py'"),
         (["--lang", "zh", "chat", "--temperature", "-1", "hi"], "--temperature 是 -1.0；应不小于 0"),

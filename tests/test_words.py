@@ -49,7 +49,8 @@ def test_an_error_fills_the_same_places_and_is_found_by_its_english(english, chi
 
 def test_what_no_line_knows_is_told_as_it_is():
     assert Words("zh").error("something {odd} happened") == "something {odd} happened"
-    assert Words("zh").error("{x} is {y}; it must be {z}") == "{x} 是 {y}；应为 {z}"
+    assert Words("zh").error("dtype is 'x y'; it must be float32") == "dtype 是 'x y'；应为 float32"
+    assert Words("zh").error("there is no such thing; it must be here") == "there is no such thing; it must be here"
 
 
 def test_every_ending_has_a_word():

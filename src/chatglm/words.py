@@ -801,7 +801,8 @@ ERRORS: tuple[tuple[str, str], ...] = (
     ("this page belongs to another visitor; load it again", "此页面属于另一位访问者；请重新加载"),
     ("there are {count} visitors, which is the most; come back later", "已有 {count} 位访问者，达到上限；请稍后再来"),
     ("nothing waits for this answer any more", "已经没有等待这个回答的步骤"),
-    ("{name} is {value}; it must be {right}", "{name} 是 {value}；应为 {right}"),
+    ("there is no setting {name}; it must be one of: {all}", "没有设置 {name}；可用：{all}"),
+    ("{word} is {value}; it must be {right}", "{word} 是 {value}；应为 {right}"),
 )
 
 
@@ -812,7 +813,11 @@ def _errors() -> tuple[tuple[re.Pattern[str], str], ...]:
 
 def _pattern(english: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", english)
-    filled = [re.escape(part) if place % 2 == 0 else f"(?P<{part}>.+?)" for place, part in enumerate(parts)]
+    wanted = {"word": r"(?!there )\S+"}  # of others anything
+    filled = [
+        re.escape(part) if place % 2 == 0 else f"(?P<{part}>{wanted.get(part, '.+?')})"
+        for place, part in enumerate(parts)
+    ]
     return re.compile("".join(filled), re.DOTALL)
 
 

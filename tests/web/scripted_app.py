@@ -19,7 +19,7 @@ def main(*options):
     if "--code" in options:
         from chatglm.sandbox import SandboxPool
 
-        pool = SandboxPool(preload=("matplotlib.pyplot",))
+        pool = SandboxPool(preload=() if "--hasty" in options else ("matplotlib.pyplot",))
     made = answers(pool)
     listener = socket.create_server(("127.0.0.1", 0))
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ from web.running_page import Visit
 
 BOX = "[data-testid=stChatInputTextArea]"
 MESSAGE = "[data-testid=stChatMessage]"
+PROMPT = "document.querySelector('.st-key-prompt-0')?.innerText"
 
 
 class StreamlitVisit(Visit):
@@ -26,9 +27,12 @@ class StreamlitVisit(Visit):
         box.press("Enter")
 
     def mode(self, sign):
+        """Waits for the prompts of that mode: before, what is typed could be drawn anew."""
+        shown = self.page.evaluate(PROMPT) or ""
         self.page.click(f"[data-testid=stMain] label:has-text('{sign}')")
+        self.until(f"({PROMPT} ?? {shown!r}) !== {shown!r}")
         self.page.wait_for_selector(MESSAGE, state="detached")
-        self.page.wait_for_selector(f"[data-testid=stMain] label:has-text('{sign}') input:checked", state="attached")
+        self.rests()
 
     def stop(self):
         self.page.click(".st-key-stop button")

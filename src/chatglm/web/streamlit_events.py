@@ -156,6 +156,7 @@ class Events:
 
         try:
             visitor = self._gate.visitor(st.context.headers)
+            own_state(visitor)
             call(visitor)
         except ChatGLMError as error:
             self._note(self._words.error(str(error)))
