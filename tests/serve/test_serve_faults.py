@@ -212,6 +212,6 @@ def test_a_server_whose_engine_dies_ends_with_a_status_of_its_own(engine):
     options = SimpleNamespace(tls_cert=None, tls_key=None)
     timer = threading.Timer(1.0, kill, (engine,))
     timer.start()
-    status = asyncio.run(run.serve(engine, tokenizer, ServerConfig(grace=1), Keys(), listener, options))
+    status = asyncio.run(run.serve(engine, tokenizer, None, ServerConfig(grace=1), Keys(), listener, options))
     timer.join()
     assert status == run.ENGINE_DIED

@@ -45,7 +45,7 @@ def test_commands_and_options_are_understood(page):
 
 def cli_options():
     parser = cli.build_parser()
-    commands = next(action for action in parser._actions if hasattr(action, "choices") and action.choices)
+    commands = next(action for action in parser._actions if isinstance(action.choices, dict))
     return [option for command in commands.choices.values() for option in command._option_string_actions]
 
 

@@ -10,10 +10,11 @@ from transformers import logging
 from chatglm import hub as hubs
 from chatglm.errors import CheckpointError, ConfigError
 from chatglm.loading import demo_folder, load_tokenizer, parse_device, progress_bar_if_long
-from chatglm.model.config import ChatGLMConfig, RopeRatioMeaning
+from chatglm.model.config import ChatGLMConfig
 from chatglm.model.family import read_any_config
 from chatglm.model.files import read_json, write_json
 from chatglm.model.network import ChatGLMForSequenceClassification
+from chatglm.model.plain_config import RopeRatioMeaning
 from chatglm.train.methods import import_peft, quiet_peft
 
 if TYPE_CHECKING:
