@@ -304,8 +304,7 @@ def test_a_task(monkeypatch, capsys, tmp_path, tool_file):
     assert "[the same now]" not in output
     status, output, _ = agent(monkeypatch, capsys, None, "--replay", trace, "--tools", tool_file, "--yes")
     assert (status, output.count("[the same now]")) == (0, 2)
-    # Of another length: Python takes a file of the same second and length for the one it has compiled.
-    (tmp_path / "tools.py").write_text(TOOLS.replace("a + b", "a - b + 0"))
+    (tmp_path / "tools.py").write_text(TOOLS.replace("a + b", "a - b"))
     status, output, _ = agent(monkeypatch, capsys, None, "--replay", trace, "--tools", tool_file, "--yes")
     assert (status, output.count("[different now]\n-1")) == (1, 1)
 
