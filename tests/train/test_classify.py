@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ import torch
 from golden_data import golden_file
 from safetensors.torch import load_file
 from test_finetune import ALL, same
-from tiny_runs import settings, tiny_base, train
+from tiny_runs import settings, train
 from transformers import AutoModelForSequenceClassification
 
 import chatglm
 from chatglm.errors import CheckpointError, ConfigError, DataError
 from chatglm.loading import load_tokenizer
-from chatglm.train import telling
 from chatglm.train.check import check
 from chatglm.train.classifier import load_classifier
 from chatglm.train.merge import merge
@@ -27,18 +25,7 @@ from chatglm.words import Words
 KINDS = {"beta": "the dog ran", "alpha": "a cat slept", "gamma": "one bird sang"}
 
 
-@pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(telling, "draw", lambda *_: None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base") / "model")
+pytestmark = pytest.mark.usefixtures("light")
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import ANSWERS, settings, tiny_base, train, write_rows
+from tiny_runs import ANSWERS, settings, train, write_rows
 
 import chatglm
 from chatglm.errors import CheckpointError, ConfigError, DataError, TrainingError
-from chatglm.train import telling
 from chatglm.train.merge import merge
 from chatglm.train.trainer import AnswerTrainer, last_checkpoint
 
@@ -35,19 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
 STEPS = 60
 
 
-@pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Threads wait for one another longer than these steps take; the picture, drawn in other tests, costs more too."""
-    monkeypatch.setattr(telling, "draw", lambda *_: None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base") / "model")
+pytestmark = pytest.mark.usefixtures("light")
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,17 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_finetune import ALL, KILLED, same, weights_of
-from tiny_runs import ANSWERS, settings, tiny_base, train
+from tiny_runs import ANSWERS, settings, train
 
 import chatglm
 from chatglm.errors import ConfigError, DataError
 from chatglm.loading import load_tokenizer
-from chatglm.train import telling
 from chatglm.train.encoding import Report
 from chatglm.train.kinds import PairTrainer, answer_logprobs
 from chatglm.train.packing import PairCollator
@@ -28,18 +26,7 @@ from chatglm.train.trainer import AnswerTrainer
 OTHERS = {asked: "no" if answer != "four" else "four and more" for asked, answer in ANSWERS.items()}
 
 
-@pytest.fixture(autouse=True)
-def _light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(telling, "draw", lambda *_: None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base") / "model")
+pytestmark = pytest.mark.usefixtures("light")
 
 
 @pytest.fixture(scope="module")

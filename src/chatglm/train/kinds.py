@@ -17,10 +17,7 @@ class PairTrainer(AnswerTrainer):
     """
 
     sums = 4
-
-    def __init__(self, *given: Any, **options: Any) -> None:
-        super().__init__(*given, **options)
-        self.model_accepts_loss_kwargs = False  # the mean is over pairs, not over tokens
+    mean_of_tokens = False
 
     def compute_loss(
         self,
@@ -59,10 +56,7 @@ class LabelTrainer(AnswerTrainer):
     """Trains `ChatGLMForSequenceClassification` on batches of `packing.LabelCollator`: cross entropy of the labels."""
 
     sums = 3
-
-    def __init__(self, *given: Any, **options: Any) -> None:
-        super().__init__(*given, **options)
-        self.model_accepts_loss_kwargs = False  # the mean is over texts, not over tokens
+    mean_of_tokens = False
 
     def compute_loss(
         self,

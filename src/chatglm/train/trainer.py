@@ -42,13 +42,14 @@ class AnswerTrainer(Trainer):
     expensive layer of a small batch.
     """
 
+    mean_of_tokens = True  # the loss; else it is one of rows or pairs
+    sums = 2  # numbers that `measure` gives
+
     def __init__(self, settings: Settings, out: Path, language: Any = None, **options: Any) -> None:
         super().__init__(**options)  # without the tokenizer, whose special tokens it would write into the model's files
         self.settings, self.out, self.language = settings, out, language
-        self.model_accepts_loss_kwargs = True  # so that the tokens of all steps of an update are counted
+        self.model_accepts_loss_kwargs = self.mean_of_tokens  # then those of all steps of an update are counted
         self._part: Path | None = None
-
-    sums = 2  # numbers that `measure` gives
 
     def measure(self, model: nn.Module, inputs: dict[str, Any]) -> list[float]:
         """Of a batch of evaluation rows: what is summed over all of them."""
