@@ -48,7 +48,7 @@ class Recipe:
     batch_tokens: int = 4096
     shard_batches: int = 64
     drill_tokens: int = 15_000_000
-    matrix_rate: float = 0.01
+    matrix_rate: float = 0.02
     momentum: float = 0.95
     weight_decay: float = 0.02
     learning_rate: float = 2e-3
