@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from fresh_triton import fresh_triton
 
 from chatglm.engine import fillings, triton_attention
 from chatglm.engine.attention import attend_reference, decode_gathered, parts_of
@@ -30,16 +31,13 @@ KINDS = [(torch.float32, None), (torch.float16, None), (torch.bfloat16, None), (
 
 @pytest.fixture(scope="module")
 def interpreted() -> Iterator[ModuleType]:
-    """The kernels over a Triton of their own, since it decides when it is imported whether it compiles."""
+    """The kernels over a Triton of their own."""
     path = Path(triton_attention.__file__).with_name("triton_kernels.py")
     spec = importlib.util.spec_from_file_location("interpreted_kernels", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in sys.modules if name.split(".")[0] == "triton" and "._C" not in name]:
-            patch.delitem(sys.modules, name)
-        patch.setenv("TRITON_INTERPRET", "1")
+    with fresh_triton(interpreted=True):
         spec.loader.exec_module(module)
         yield module
 

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from fresh_triton import fresh_triton
 
 from chatglm.quant import packing
 from chatglm.quant.kernels import triton_linear
@@ -28,34 +28,18 @@ BOUNDS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 @contextmanager
 def fresh_kernels(interpreted: bool) -> Iterator[None]:
-    """The kernels over a Triton of their own, since it decides when it is imported whether it compiles.
-
-    What was imported before comes back afterwards, and nothing else stays.
-    """
+    """The kernels over a Triton of their own."""
     name = "chatglm.quant.kernels.triton_kernels"
     path = Path(triton_linear.__file__).with_name("triton_kernels.py")
-    before, number = _take_triton(), len(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            patch.setenv("TRITON_INTERPRET", "1" if interpreted else "0")
-            spec = importlib.util.spec_from_file_location(name, path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            patch.setitem(sys.modules, name, module)
-            patch.setattr("chatglm.quant.kernels.triton_kernels", module, raising=False)
-            spec.loader.exec_module(module)
-            yield
-        finally:
-            # Kept until the end under another name: Triton's C++ part complains about what it finds alive then.
-            sys.modules.update({f"{number}:{name}": used for name, used in _take_triton().items()})
-            sys.modules.update(before)
-
-
-def _take_triton() -> dict[str, Any]:
-    """Forget what is imported of Triton, all but the parts in C++, which can only be loaded once."""
-    names = [name for name in sys.modules if name.split(".")[0] == "triton" and "._C" not in name]
-    return {name: sys.modules.pop(name) for name in names}
+    with fresh_triton(interpreted) as patch:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, name, module)
+        patch.setattr("chatglm.quant.kernels.triton_kernels", module, raising=False)
+        spec.loader.exec_module(module)
+        yield
 
 
 def packed_of(rows: int, columns: int, scheme: QuantScheme, device: str = "cpu") -> packing.Packed:
